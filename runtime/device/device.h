@@ -1,0 +1,155 @@
+/* device.h - what the core asks of a device: memory, copies, and the three K/V operations.
+ *
+ * Peers: host.c with cpu/ (SIMD kernels), sim.c (deterministic, for tests). The core sees this table
+ * only. Preconditions are stated here once, are guaranteed by core/ and api/, and are not checked again:
+ * pointers are valid, sizes are nonzero, block numbers name blocks of the space, shapes fit the geometry.
+ *
+ * LAYOUT of a block (struct pkvi_layout):
+ *
+ *   block   [layer 0 slab][layer 1 slab] ...                          layer_bytes each
+ *   slab    [K of head 0][K of head 1] ... [V of head 0][V of head 1] ...
+ *           K of a head: block_tokens x key_dim elements, V: block_tokens x value_dim
+ *
+ * The order of elements inside one head's K or V belongs to the device (its write packs, its read unpacks).
+ * Each head's piece starts on a 64-byte border. A slab is one contiguous read: what one layer's decode
+ * needs of a block. */
+#ifndef PKVI_DEVICE_DEVICE_H
+#define PKVI_DEVICE_DEVICE_H
+
+#include "base/clock.h"
+#include "base/mem.h"
+
+struct pkvi_layout {
+    pkv_group_config group; /* with all defaults filled in */
+    uint64_t k_head_bytes;  /* one head's K, padded to 64 */
+    uint64_t v_head_bytes;
+    uint64_t v_offset;    /* of the first V inside a slab: kv_heads * k_head_bytes */
+    uint64_t layer_bytes; /* one slab */
+    uint64_t block_bytes; /* layers * layer_bytes */
+};
+
+/* Where blocks are: extents of the arena, each cut into blocks. */
+struct pkvi_space {
+    unsigned char* base;
+    uint64_t extent_bytes;
+    uint64_t block_bytes;
+    uint32_t blocks_per_extent;
+};
+
+static inline unsigned char* pkvi_space_block(const struct pkvi_space* space, uint32_t block) {
+    return space->base + (block / space->blocks_per_extent) * space->extent_bytes +
+           (block % space->blocks_per_extent) * space->block_bytes;
+}
+
+/* Sizes of `group`, whose fields are valid and complete. False when they overflow 64 bits. */
+bool pkvi_layout_init(struct pkvi_layout* layout, const pkv_group_config* group);
+
+static inline uint32_t pkvi_dtype_bytes(uint32_t dtype) {
+    return dtype == PKV_F32 ? 4 : 2;
+}
+
+/* Row r of the arrays goes to slots[r]. Strides are filled in (never 0). */
+struct pkvi_write_job {
+    const struct pkvi_layout* layout;
+    const struct pkvi_space* space;
+    uint32_t layer; /* within the group */
+    uint32_t tokens;
+    const uint32_t* slots; /* [tokens] */
+    pkv_array k;           /* [tokens][kv_heads][key_dim] */
+    pkv_array v;           /* [tokens][kv_heads][value_dim] */
+};
+
+/* The reverse, into k and v where their data is not NULL. */
+struct pkvi_read_job {
+    const struct pkvi_layout* layout;
+    const struct pkvi_space* space;
+    uint32_t layer;
+    uint32_t tokens;
+    const uint32_t* slots;
+    pkv_array k;
+    pkv_array v;
+};
+
+/* Rows starts[e] .. starts[e+1] belong to entry e, whose sequence has lengths[e] tokens including them:
+ * row r of e stands at position lengths[e] - starts[e+1] + r. Page p of e is block_table[e * stride + p];
+ * pages behind the window may be PKV_NO_BLOCK and must not be read. Slots at and behind lengths[e] hold
+ * garbage, NaN included. */
+struct pkvi_attend_job {
+    const struct pkvi_layout* layout;
+    const struct pkvi_space* space;
+    uint32_t layer;
+    uint32_t entries;
+    const uint32_t* starts;      /* [entries + 1] */
+    const uint32_t* lengths;     /* [entries] */
+    const uint32_t* block_table; /* [entries][table_stride] */
+    uint32_t table_stride;
+    uint32_t query_heads;
+    float scale;   /* filled in */
+    float softcap; /* 0: none */
+    pkv_array q;   /* strides filled in */
+    pkv_array out;
+    float* lse; /* [tokens][query_heads] or NULL */
+};
+
+struct pkvi_device;
+
+struct pkvi_device_ops {
+    const char* name;
+
+    /* Memory of the arena: `bytes`, zeroed, aligned to a huge page where the system has them. */
+    int (*alloc)(struct pkvi_device* device, uint64_t bytes, void** base);
+    void (*free)(struct pkvi_device* device, void* base, uint64_t bytes);
+
+    /* Start copying; *ticket names the copy. Source and destination do not overlap. Copies may complete in
+     * any order. Every ticket must be waited for, once. */
+    int (*copy)(struct pkvi_device* device, void* to, const void* from, uint64_t bytes,
+                uint64_t* ticket);
+    /* Wait until a copy has completed and say how it ended. */
+    int (*wait)(struct pkvi_device* device, uint64_t ticket);
+    /* Fill with zeros; complete on return. */
+    int (*zero)(struct pkvi_device* device, void* to, uint64_t bytes);
+
+    int (*write)(struct pkvi_device* device, const struct pkvi_write_job* job);
+    int (*read)(struct pkvi_device* device, const struct pkvi_read_job* job);
+    int (*attend)(struct pkvi_device* device, const struct pkvi_attend_job* job);
+
+    void (*close)(struct pkvi_device* device);
+};
+
+struct pkvi_device {
+    const struct pkvi_device_ops* ops;
+    const char* isa; /* level of the kernels, static */
+};
+
+struct pkvi_device_config {
+    const char* isa; /* or NULL */
+    uint32_t threads;
+    pkv_parallel_hook parallel;
+    struct pkvi_layout layout; /* of the group, to size scratch memory at open */
+    uint32_t plan_tokens_max;
+    uint32_t plan_sequences_max;
+    uint32_t sequence_tokens_max;
+    uint32_t copies_max; /* copies that are in flight at once, at most */
+    struct pkvi_mem* mem;
+    struct pkvi_faults* faults;
+    struct pkvi_clock* clock;
+};
+
+/* Open the device called `name` ("cpu", "sim").
+ * Errors  PKV_ENOTSUP (unknown name or isa), PKV_ENOMEM, PKV_EIO (threads), or a fault point's status. */
+int pkvi_device_open(const char* name, const struct pkvi_device_config* config,
+                     struct pkvi_device** device);
+bool pkvi_device_known(const char* name);
+bool pkvi_isa_known(const char* isa); /* compiled in and supported by this processor */
+
+/* The two device peers. */
+int pkvi_host_open(const struct pkvi_device_config* config, struct pkvi_device** device);
+int pkvi_sim_open(const struct pkvi_device_config* config, struct pkvi_device** device);
+
+/* The specification: attention in double precision, one element at a time, no cleverness; and storing and
+ * reading element by element through the plain order [token][dim]. The simulated device runs on it. */
+int pkvi_reference_attend(const struct pkvi_attend_job* job);
+int pkvi_reference_write(const struct pkvi_write_job* job);
+int pkvi_reference_read(const struct pkvi_read_job* job);
+
+#endif
