@@ -1,0 +1,120 @@
+"""The reference that `--check` compares with: one request alone, K and V in plain NumPy arrays.
+
+    keys, values   [layers][capacity][kv_heads][head_dim] float32, filled from the front
+
+Nothing here knows of pages, blocks, batches or the C library, so a mistake in any of them cannot
+hide in both paths. K and V are rounded to the type of the cache under test on the way in; scores,
+softmax and the weighted sum are computed in float64.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import ModelConfig
+from .errors import EngineError
+from .model import Model
+from .sampling import Sampler
+
+KV_DTYPES = ("f32", "f16", "bf16")
+QUERY_ROWS = 128  # query rows per score matrix: bounds memory for long prompts
+
+
+def round_to(values: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
+    """Round to the nearest number of `dtype` (ties to even), returned as float32."""
+    if dtype == "f16":
+        return values.astype(np.float16).astype(np.float32)
+    if dtype == "bf16":
+        bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+        odd = (bits >> np.uint32(16)) & np.uint32(1)
+        bits = (bits + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)
+        rounded: NDArray[np.float32] = bits.view(np.float32)
+        return rounded
+    return values
+
+
+class ContiguousCache:
+    """K and V of one sequence. Its `attend` fits `Model.forward`."""
+
+    def __init__(self, config: ModelConfig, capacity: int, dtype: str = "f32") -> None:
+        if dtype not in KV_DTYPES:
+            raise EngineError(f"dtype {dtype!r} is unknown; known are {', '.join(KV_DTYPES)}")
+        shape = (config.layers, capacity, config.kv_heads, config.head_dim)
+        self.keys = np.zeros(shape, np.float32)
+        self.values = np.zeros(shape, np.float32)
+        self.window = config.window
+        self.dtype = dtype
+        self.length = 0
+
+    def attend(
+        self,
+        layer: int,
+        q: NDArray[np.float32],
+        k: NDArray[np.float32],
+        v: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """Store k, v [T, kv_heads, d] behind the committed tokens, return what q [T, heads, d]
+        sees. The caller moves `length` when all layers are done."""
+        begin, end = self.length, self.length + len(q)
+        self.keys[layer, begin:end] = round_to(k, self.dtype)
+        self.values[layer, begin:end] = round_to(v, self.dtype)
+        out = np.empty_like(q)
+        for first in range(0, len(q), QUERY_ROWS):
+            part = slice(first, min(first + QUERY_ROWS, len(q)))
+            out[part] = self._attend_rows(layer, q[part], begin + first)
+        return out
+
+    def _attend_rows(
+        self, layer: int, q: NDArray[np.float32], position: int
+    ) -> NDArray[np.float64]:
+        rows, heads, dim = q.shape
+        end = position + rows
+        begin = max(0, position + 1 - self.window) if self.window else 0
+        keys = self.keys[layer, begin:end].astype(np.float64).transpose(1, 2, 0)
+        values = self.values[layer, begin:end].astype(np.float64).transpose(1, 0, 2)
+        groups = len(values)
+        # Query head h reads KV head h // (heads / kv_heads): [kv_heads, rows * share, dim].
+        grouped = q.astype(np.float64).reshape(rows, groups, heads // groups, dim)
+        grouped = grouped.transpose(1, 0, 2, 3).reshape(groups, -1, dim)
+        scores = (grouped @ keys / np.sqrt(dim)).reshape(groups, rows, -1, end - begin)
+        scores = np.where(self._visible(position, rows, begin)[:, None, :], scores, -np.inf)
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        seen = weights.reshape(groups, -1, end - begin) @ values
+        seen = seen.reshape(groups, rows, heads // groups, dim).transpose(1, 0, 2, 3)
+        result: NDArray[np.float64] = seen.reshape(rows, heads, dim)
+        return result
+
+    def _visible(self, position: int, rows: int, begin: int) -> NDArray[np.bool_]:
+        """[rows, keys]: which keys from `begin` on each query position may see."""
+        query = np.arange(position, position + rows)[:, None]
+        key = np.arange(begin, position + rows)[None, :]
+        visible = key <= query
+        return visible & (key > query - self.window) if self.window else visible
+
+
+def generate_alone(
+    model: Model,
+    prompt: NDArray[np.uint32],
+    max_tokens: int,
+    sampler: Sampler,
+    stop_tokens: tuple[int, ...] = (),
+    dtype: str = "f32",
+) -> tuple[list[int], list[NDArray[np.float32]]]:
+    """Serve one prompt by itself: the generated tokens, and the logits [vocab] each came from.
+
+    The last token of the list is a stop token, or the list has `max_tokens`.
+    """
+    cache = ContiguousCache(model.config, len(prompt) + max_tokens, dtype)
+    tokens: list[int] = []
+    logits: list[NDArray[np.float32]] = []
+    feed = prompt
+    while len(tokens) < max_tokens and not (tokens and tokens[-1] in stop_tokens):
+        positions = np.arange(cache.length, cache.length + len(feed))
+        row = model.forward(feed, positions, np.array([len(feed) - 1]), cache.attend)[0]
+        cache.length += len(feed)
+        tokens.append(sampler(row))
+        logits.append(row)
+        feed = np.array(tokens[-1:], np.uint32)
+    return tokens, logits

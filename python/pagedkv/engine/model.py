@@ -1,0 +1,146 @@
+"""The decoder: RMSNorm, RoPE, grouped-query attention, SwiGLU, over packed tokens.
+
+One call takes the new tokens of many sequences, packed without padding into rows [T]:
+
+    sequence A decodes         sequence B, a chunk of its prompt       C decodes
+    tokens     [ a41 |         b0  b1  b2  b3  b4  b5                | c7 ]
+    positions  [ 41  |         0   1   2   3   4   5                 | 7  ]
+
+All but attention works row by row and does not care whose row it is. Attention is a callable that
+the caller brings, `attend(layer, q, k, v) -> out`: it stores k and v of the rows and returns what
+q sees. The paged cache and the contiguous reference are two such callables, and nothing else
+differs.
+
+Compute is float32 whatever the checkpoint's type. `xp` is numpy, or cupy when the weights live on
+a GPU. On numpy every row is bitwise independent of the other rows (see linear.py), so with an
+attention that keeps the same promise the logits of a sequence do not depend on what it is batched
+with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import Array, array_module
+from .checkpoint import Checkpoint
+from .config import ModelConfig
+from .linear import Linear
+from .rope import frequencies, rotate, rotation
+
+# attend(layer, q [T, heads, d], k [T, kv_heads, d], v [T, kv_heads, d]) -> [T, heads, d]
+Attend = Callable[[int, Array, Array, Array], Array]
+
+
+class Model:
+    """A loaded checkpoint, ready to run.
+
+    device      "cpu" (numpy) or "cuda" (cupy)
+    row_tile    see linear.Linear
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, device: str = "cpu", row_tile: int | None = None
+    ) -> None:
+        self.config = checkpoint.config
+        self.xp = array_module(device)
+        load = _Loader(self.xp, checkpoint.weights, row_tile)
+        self.embedding = load.array("model.embed_tokens.weight")
+        self.layers = [_Layer(load, self.config, index) for index in range(self.config.layers)]
+        self.norm = load.array("model.norm.weight")
+        head = "model.embed_tokens.weight" if self.config.tied else "lm_head.weight"
+        self.head = load.linear([head])
+        angles, self.rope_scale = frequencies(self.config.rope, self.config.head_dim)
+        self.angles = self.xp.asarray(angles)
+
+    def forward(self, tokens: Array, positions: Array, rows: Array, attend: Attend) -> Array:
+        """Run the new `tokens` [T] at `positions` [T]; return logits [R, vocab] of the rows that
+        `rows` [R] names. Only what `attend` keeps is changed."""
+        xp = self.xp
+        hidden = self.embedding[xp.asarray(tokens)]
+        turn = rotation(xp, xp.asarray(positions), self.angles, self.rope_scale)
+        for layer in self.layers:
+            hidden = layer.forward(hidden, turn, attend)
+        last = rms_norm(xp, hidden[xp.asarray(rows)], self.norm, self.config.norm_eps)
+        return self.head(last)
+
+
+class _Loader:
+    """Hands out weights on the device; several projections of one input become one product."""
+
+    def __init__(
+        self, xp: Any, weights: dict[str, NDArray[np.float32]], row_tile: int | None
+    ) -> None:
+        self.xp = xp
+        self.weights = weights
+        self.row_tile = row_tile
+
+    def array(self, name: str) -> Array:
+        return self.xp.asarray(self.weights[name])
+
+    def linear(self, names: list[str]) -> Linear:
+        weight = self._joined(names)
+        biases = [name.removesuffix("weight") + "bias" for name in names]
+        bias = self._joined(biases) if biases[0] in self.weights else None
+        return Linear(self.xp, weight, bias, self.row_tile)
+
+    def _joined(self, names: list[str]) -> Array:
+        if len(names) == 1:
+            return self.array(names[0])
+        return self.xp.asarray(np.concatenate([self.weights[name] for name in names]))
+
+
+class _Layer:
+    """One decoder layer."""
+
+    def __init__(self, load: _Loader, config: ModelConfig, index: int) -> None:
+        prefix = f"model.layers.{index}."
+        self.index = index
+        self.config = config
+        self.xp = load.xp
+        self.norm_in = load.array(prefix + "input_layernorm.weight")
+        self.norm_mid = load.array(prefix + "post_attention_layernorm.weight")
+        attention, mlp = prefix + "self_attn.", prefix + "mlp."
+        self.qkv = load.linear([f"{attention}{name}_proj.weight" for name in "qkv"])
+        self.out = load.linear([attention + "o_proj.weight"])
+        self.gate_up = load.linear([mlp + "gate_proj.weight", mlp + "up_proj.weight"])
+        self.down = load.linear([mlp + "down_proj.weight"])
+        if config.qk_norm:
+            self.q_norm = load.array(attention + "q_norm.weight")
+            self.k_norm = load.array(attention + "k_norm.weight")
+
+    def forward(self, hidden: Array, turn: tuple[Array, Array], attend: Attend) -> Array:
+        """[T, hidden] -> [T, hidden]."""
+        normed = rms_norm(self.xp, hidden, self.norm_in, self.config.norm_eps)
+        hidden = hidden + self._attention(normed, turn, attend)
+        normed = rms_norm(self.xp, hidden, self.norm_mid, self.config.norm_eps)
+        gate, up = self.xp.split(self.gate_up(normed), 2, axis=1)
+        return hidden + self.down(silu(self.xp, gate) * up)
+
+    def _attention(self, normed: Array, turn: tuple[Array, Array], attend: Attend) -> Array:
+        config = self.config
+        packed = self.qkv(normed).reshape(len(normed), -1, config.head_dim)
+        kv_begin, v_begin = config.heads, config.heads + config.kv_heads
+        q, k, v = packed[:, :kv_begin], packed[:, kv_begin:v_begin], packed[:, v_begin:]
+        if config.qk_norm:
+            q = rms_norm(self.xp, q, self.q_norm, config.norm_eps)
+            k = rms_norm(self.xp, k, self.k_norm, config.norm_eps)
+        q, k = rotate(self.xp, q, *turn), rotate(self.xp, k, *turn)
+        seen = attend(self.index, q, k, self.xp.ascontiguousarray(v))
+        return self.out(seen.reshape(len(normed), -1))
+
+
+def rms_norm(xp: Any, x: Array, weight: Array, eps: float) -> Array:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang and Sennrich, 1910.07467)."""
+    mean_square = xp.mean(x * x, axis=-1, keepdims=True)
+    return x / xp.sqrt(mean_square + xp.float32(eps)) * weight
+
+
+def silu(xp: Any, x: Array) -> Array:
+    """x * sigmoid(x). exp is taken of negative numbers only, so nothing overflows."""
+    small = xp.exp(-xp.abs(x))
+    sigmoid = xp.where(x >= 0, xp.float32(1), small) / (1 + small)
+    return x * sigmoid
