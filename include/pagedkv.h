@@ -173,7 +173,7 @@ typedef struct pkv_config {
     uint32_t blocks;                /* blocks of the pool: required, 1..2^24 */
     pkv_group_config groups[PKV_GROUPS_MAX];
     uint32_t sequences_max;         /* sequences alive at once; default 256 */
-    uint32_t sequence_tokens_max;   /* tokens of one sequence; default: what the blocks hold */
+    uint32_t sequence_tokens_max;   /* of one sequence; default: what the blocks hold, <= 32768 */
     uint32_t plans_max;             /* open plans; default 2 */
     uint32_t plan_sequences_max;    /* sequences in one plan; default sequences_max */
     uint32_t plan_tokens_max;       /* new tokens in one plan; default 4096 */
@@ -384,7 +384,7 @@ typedef struct pkv_attention {
     pkv_array q;                    /* [tokens][query_heads][key_dim], read */
     pkv_array out;                  /* [tokens][query_heads][value_dim], written; must not overlap q */
     float* lse;                     /* [tokens][query_heads] natural log of the softmax sum; or NULL */
-    uint32_t query_heads;           /* a multiple of kv_heads */
+    uint32_t query_heads;           /* a multiple of kv_heads, at most 65536 */
     float scale;                    /* 0: 1 / sqrt(key_dim) */
     float softcap;                  /* c > 0: scores become c * tanh(score / c) */
 } pkv_attention;
@@ -410,8 +410,7 @@ PKV_API int pkv_plan_abort(pkv_cache* cache, pkv_plan plan);
 /* Read K and V of committed tokens [begin, end) of one layer back, in the plain order.
  * k       [end - begin][kv_heads][key_dim] or NULL
  * v       [end - begin][kv_heads][value_dim] or NULL
- * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (a plan or another call uses the sequence), PKV_ERANGE
- *         (also: rolled off), PKV_EIO. */
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan), PKV_ERANGE (also: rolled off), PKV_EIO. */
 PKV_API int pkv_seq_read(pkv_cache* cache, pkv_seq seq, uint32_t layer, uint32_t begin, uint32_t end,
                          const pkv_array* k, const pkv_array* v);
 

@@ -1,0 +1,206 @@
+/* api_seq.c - the public functions on sequences. */
+#include "api/api.h"
+
+int pkv_seq_create(pkv_cache* cache, uint64_t tenant, pkv_seq* seq) {
+    if (cache == NULL) return PKV_EINVAL;
+    if (seq == NULL) return PKV_EINVAL;
+    pkvi_lock(cache);
+    return pkvi_unlock(cache, pkvi_seq_create(cache, tenant, seq));
+}
+
+static int match(pkv_cache* cache, pkv_seq handle, const uint32_t* tokens, uint32_t count,
+                 uint32_t* matched) {
+    struct pkvi_seq* seq;
+    PKVI_TRY(pkvi_seq_find(&cache->seqs, handle, &seq));
+    return pkvi_seq_match(cache, seq, tokens, count, matched);
+}
+
+int pkv_seq_match(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens, uint32_t count,
+                  uint32_t* matched) {
+    if (cache == NULL) return PKV_EINVAL;
+    if (matched == NULL) return PKV_EINVAL;
+    if (tokens == NULL && count > 0) return PKV_EINVAL;
+    pkvi_lock(cache);
+    return pkvi_unlock(cache, match(cache, seq, tokens, count, matched));
+}
+
+static int fork_seq(pkv_cache* cache, pkv_seq handle, pkv_seq* child) {
+    struct pkvi_seq* seq;
+    PKVI_TRY(pkvi_seq_find(&cache->seqs, handle, &seq));
+    return pkvi_seq_fork(cache, seq, child);
+}
+
+int pkv_seq_fork(pkv_cache* cache, pkv_seq seq, pkv_seq* child) {
+    if (cache == NULL) return PKV_EINVAL;
+    if (child == NULL) return PKV_EINVAL;
+    pkvi_lock(cache);
+    return pkvi_unlock(cache, fork_seq(cache, seq, child));
+}
+
+static int truncate_seq(pkv_cache* cache, pkv_seq handle, uint32_t length) {
+    struct pkvi_seq* seq;
+    PKVI_TRY(pkvi_seq_find(&cache->seqs, handle, &seq));
+    return pkvi_seq_truncate(cache, seq, length);
+}
+
+int pkv_seq_truncate(pkv_cache* cache, pkv_seq seq, uint32_t length) {
+    if (cache == NULL) return PKV_EINVAL;
+    pkvi_lock(cache);
+    return pkvi_unlock(cache, truncate_seq(cache, seq, length));
+}
+
+static int free_seq(pkv_cache* cache, pkv_seq handle) {
+    struct pkvi_seq* seq;
+    PKVI_TRY(pkvi_seq_find(&cache->seqs, handle, &seq));
+    return pkvi_seq_free(cache, seq);
+}
+
+int pkv_seq_free(pkv_cache* cache, pkv_seq seq) {
+    if (cache == NULL) return PKV_EINVAL;
+    if (seq.id == 0) return PKV_OK;
+    pkvi_lock(cache);
+    return pkvi_unlock(cache, free_seq(cache, seq));
+}
+
+static int get_info(const pkv_cache* cache, pkv_seq handle, pkv_seq_info* info) {
+    struct pkvi_seq* seq;
+    PKVI_TRY(pkvi_seq_find(&cache->seqs, handle, &seq));
+    *info = (pkv_seq_info){
+        .length = seq->length,
+        .reserved = seq->reserved,
+        .pages = seq->table.pages,
+        .in_plan = seq->in_plan,
+        .tenant = seq->tenant,
+    };
+    return PKV_OK;
+}
+
+int pkv_seq_get_info(pkv_cache* cache, pkv_seq seq, pkv_seq_info* info) {
+    if (cache == NULL) return PKV_EINVAL;
+    if (info == NULL) return PKV_EINVAL;
+    pkvi_lock(cache);
+    return pkvi_unlock(cache, get_info(cache, seq, info));
+}
+
+static int get_blocks(const pkv_cache* cache, pkv_seq handle, uint32_t begin, uint32_t end,
+                      uint32_t* blocks) {
+    struct pkvi_seq* seq;
+    PKVI_TRY(pkvi_seq_find(&cache->seqs, handle, &seq));
+    if (begin > end) return PKV_ERANGE;
+    if (end > seq->table.pages) return PKV_ERANGE;
+    for (uint32_t page = begin; page < end; page++)
+        blocks[page - begin] = pkvi_table_get(&cache->leaves, &seq->table, page);
+    return PKV_OK;
+}
+
+int pkv_seq_blocks(pkv_cache* cache, pkv_seq seq, uint32_t group, uint32_t begin, uint32_t end,
+                   uint32_t* blocks) {
+    if (cache == NULL) return PKV_EINVAL;
+    if (blocks == NULL && begin < end) return PKV_EINVAL;
+    if (group >= cache->config.group_count) return PKV_ERANGE;
+    pkvi_lock(cache);
+    return pkvi_unlock(cache, get_blocks(cache, seq, begin, end, blocks));
+}
+
+int pkv_seq_append(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens, uint32_t count,
+                   uint32_t* slots) {
+    if (cache == NULL) return PKV_EINVAL;
+    const pkv_entry entry = {seq, tokens, count};
+    pkvi_lock(cache);
+    return pkvi_unlock(cache, pkvi_seq_append(cache, &entry, slots));
+}
+
+static int commit_seq(pkv_cache* cache, pkv_seq handle) {
+    struct pkvi_seq* seq;
+    PKVI_TRY(pkvi_seq_find(&cache->seqs, handle, &seq));
+    PKVI_TRY(pkvi_seq_check_idle(seq));
+    pkvi_seq_commit(cache, seq);
+    return PKV_OK;
+}
+
+int pkv_seq_commit(pkv_cache* cache, pkv_seq seq) {
+    if (cache == NULL) return PKV_EINVAL;
+    pkvi_lock(cache);
+    return pkvi_unlock(cache, commit_seq(cache, seq));
+}
+
+/* ---- Read back --------------------------------------------------------------------------------- */
+
+enum { READ_CHUNK_TOKENS = 256 };
+
+/* A reader keeps the sequence as it is, so that the copying itself can run outside the lock. */
+static int reader_enter(pkv_cache* cache, pkv_seq handle, uint32_t begin, uint32_t end,
+                        struct pkvi_seq** seq) {
+    const uint32_t block_tokens = cache->pool.block_tokens;
+    PKVI_TRY(pkvi_seq_find(&cache->seqs, handle, seq));
+    if ((*seq)->in_plan) return PKV_EBUSY;
+    if (begin > end) return PKV_ERANGE;
+    if (end > (*seq)->length) return PKV_ERANGE;
+    for (uint32_t page = begin / block_tokens; page < pkvi_ceil_div(end, block_tokens); page++)
+        if (pkvi_table_get(&cache->leaves, &(*seq)->table, page) == PKV_NO_BLOCK) return PKV_ERANGE;
+    (*seq)->readers++;
+    return PKV_OK;
+}
+
+static void reader_leave(pkv_cache* cache, struct pkvi_seq* seq) {
+    pkvi_lock(cache);
+    seq->readers--;
+    pkvi_unlock(cache, PKV_OK);
+}
+
+static void advance(pkv_array* array, uint32_t rows) {
+    if (array->data == NULL) return;
+    const uint64_t bytes = rows * array->row_stride * pkvi_dtype_bytes(array->dtype);
+    array->data = (unsigned char*)array->data + bytes;
+}
+
+static int read_tokens(pkv_cache* cache, const struct pkvi_seq* seq, uint32_t layer, uint32_t begin,
+                       uint32_t end, pkv_array k, pkv_array v) {
+    uint32_t slots[READ_CHUNK_TOKENS];
+    while (begin < end) {
+        const uint32_t rest = end - begin;
+        const uint32_t count = rest < READ_CHUNK_TOKENS ? rest : READ_CHUNK_TOKENS;
+        for (uint32_t i = 0; i < count; i++)
+            slots[i] = pkvi_seq_slot(cache, seq, begin + i);
+        const struct pkvi_read_job job = {
+            .layout = &cache->layout,
+            .space = &cache->pool.space,
+            .layer = layer,
+            .tokens = count,
+            .slots = slots,
+            .k = k,
+            .v = v,
+        };
+        PKVI_TRY(cache->device->ops->read(cache->device, &job));
+        advance(&k, count);
+        advance(&v, count);
+        begin += count;
+    }
+    return PKV_OK;
+}
+
+static int resolve_optional(const pkv_array* array, uint32_t rows, uint32_t heads, uint32_t dim,
+                            pkv_array* resolved) {
+    *resolved = (pkv_array){.data = NULL};
+    if (array == NULL) return PKV_OK;
+    return pkvi_array_resolve(array, rows, heads, dim, true, resolved);
+}
+
+int pkv_seq_read(pkv_cache* cache, pkv_seq seq, uint32_t layer, uint32_t begin, uint32_t end,
+                 const pkv_array* k, const pkv_array* v) {
+    if (cache == NULL) return PKV_EINVAL;
+    const pkv_group_config* group = &cache->layout.group;
+    if (layer >= group->layers) return PKV_ERANGE;
+    if (begin >= end) return begin == end ? PKV_OK : PKV_ERANGE;
+    const uint32_t rows = end - begin;
+    pkv_array k_resolved;
+    pkv_array v_resolved;
+    struct pkvi_seq* found;
+    PKVI_TRY(resolve_optional(k, rows, group->kv_heads, group->key_dim, &k_resolved));
+    PKVI_TRY(resolve_optional(v, rows, group->kv_heads, group->value_dim, &v_resolved));
+    pkvi_lock(cache);
+    PKVI_TRY(pkvi_unlock(cache, reader_enter(cache, seq, begin, end, &found)));
+    const int status = read_tokens(cache, found, layer, begin, end, k_resolved, v_resolved);
+    reader_leave(cache, found);
+    return status;
+}

@@ -1,0 +1,162 @@
+/* cache.c - builds a cache from its parts and takes it apart again.
+ *
+ * The struct starts zeroed and every close function accepts a part that was never opened, so that a failure
+ * anywhere on the way up is answered by the same way down. */
+#include "core/cache.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int open_device(pkv_cache* cache) {
+    const pkv_config* config = &cache->config;
+    const struct pkvi_device_config device = {
+        .isa = config->isa,
+        .threads = config->threads,
+        .parallel = config->parallel,
+        .layout = cache->layout,
+        .plan_tokens_max = config->plan_tokens_max,
+        .plan_sequences_max = config->plan_sequences_max,
+        .sequence_tokens_max = config->sequence_tokens_max,
+        .copies_max = config->plan_sequences_max,
+        .mem = &cache->mem,
+        .faults = &cache->faults,
+        .clock = &cache->clock,
+    };
+    PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_DEVICE_OPEN));
+    return pkvi_device_open(config->device, &device, &cache->device);
+}
+
+static int open_memory(pkv_cache* cache, struct pkvi_hash_key key) {
+    const pkv_sizes* sizes = &cache->sizes;
+    struct pkvi_mem* mem = &cache->mem;
+    PKVI_TRY(pkvi_arena_open(&cache->arena, cache->device, mem,
+                             sizes->block_bytes * sizes->blocks_per_extent, sizes->extents));
+    PKVI_TRY(pkvi_pool_open(&cache->pool, &cache->arena, mem, &cache->faults, &cache->layout,
+                            cache->config.blocks, sizes->blocks_per_extent));
+    PKVI_TRY(pkvi_prefix_open(&cache->prefix, &cache->pool, mem, key));
+    return pkvi_leaves_open(&cache->leaves, &cache->prefix, mem, cache->config.table_leaves_max);
+}
+
+static int open_parts(pkv_cache* cache) {
+    const pkv_config* config = &cache->config;
+    struct pkvi_mem* mem = &cache->mem;
+    uint64_t random;
+    PKVI_TRY(pkvi_seed_open(&cache->faults, config->seed, &random));
+    const struct pkvi_hash_key key = {pkvi_random_next(&random), pkvi_random_next(&random)};
+    PKVI_TRY(pkvi_trace_open(&cache->trace, mem, config->trace_events_max, &cache->clock));
+    PKVI_TRY(open_device(cache));
+    PKVI_TRY(open_memory(cache, key));
+    PKVI_TRY(pkvi_seqs_open(&cache->seqs, mem, config, (uint32_t)pkvi_random_next(&random)));
+    PKVI_TRY(pkvi_plans_open(&cache->plans, mem, config, (uint32_t)pkvi_random_next(&random)));
+    PKVI_TRY(pkvi_scratch_open(&cache->scratch, mem, config));
+    return pkvi_checker_open(&cache->checker, mem, config->blocks, config->table_leaves_max,
+                             cache->sizes.extents);
+}
+
+static void close_parts(pkv_cache* cache) {
+    struct pkvi_mem* mem = &cache->mem;
+    pkvi_checker_close(&cache->checker, mem);
+    pkvi_scratch_close(&cache->scratch, mem);
+    pkvi_plans_close(&cache->plans, mem);
+    pkvi_seqs_close(&cache->seqs, mem);
+    pkvi_leaves_close(&cache->leaves, mem);
+    pkvi_prefix_close(&cache->prefix, mem);
+    pkvi_pool_close(&cache->pool, mem);
+    pkvi_arena_close(&cache->arena, mem);
+    if (cache->device != NULL) cache->device->ops->close(cache->device);
+    pkvi_trace_close(&cache->trace, mem);
+}
+
+/* The cache object itself comes from the hook too; it moves its own accounting in once it exists. */
+static int allocate(const pkv_config* config, struct pkvi_faults* faults, pkv_cache** cache) {
+    struct pkvi_mem mem;
+    void* memory;
+    pkvi_mem_init(&mem, &config->memory, faults);
+    PKVI_TRY(pkvi_mem_take(&mem, 1, sizeof **cache, &memory));
+    *cache = memory;
+    (*cache)->faults = *faults;
+    (*cache)->mem = mem;
+    (*cache)->mem.faults = &(*cache)->faults;
+    return PKV_OK;
+}
+
+static void release(pkv_cache* cache) {
+    struct pkvi_faults faults = cache->faults;
+    struct pkvi_mem mem = cache->mem;
+    mem.faults = &faults;
+    pkvi_mem_give(&mem, cache);
+    pkvi_faults_free(&faults);
+}
+
+int pkvi_cache_create(const pkv_config* config, pkv_cache** cache) {
+    pkv_config resolved;
+    struct pkvi_layout layout;
+    pkv_sizes sizes;
+    const char* why;
+    PKVI_TRY(pkvi_config_resolve(config, &resolved, &layout, &sizes, &why));
+    const char* spec = resolved.faults != NULL ? resolved.faults : getenv("PKV_FAULTS");
+
+    struct pkvi_faults faults;
+    pkv_cache* created;
+    PKVI_TRY(pkvi_faults_init(&faults, spec, resolved.fault_seed));
+    int status = allocate(&resolved, &faults, &created);
+    if (status != PKV_OK) goto fail_faults;
+    created->config = resolved;
+    created->layout = layout;
+    created->sizes = sizes;
+    pkvi_clock_init(&created->clock, strcmp(resolved.device, "sim") == 0);
+    if (pthread_mutex_init(&created->lock, NULL) != 0) {
+        status = PKV_ENOMEM;
+        goto fail_cache;
+    }
+    status = open_parts(created);
+    if (status != PKV_OK) goto fail_parts;
+    created->config.device = NULL;
+    created->config.isa = NULL;
+    created->config.faults = NULL;
+    *cache = created;
+    return PKV_OK;
+
+fail_parts:
+    close_parts(created);
+    pthread_mutex_destroy(&created->lock);
+fail_cache:
+    release(created);
+    return status;
+fail_faults:
+    pkvi_faults_free(&faults);
+    return status;
+}
+
+void pkvi_cache_destroy(pkv_cache* cache) {
+    close_parts(cache);
+    pthread_mutex_destroy(&cache->lock);
+    release(cache);
+}
+
+uint32_t pkvi_cache_active_blocks(const pkv_cache* cache) {
+    return cache->pool.block_count - cache->pool.free_count - cache->prefix.idle_count;
+}
+
+void pkvi_cache_note_peak(pkv_cache* cache) {
+    const uint32_t active = pkvi_cache_active_blocks(cache);
+    if (active > cache->stats.blocks_peak) cache->stats.blocks_peak = active;
+}
+
+void pkvi_cache_stats(const pkv_cache* cache, pkv_stats* stats) {
+    *stats = cache->stats;
+    stats->struct_size = sizeof *stats;
+    stats->blocks_total = cache->pool.block_count;
+    stats->blocks_free = cache->pool.free_count;
+    stats->blocks_active = pkvi_cache_active_blocks(cache);
+    stats->blocks_cached = cache->prefix.idle_count;
+    stats->extents_total = cache->arena.extent_count;
+    stats->extents_used = cache->arena.extent_count - cache->arena.free_count;
+    stats->sequences = cache->seqs.alive_count;
+    stats->plans = cache->plans.open_count;
+    stats->leaves_total = cache->leaves.leaf_count;
+    stats->leaves_free = cache->leaves.free_count;
+    stats->heap_calls = cache->mem.calls;
+    stats->heap_bytes = cache->mem.bytes;
+    stats->arena_bytes = cache->arena.bytes;
+}

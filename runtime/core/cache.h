@@ -1,0 +1,48 @@
+/* cache.h - the cache object: everything that pkv_cache_create takes, in one place.
+ *
+ * Modules below it (arena, pool, prefix, table) know nothing of it; modules above (seq, plan, check) work
+ * on it. All of it is guarded by `lock`, which api/ takes and core/ assumes. */
+#ifndef PKVI_CORE_CACHE_H
+#define PKVI_CORE_CACHE_H
+
+#include "base/hash.h"
+#include "base/trace.h"
+#include "core/check.h"
+#include "core/config.h"
+#include "core/plan.h"
+#include "core/seq.h"
+#include "core/table.h"
+#include <pthread.h>
+
+struct pkv_cache {
+    pthread_mutex_t lock;
+    pkv_config config; /* resolved: no zero means a default any more; strings are not kept */
+    pkv_sizes sizes;
+    struct pkvi_layout layout;
+    struct pkvi_faults faults;
+    struct pkvi_mem mem;
+    struct pkvi_clock clock;
+    struct pkvi_trace trace;
+    struct pkvi_device* device;
+    struct pkvi_arena arena;
+    struct pkvi_pool pool;
+    struct pkvi_prefix prefix;
+    struct pkvi_leaves leaves;
+    struct pkvi_seqs seqs;
+    struct pkvi_plans plans;
+    struct pkvi_scratch scratch; /* of reservations */
+    struct pkvi_checker checker; /* of pkv_check */
+    pkv_stats stats;             /* the counters; states are filled in when asked for */
+};
+
+int pkvi_cache_create(const pkv_config* config, pkv_cache** cache);
+void pkvi_cache_destroy(pkv_cache* cache);
+
+/* The counters and the present state. */
+void pkvi_cache_stats(const pkv_cache* cache, pkv_stats* stats);
+
+/* Blocks that sequences name, and keeps the highest number seen. */
+uint32_t pkvi_cache_active_blocks(const pkv_cache* cache);
+void pkvi_cache_note_peak(pkv_cache* cache);
+
+#endif

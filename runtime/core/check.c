@@ -1,0 +1,342 @@
+/* check.c - see check.h.
+ *
+ * Each check_* function looks at one structure, trusts only what was checked before it, and returns the
+ * name of the first invariant that it finds broken, or NULL. Walks along lists are bounded by the number
+ * of elements there can be, so that a ring made by a bug is found and not followed for ever. */
+#include "core/check.h"
+
+#include "core/cache.h"
+#include <string.h>
+
+#define EXPECT(condition, name)                                                                    \
+    do {                                                                                           \
+        if (!(condition)) return name;                                                             \
+    } while (0)
+
+#define CHECK(call)                                                                                \
+    do {                                                                                           \
+        const char* broken_ = (call);                                                              \
+        if (broken_ != NULL) return broken_;                                                       \
+    } while (0)
+
+enum { EXTENT_HELD, EXTENT_FREE, EXTENT_OPEN };
+
+int pkvi_checker_open(struct pkvi_checker* checker, struct pkvi_mem* mem, uint32_t blocks,
+                      uint32_t leaves, uint32_t extents) {
+    PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof(uint32_t), (void**)&checker->block_refs));
+    PKVI_TRY(pkvi_mem_take(mem, leaves, sizeof(uint32_t), (void**)&checker->leaf_refs));
+    PKVI_TRY(pkvi_mem_take(mem, leaves, sizeof(uint32_t), (void**)&checker->leaf_fill));
+    return pkvi_mem_take(mem, extents, sizeof(uint8_t), (void**)&checker->extent_states);
+}
+
+void pkvi_checker_close(struct pkvi_checker* checker, struct pkvi_mem* mem) {
+    pkvi_mem_give(mem, checker->extent_states);
+    pkvi_mem_give(mem, checker->leaf_fill);
+    pkvi_mem_give(mem, checker->leaf_refs);
+    pkvi_mem_give(mem, checker->block_refs);
+}
+
+static void clear(pkv_cache* cache) {
+    const struct pkvi_checker* checker = &cache->checker;
+    memset(checker->block_refs, 0, cache->pool.block_count * sizeof(uint32_t));
+    memset(checker->leaf_refs, 0, cache->leaves.leaf_count * sizeof(uint32_t));
+    memset(checker->leaf_fill, 0, cache->leaves.leaf_count * sizeof(uint32_t));
+    memset(checker->extent_states, EXTENT_HELD, cache->arena.extent_count);
+}
+
+/* ---- Sequences and tables ---------------------------------------------------------------------- */
+
+static bool may_be_rolled(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t page) {
+    if (page >= seq->rolled_end) return false;
+    return (uint64_t)page * cache->pool.block_tokens >= cache->layout.group.sinks;
+}
+
+/* Count the entries of a leaf that no table named before. */
+static const char* count_leaf(pkv_cache* cache, const struct pkvi_seq* seq, uint32_t first,
+                              uint32_t fill) {
+    for (uint32_t page = first; page < first + fill; page++) {
+        const uint32_t block = pkvi_table_get(&cache->leaves, &seq->table, page);
+        if (block == PKV_NO_BLOCK) {
+            EXPECT(may_be_rolled(cache, seq, page), "S4");
+        } else {
+            EXPECT(block < cache->pool.block_count, "T3");
+            cache->checker.block_refs[block]++;
+        }
+    }
+    return NULL;
+}
+
+static const char* check_table(pkv_cache* cache, const struct pkvi_seq* seq) {
+    struct pkvi_checker* checker = &cache->checker;
+    for (uint32_t first = 0; first < seq->table.pages; first += PKVI_LEAF_PAGES) {
+        const uint32_t leaf = seq->table.leaves[first / PKVI_LEAF_PAGES];
+        const uint32_t rest = seq->table.pages - first;
+        const uint32_t fill = rest < PKVI_LEAF_PAGES ? rest : PKVI_LEAF_PAGES;
+        EXPECT(leaf < cache->leaves.leaf_count, "T1");
+        if (checker->leaf_refs[leaf]++ == 0) {
+            checker->leaf_fill[leaf] = fill;
+            CHECK(count_leaf(cache, seq, first, fill));
+        }
+        EXPECT(checker->leaf_fill[leaf] == fill, "T2");
+    }
+    return NULL;
+}
+
+static const char* check_seq(pkv_cache* cache, const struct pkvi_seq* seq) {
+    const uint32_t used = seq->length + seq->reserved;
+    EXPECT(seq->table.pages == pkvi_ceil_div(used, cache->pool.block_tokens), "S1");
+    EXPECT(seq->known <= used, "S3");
+    return check_table(cache, seq);
+}
+
+/* Reserved tokens are nobody else's; looked at when all references have been counted. */
+static const char* check_reserved(pkv_cache* cache, const struct pkvi_seq* seq) {
+    const uint32_t first = seq->length / cache->pool.block_tokens;
+    for (uint32_t page = first; seq->reserved > 0 && page < seq->table.pages; page++) {
+        const uint32_t block = pkvi_table_get(&cache->leaves, &seq->table, page);
+        EXPECT(!pkvi_table_is_shared(&cache->leaves, &seq->table, page), "S2");
+        EXPECT(block != PKV_NO_BLOCK, "S2");
+        EXPECT(cache->pool.refs[block] == 1, "S2");
+    }
+    return NULL;
+}
+
+static const char* check_leaves(const pkv_cache* cache) {
+    const struct pkvi_leaves* leaves = &cache->leaves;
+    for (uint32_t leaf = 0; leaf < leaves->leaf_count; leaf++)
+        EXPECT(leaves->refs[leaf] == cache->checker.leaf_refs[leaf], "T1");
+    uint32_t count = 0;
+    for (uint32_t leaf = leaves->free_head; leaf != PKVI_NONE; leaf = leaves->next[leaf]) {
+        EXPECT(leaves->refs[leaf] == 0, "T1");
+        EXPECT(++count <= leaves->free_count, "T1");
+    }
+    EXPECT(count == leaves->free_count, "T1");
+    for (uint32_t leaf = 0; leaf < leaves->leaf_count; leaf++)
+        count += leaves->refs[leaf] > 0;
+    EXPECT(count == leaves->leaf_count, "T1");
+    return NULL;
+}
+
+static const char* check_seqs(pkv_cache* cache) {
+    uint32_t alive = 0;
+    for (uint32_t i = 0; i < cache->seqs.count_max; i++) {
+        const struct pkvi_seq* seq = &cache->seqs.slots[i];
+        if (!seq->alive) continue;
+        alive++;
+        CHECK(check_seq(cache, seq));
+    }
+    EXPECT(alive == cache->seqs.alive_count, "S1");
+    return check_leaves(cache);
+}
+
+/* ---- Prefix index ------------------------------------------------------------------------------ */
+
+static bool keys_are_equal(const pkv_cache* cache, uint32_t a, uint32_t b) {
+    const struct pkvi_prefix* prefix = &cache->prefix;
+    if (prefix->parent[a] != prefix->parent[b]) return false;
+    if (prefix->parent_generation[a] != prefix->parent_generation[b]) return false;
+    if (cache->pool.owner[a] != cache->pool.owner[b]) return false;
+    const size_t bytes = cache->pool.block_tokens * sizeof(uint32_t);
+    return memcmp(pkvi_pool_tokens(&cache->pool, a), pkvi_pool_tokens(&cache->pool, b), bytes) == 0;
+}
+
+static const char* check_chain(pkv_cache* cache, uint32_t bucket, uint32_t* nodes) {
+    const struct pkvi_prefix* prefix = &cache->prefix;
+    for (uint32_t a = prefix->buckets[bucket]; a != PKVI_NONE; a = prefix->chain[a]) {
+        EXPECT(a < cache->pool.block_count, "X3");
+        EXPECT(prefix->indexed[a], "X3");
+        EXPECT(pkvi_prefix_bucket(prefix, a) == bucket, "X3");
+        EXPECT(++*nodes <= prefix->node_count, "X3");
+        cache->checker.block_refs[a]++;
+        for (uint32_t b = prefix->chain[a]; b != PKVI_NONE; b = prefix->chain[b])
+            EXPECT(!keys_are_equal(cache, a, b), "X3");
+    }
+    return NULL;
+}
+
+static const char* check_idle(const pkv_cache* cache) {
+    const struct pkvi_prefix* prefix = &cache->prefix;
+    uint32_t listed = 0;
+    uint32_t previous = PKVI_NONE;
+    for (uint32_t b = prefix->idle_head; b != PKVI_NONE; b = prefix->idle_next[b]) {
+        EXPECT(++listed <= prefix->idle_count, "X2");
+        EXPECT(prefix->indexed[b], "X2");
+        EXPECT(cache->pool.refs[b] == 1, "X2");
+        EXPECT(prefix->idle_previous[b] == previous, "X2");
+        previous = b;
+    }
+    EXPECT(prefix->idle_tail == previous, "X2");
+    uint32_t idle = 0;
+    for (uint32_t b = 0; b < cache->pool.block_count; b++)
+        idle += prefix->indexed[b] && cache->pool.refs[b] == 1;
+    EXPECT(listed == prefix->idle_count, "X2");
+    EXPECT(idle == prefix->idle_count, "X2");
+    return NULL;
+}
+
+static const char* check_prefix(pkv_cache* cache) {
+    uint32_t nodes = 0;
+    for (uint32_t bucket = 0; bucket <= cache->prefix.bucket_mask; bucket++)
+        CHECK(check_chain(cache, bucket, &nodes));
+    EXPECT(nodes == cache->prefix.node_count, "X3");
+    uint32_t indexed = 0;
+    for (uint32_t b = 0; b < cache->pool.block_count; b++)
+        indexed += cache->prefix.indexed[b];
+    EXPECT(indexed == nodes, "X3");
+    return check_idle(cache);
+}
+
+/* ---- Pool and arena ---------------------------------------------------------------------------- */
+
+static const char* check_arena(pkv_cache* cache) {
+    const struct pkvi_arena* arena = &cache->arena;
+    uint8_t* states = cache->checker.extent_states;
+    for (uint32_t i = 0; i < arena->free_count; i++) {
+        const uint32_t extent = arena->free_list[i];
+        EXPECT(extent < arena->extent_count, "A1");
+        EXPECT(states[extent] == EXTENT_HELD, "A1");
+        states[extent] = EXTENT_FREE;
+    }
+    uint32_t extent = cache->pool.open_head;
+    for (; extent != PKVI_NONE; extent = cache->pool.extents[extent].open_next) {
+        EXPECT(states[extent] == EXTENT_HELD, "P4");
+        states[extent] = EXTENT_OPEN;
+    }
+    return NULL;
+}
+
+static const char* check_extent(const pkv_cache* cache, uint32_t extent, uint32_t* open_free) {
+    const struct pkvi_pool* pool = &cache->pool;
+    const struct pkvi_extent* e = &pool->extents[extent];
+    const uint32_t first = extent * pool->space.blocks_per_extent;
+    const uint32_t capacity = pkvi_pool_extent_capacity(pool, extent);
+    uint32_t used = 0;
+    for (uint32_t b = first; b < first + capacity; b++)
+        used += pool->refs[b] > 0;
+    if (cache->checker.extent_states[extent] == EXTENT_FREE) {
+        EXPECT(used == 0, "P4");
+        *open_free += capacity;
+        return NULL;
+    }
+    uint32_t listed = 0;
+    for (uint32_t b = e->free_head; b != PKVI_NONE; b = pool->next[b]) {
+        EXPECT(pool->refs[b] == 0, "P2");
+        EXPECT(++listed <= capacity, "P2");
+    }
+    EXPECT(e->used == used, "P4");
+    EXPECT(used > 0, "P4");
+    EXPECT(used + listed == e->fresh, "P2");
+    EXPECT((cache->checker.extent_states[extent] == EXTENT_OPEN) == (used < capacity), "P4");
+    *open_free += capacity - used;
+    return NULL;
+}
+
+static const char* check_pool(pkv_cache* cache) {
+    const struct pkvi_pool* pool = &cache->pool;
+    for (uint32_t b = 0; b < pool->block_count; b++)
+        EXPECT(pool->refs[b] == cache->checker.block_refs[b], "P1");
+    CHECK(check_arena(cache));
+    uint32_t free = 0;
+    for (uint32_t extent = 0; extent < cache->arena.extent_count; extent++)
+        CHECK(check_extent(cache, extent, &free));
+    EXPECT(free == pool->free_count, "P3");
+    return NULL;
+}
+
+/* ---- Plans ------------------------------------------------------------------------------------- */
+
+static const char* check_row(const pkv_cache* cache, const struct pkvi_plan* plan, uint32_t index) {
+    const struct pkvi_seq* seq;
+    const int status = pkvi_seq_find(&cache->seqs, plan->seqs[index], (struct pkvi_seq**)&seq);
+    EXPECT(status == PKV_OK, "L1");
+    EXPECT(seq->in_plan, "L1");
+    const uint32_t* row = plan->block_table + (size_t)index * cache->plans.table_stride;
+    for (uint32_t page = 0; page < seq->table.pages; page++)
+        EXPECT(row[page] == pkvi_table_get(&cache->leaves, &seq->table, page), "L2");
+    return NULL;
+}
+
+static const char* check_plans(pkv_cache* cache) {
+    uint32_t named = 0;
+    for (uint32_t i = 0; i < cache->plans.count_max; i++) {
+        const struct pkvi_plan* plan = &cache->plans.slots[i];
+        for (uint32_t entry = 0; plan->open && entry < plan->entries; entry++, named++)
+            CHECK(check_row(cache, plan, entry));
+    }
+    for (uint32_t i = 0; i < cache->seqs.count_max; i++) {
+        const struct pkvi_seq* seq = &cache->seqs.slots[i];
+        if (!seq->alive) continue;
+        named -= seq->in_plan;
+        CHECK(check_reserved(cache, seq));
+    }
+    EXPECT(named == 0, "L1");
+    return NULL;
+}
+
+/* ---- Digests ----------------------------------------------------------------------------------- */
+
+static uint64_t fold(uint64_t digest, uint64_t value) {
+    uint64_t state = digest ^ value;
+    return pkvi_random_next(&state);
+}
+
+static uint64_t digest_seq(const pkv_cache* cache, const struct pkvi_seq* seq, uint64_t digest) {
+    digest = fold(digest, pkvi_seq_handle(&cache->seqs, seq).id);
+    digest = fold(digest, seq->tenant);
+    digest = fold(digest, (uint64_t)seq->length << 32 | seq->reserved);
+    digest = fold(digest, (uint64_t)seq->known << 32 | seq->in_plan);
+    for (uint32_t page = 0; page < seq->table.pages; page++)
+        digest = fold(digest, pkvi_table_get(&cache->leaves, &seq->table, page));
+    return digest;
+}
+
+static uint64_t digest_seqs(const pkv_cache* cache) {
+    uint64_t digest = 0;
+    for (uint32_t i = 0; i < cache->seqs.count_max; i++)
+        if (cache->seqs.slots[i].alive) digest = digest_seq(cache, &cache->seqs.slots[i], digest);
+    return fold(digest, cache->plans.open_count);
+}
+
+static uint64_t digest_free_lists(const pkv_cache* cache, uint64_t digest) {
+    const struct pkvi_pool* pool = &cache->pool;
+    for (uint32_t b = 0; b < pool->block_count; b++)
+        digest = fold(digest, (uint64_t)pool->refs[b] << 1 | cache->prefix.indexed[b]);
+    for (uint32_t i = 0; i < cache->arena.free_count; i++)
+        digest = fold(digest, cache->arena.free_list[i]);
+    for (uint32_t e = pool->open_head; e != PKVI_NONE; e = pool->extents[e].open_next) {
+        digest = fold(digest, (uint64_t)e << 32 | pool->extents[e].fresh);
+        for (uint32_t b = pool->extents[e].free_head; b != PKVI_NONE; b = pool->next[b])
+            digest = fold(digest, b);
+    }
+    for (uint32_t leaf = cache->leaves.free_head; leaf != PKVI_NONE; leaf = cache->leaves.next[leaf])
+        digest = fold(digest, leaf);
+    for (uint32_t s = cache->seqs.free_head; s != PKVI_NONE; s = cache->seqs.slots[s].next_free)
+        digest = fold(digest, s);
+    return digest;
+}
+
+static uint64_t digest_prefix(const pkv_cache* cache, uint64_t digest) {
+    const struct pkvi_prefix* prefix = &cache->prefix;
+    for (uint32_t b = prefix->idle_head; b != PKVI_NONE; b = prefix->idle_next[b])
+        digest = fold(digest, b);
+    for (uint32_t b = 0; b < cache->pool.block_count; b++)
+        if (prefix->indexed[b])
+            digest = fold(digest, (uint64_t)prefix->parent[b] << 32 | prefix->parent_generation[b]);
+    return digest;
+}
+
+static const char* check_all(pkv_cache* cache) {
+    clear(cache);
+    CHECK(check_seqs(cache));
+    CHECK(check_prefix(cache));
+    CHECK(check_pool(cache));
+    return check_plans(cache);
+}
+
+int pkvi_check(pkv_cache* cache, pkv_report* report) {
+    *report = (pkv_report){.broken = check_all(cache)};
+    if (report->broken != NULL) return PKV_ECORRUPT; /* lists may be rings: no digest */
+    report->sequences_digest = digest_seqs(cache);
+    report->cache_digest = digest_prefix(cache, digest_free_lists(cache, report->sequences_digest));
+    return PKV_OK;
+}

@@ -1,0 +1,142 @@
+/* config.c - defaults and limits, each checked by itself so that the message can name the field. */
+#include "core/config.h"
+
+#include "base/limits.h"
+#include "core/table.h"
+
+enum {
+    LAYERS_MAX = 1024,
+    HEADS_MAX = 1024,
+    BLOCKS_MAX = 1 << 24,
+    SEQUENCES_MAX = 1 << 20,
+    SEQUENCE_TOKENS_MAX = 1 << 27,
+    SEQUENCE_TOKENS_DEFAULT = 32768,
+    PLANS_MAX = 64,
+    PLAN_TOKENS_MAX = 1 << 20,
+    PLAN_TOKENS_DEFAULT = 4096,
+    TRACE_EVENTS_MAX = 1 << 20,
+    THREADS_MAX = 1024,
+};
+
+static void set_default(uint32_t* field, uint32_t value) {
+    if (*field == 0) *field = value;
+}
+
+#define REQUIRE(condition, status, sentence)                                                       \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            *why = sentence;                                                                       \
+            return status;                                                                         \
+        }                                                                                          \
+    } while (0)
+
+static bool is_power_of_two(uint32_t value) {
+    return value != 0 && (value & (value - 1)) == 0;
+}
+
+static bool in_range(uint32_t value, uint32_t low, uint32_t high) {
+    return value >= low && value <= high;
+}
+
+static int check_group(pkv_group_config* group, const char** why) {
+    set_default(&group->value_dim, group->key_dim);
+    set_default(&group->block_tokens, 16);
+    REQUIRE(in_range(group->layers, 1, LAYERS_MAX), PKV_EINVAL, "groups[0].layers: 1 to 1024");
+    REQUIRE(in_range(group->kv_heads, 1, HEADS_MAX), PKV_EINVAL, "groups[0].kv_heads: 1 to 1024");
+    REQUIRE(in_range(group->key_dim, 16, PKV_HEAD_DIM_MAX), PKV_EINVAL,
+            "groups[0].key_dim: 16 to 256");
+    REQUIRE(group->key_dim % 16 == 0, PKV_EINVAL, "groups[0].key_dim: a multiple of 16");
+    REQUIRE(in_range(group->value_dim, 16, PKV_HEAD_DIM_MAX), PKV_EINVAL,
+            "groups[0].value_dim: 16 to 256");
+    REQUIRE(group->value_dim % 16 == 0, PKV_EINVAL, "groups[0].value_dim: a multiple of 16");
+    REQUIRE(group->k_dtype <= PKV_BF16, PKV_EINVAL, "groups[0].k_dtype: PKV_F32, F16 or BF16");
+    REQUIRE(group->v_dtype <= PKV_BF16, PKV_EINVAL, "groups[0].v_dtype: PKV_F32, F16 or BF16");
+    REQUIRE(is_power_of_two(group->block_tokens), PKV_EINVAL,
+            "groups[0].block_tokens: a power of two");
+    REQUIRE(group->block_tokens <= PKV_BLOCK_TOKENS_MAX, PKV_EINVAL,
+            "groups[0].block_tokens: at most 256");
+    REQUIRE(group->window <= SEQUENCE_TOKENS_MAX, PKV_EINVAL, "groups[0].window: at most 2^27");
+    REQUIRE(group->sinks <= SEQUENCE_TOKENS_MAX, PKV_EINVAL, "groups[0].sinks: at most 2^27");
+    return PKV_OK;
+}
+
+static int check_limits(pkv_config* config, const char** why) {
+    REQUIRE(config->blocks > 0, PKV_EINVAL, "blocks: must be set, there is no default");
+    REQUIRE(config->blocks <= BLOCKS_MAX, PKV_ETOOBIG, "blocks: at most 2^24");
+    const uint64_t pool_tokens = (uint64_t)config->blocks * config->groups[0].block_tokens;
+    set_default(&config->sequences_max, 256);
+    set_default(&config->sequence_tokens_max, pool_tokens < SEQUENCE_TOKENS_DEFAULT
+                                                  ? (uint32_t)pool_tokens
+                                                  : SEQUENCE_TOKENS_DEFAULT);
+    set_default(&config->plans_max, 2);
+    set_default(&config->plan_sequences_max, config->sequences_max);
+    set_default(&config->plan_tokens_max, PLAN_TOKENS_DEFAULT);
+    set_default(&config->trace_events_max, 1024);
+    set_default(&config->threads, 1);
+    REQUIRE(config->sequences_max <= SEQUENCES_MAX, PKV_ETOOBIG, "sequences_max: at most 2^20");
+    REQUIRE(config->sequence_tokens_max <= SEQUENCE_TOKENS_MAX, PKV_ETOOBIG,
+            "sequence_tokens_max: at most 2^27");
+    REQUIRE(config->plans_max <= PLANS_MAX, PKV_ETOOBIG, "plans_max: at most 64");
+    REQUIRE(config->plan_sequences_max <= SEQUENCES_MAX, PKV_ETOOBIG,
+            "plan_sequences_max: at most 2^20");
+    REQUIRE(config->plan_tokens_max <= PLAN_TOKENS_MAX, PKV_ETOOBIG,
+            "plan_tokens_max: at most 2^20");
+    REQUIRE(config->trace_events_max <= TRACE_EVENTS_MAX, PKV_ETOOBIG,
+            "trace_events_max: at most 2^20");
+    REQUIRE(config->threads <= THREADS_MAX, PKV_ETOOBIG, "threads: at most 1024");
+    return PKV_OK;
+}
+
+static int check_leaves(pkv_config* config, const char** why) {
+    const uint64_t per_sequence = pkvi_leaves_for(pkvi_config_pages_max(config));
+    const uint64_t all = per_sequence * config->sequences_max;
+    REQUIRE(config->table_leaves_max != 0 || all <= UINT32_MAX / PKVI_LEAF_PAGES, PKV_ETOOBIG,
+            "table_leaves_max: set it; sequences_max times sequence_tokens_max is too large");
+    set_default(&config->table_leaves_max, (uint32_t)all);
+    REQUIRE(config->table_leaves_max <= UINT32_MAX / PKVI_LEAF_PAGES, PKV_ETOOBIG,
+            "table_leaves_max: at most 2^24");
+    return PKV_OK;
+}
+
+static int compute_sizes(const pkv_config* config, struct pkvi_layout* layout, pkv_sizes* sizes,
+                         const char** why) {
+    REQUIRE(pkvi_layout_init(layout, &config->groups[0]), PKV_ETOOBIG,
+            "groups[0]: one block does not fit 64 bits");
+    const uint64_t per_extent = PKVI_EXTENT_BYTES / layout->block_bytes;
+    sizes->block_bytes = layout->block_bytes;
+    sizes->blocks_per_extent = per_extent > 0 ? (uint32_t)per_extent : 1;
+    sizes->extents = pkvi_ceil_div(config->blocks, sizes->blocks_per_extent);
+    uint64_t extent_bytes;
+    REQUIRE(pkvi_mul(sizes->blocks_per_extent, layout->block_bytes, &extent_bytes), PKV_ETOOBIG,
+            "groups[0]: one extent does not fit 64 bits");
+    REQUIRE(pkvi_mul(extent_bytes, sizes->extents, &sizes->arena_bytes), PKV_ETOOBIG,
+            "blocks: the arena does not fit 64 bits");
+    REQUIRE(sizes->arena_bytes <= PTRDIFF_MAX, PKV_ETOOBIG,
+            "blocks: the arena does not fit the address space");
+    return PKV_OK;
+}
+
+int pkvi_config_resolve(const pkv_config* config, pkv_config* resolved, struct pkvi_layout* layout,
+                        pkv_sizes* sizes, const char** why) {
+    REQUIRE(config->struct_size == sizeof *config, PKV_EVERSION,
+            "struct_size: call pkv_config_init first");
+    REQUIRE((config->version ^ PKV_VERSION) >> 8 == 0, PKV_EVERSION,
+            "version: the program was compiled for another version");
+    pkv_config result = *config;
+    if (result.device == NULL) result.device = "cpu";
+    set_default(&result.group_count, 1);
+    REQUIRE(pkvi_device_known(result.device), PKV_ENOTSUP, "device: \"cpu\" or \"sim\"");
+    REQUIRE(result.isa == NULL || pkvi_isa_known(result.isa), PKV_ENOTSUP,
+            "isa: not one that this library has and this processor runs");
+    REQUIRE(result.group_count == 1, PKV_ENOTSUP, "group_count: this version takes one group");
+    PKVI_TRY(check_group(&result.groups[0], why));
+    PKVI_TRY(check_limits(&result, why));
+    PKVI_TRY(check_leaves(&result, why));
+    PKVI_TRY(compute_sizes(&result, layout, sizes, why));
+    *resolved = result;
+    return PKV_OK;
+}
+
+uint32_t pkvi_config_pages_max(const pkv_config* resolved) {
+    return pkvi_ceil_div(resolved->sequence_tokens_max, resolved->groups[0].block_tokens);
+}

@@ -1,0 +1,207 @@
+/* plan.c - see plan.h. */
+#include "core/plan.h"
+
+#include "core/cache.h"
+#include <string.h>
+
+/* ---- Slots and handles ------------------------------------------------------------------------- */
+
+static int open_arrays(struct pkvi_plan* plan, struct pkvi_mem* mem, const pkv_config* config,
+                       uint32_t stride) {
+    const uint64_t seqs = config->plan_sequences_max;
+    const uint64_t tokens = config->plan_tokens_max;
+    PKVI_TRY(pkvi_mem_take(mem, seqs, sizeof *plan->seqs, (void**)&plan->seqs));
+    PKVI_TRY(pkvi_mem_take(mem, seqs + 1, sizeof *plan->starts, (void**)&plan->starts));
+    PKVI_TRY(pkvi_mem_take(mem, seqs, sizeof *plan->lengths, (void**)&plan->lengths));
+    PKVI_TRY(pkvi_mem_take(mem, tokens, sizeof *plan->positions, (void**)&plan->positions));
+    PKVI_TRY(pkvi_mem_take(mem, tokens, sizeof *plan->slots, (void**)&plan->slots));
+    PKVI_TRY(pkvi_mem_take(mem, seqs, sizeof *plan->rows, (void**)&plan->rows));
+    return pkvi_mem_take(mem, seqs * stride, sizeof(uint32_t), (void**)&plan->block_table);
+}
+
+int pkvi_plans_open(struct pkvi_plans* plans, struct pkvi_mem* mem, const pkv_config* config,
+                    uint32_t first_generation) {
+    *plans = (struct pkvi_plans){.count_max = config->plans_max,
+                                 .table_stride = pkvi_config_pages_max(config)};
+    PKVI_TRY(pkvi_mem_take(mem, plans->count_max, sizeof *plans->slots, (void**)&plans->slots));
+    for (uint32_t i = 0; i < plans->count_max; i++) {
+        struct pkvi_plan* plan = &plans->slots[i];
+        plan->generation = first_generation;
+        plan->next_free = i + 1 < plans->count_max ? i + 1 : PKVI_NONE;
+        PKVI_TRY(open_arrays(plan, mem, config, plans->table_stride));
+    }
+    return PKV_OK;
+}
+
+void pkvi_plans_close(struct pkvi_plans* plans, struct pkvi_mem* mem) {
+    if (plans->slots == NULL) return;
+    for (uint32_t i = 0; i < plans->count_max; i++) {
+        struct pkvi_plan* plan = &plans->slots[i];
+        pkvi_mem_give(mem, plan->block_table);
+        pkvi_mem_give(mem, plan->rows);
+        pkvi_mem_give(mem, plan->slots);
+        pkvi_mem_give(mem, plan->positions);
+        pkvi_mem_give(mem, plan->lengths);
+        pkvi_mem_give(mem, plan->starts);
+        pkvi_mem_give(mem, plan->seqs);
+    }
+    pkvi_mem_give(mem, plans->slots);
+}
+
+static pkv_plan plan_handle(const struct pkvi_plans* plans, const struct pkvi_plan* plan) {
+    const uint32_t slot = (uint32_t)(plan - plans->slots);
+    return (pkv_plan){pkvi_handle_make(PKVI_HANDLE_PLAN, plan->generation, slot)};
+}
+
+int pkvi_plan_find(const struct pkvi_plans* plans, pkv_plan handle, struct pkvi_plan** plan) {
+    const uint32_t slot = pkvi_handle_slot(handle.id);
+    if (slot >= plans->count_max) return PKV_ESTALE;
+    struct pkvi_plan* found = &plans->slots[slot];
+    if (!found->open) return PKV_ESTALE;
+    if (plan_handle(plans, found).id != handle.id) return PKV_ESTALE;
+    *plan = found;
+    return PKV_OK;
+}
+
+static void close_plan(pkv_cache* cache, struct pkvi_plan* plan) {
+    plan->open = false;
+    plan->generation++;
+    plan->next_free = cache->plans.free_head;
+    cache->plans.free_head = (uint32_t)(plan - cache->plans.slots);
+    cache->plans.open_count--;
+}
+
+/* ---- Begin ------------------------------------------------------------------------------------- */
+
+/* Turn one public entry into a reservation; `serial` finds a sequence that is named twice. */
+static int admit_entry(pkv_cache* cache, const pkv_entry* entry, uint64_t serial,
+                       struct pkvi_reservation* item) {
+    struct pkvi_seq* seq;
+    if (entry->count == 0) return PKV_EINVAL;
+    PKVI_TRY(pkvi_seq_find(&cache->seqs, entry->seq, &seq));
+    if (seq->mark == serial) return PKV_EINVAL;
+    PKVI_TRY(pkvi_seq_check_idle(seq));
+    seq->mark = serial;
+    *item = (struct pkvi_reservation){.seq = seq, .tokens = entry->tokens, .count = entry->count};
+    return PKV_OK;
+}
+
+static int admit_entries(pkv_cache* cache, const pkv_entry* entries, uint32_t count) {
+    if (count == 0) return PKV_EINVAL;
+    if (count > cache->config.plan_sequences_max) return PKV_ETOOBIG;
+    const uint64_t serial = ++cache->scratch.serial;
+    uint64_t tokens = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        struct pkvi_reservation* item = &cache->scratch.items[i];
+        PKVI_TRY(admit_entry(cache, &entries[i], serial, item));
+        if (item->seq->reserved > 0) return PKV_EBUSY;
+        tokens += item->count;
+    }
+    return tokens <= cache->config.plan_tokens_max ? PKV_OK : PKV_ETOOBIG;
+}
+
+static void fill_tokens(const pkv_cache* cache, struct pkvi_plan* plan, const struct pkvi_seq* seq) {
+    for (uint32_t i = 0; i < seq->reserved; i++) {
+        plan->positions[plan->tokens] = seq->length + i;
+        plan->slots[plan->tokens] = pkvi_seq_slot(cache, seq, seq->length + i);
+        plan->tokens++;
+    }
+}
+
+/* Bring row `index` up to date with the table of `seq`. */
+static void fill_row(pkv_cache* cache, struct pkvi_plan* plan, uint32_t index,
+                     const struct pkvi_seq* seq) {
+    struct pkvi_row* row = &plan->rows[index];
+    const uint64_t seq_id = plan->seqs[index].id;
+    const bool is_same = row->seq_id == seq_id && row->version == seq->version;
+    uint32_t* blocks = plan->block_table + (size_t)index * cache->plans.table_stride;
+    for (uint32_t page = is_same ? row->pages : 0; page < seq->table.pages; page++)
+        blocks[page] = pkvi_table_get(&cache->leaves, &seq->table, page);
+    *row = (struct pkvi_row){seq_id, seq->version, seq->table.pages};
+    cache->stats.table_rows_extended += is_same;
+    cache->stats.table_rows_rewritten += !is_same;
+}
+
+static void fill_plan(pkv_cache* cache, struct pkvi_plan* plan, uint32_t count) {
+    plan->entries = count;
+    plan->tokens = 0;
+    plan->starts[0] = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        struct pkvi_seq* seq = cache->scratch.items[i].seq;
+        seq->in_plan = true;
+        plan->seqs[i] = pkvi_seq_handle(&cache->seqs, seq);
+        plan->lengths[i] = seq->length + seq->reserved;
+        fill_tokens(cache, plan, seq);
+        plan->starts[i + 1] = plan->tokens;
+        fill_row(cache, plan, i, seq);
+    }
+}
+
+int pkvi_plan_begin(pkv_cache* cache, const pkv_entry* entries, uint32_t count, pkv_plan* handle) {
+    PKVI_TRY(admit_entries(cache, entries, count));
+    if (cache->plans.free_head == PKVI_NONE) return PKV_EBUSY;
+    PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_PLAN_BEGIN));
+    PKVI_TRY(pkvi_reserve(cache, count));
+    struct pkvi_plan* plan = &cache->plans.slots[cache->plans.free_head];
+    cache->plans.free_head = plan->next_free;
+    cache->plans.open_count++;
+    plan->open = true;
+    fill_plan(cache, plan, count);
+    *handle = plan_handle(&cache->plans, plan);
+    pkvi_trace_note(&cache->trace, "plan.begin", handle->id, plan->tokens);
+    return PKV_OK;
+}
+
+int pkvi_seq_append(pkv_cache* cache, const pkv_entry* entry, uint32_t* slots) {
+    PKVI_TRY(admit_entry(cache, entry, ++cache->scratch.serial, &cache->scratch.items[0]));
+    if (entry->count > cache->config.plan_tokens_max) return PKV_ETOOBIG;
+    PKVI_TRY(pkvi_reserve(cache, 1));
+    const struct pkvi_seq* seq = cache->scratch.items[0].seq;
+    const uint32_t first = seq->length + seq->reserved - entry->count;
+    for (uint32_t i = 0; slots != NULL && i < entry->count; i++)
+        slots[i] = pkvi_seq_slot(cache, seq, first + i);
+    pkvi_trace_note(&cache->trace, "seq.append", entry->seq.id, entry->count);
+    return PKV_OK;
+}
+
+/* ---- End --------------------------------------------------------------------------------------- */
+
+static struct pkvi_seq* release_entry(pkv_cache* cache, const struct pkvi_plan* plan,
+                                      uint32_t index) {
+    struct pkvi_seq* seq = &cache->seqs.slots[pkvi_handle_slot(plan->seqs[index].id)];
+    seq->in_plan = false;
+    return seq;
+}
+
+int pkvi_plan_commit(pkv_cache* cache, struct pkvi_plan* plan) {
+    if (plan->users > 0) return PKV_EBUSY;
+    for (uint32_t i = 0; i < plan->entries; i++)
+        pkvi_seq_commit(cache, release_entry(cache, plan, i));
+    cache->stats.plans_committed++;
+    pkvi_trace_note(&cache->trace, "plan.commit", plan_handle(&cache->plans, plan).id, plan->tokens);
+    close_plan(cache, plan);
+    return PKV_OK;
+}
+
+int pkvi_plan_abort(pkv_cache* cache, struct pkvi_plan* plan) {
+    if (plan->users > 0) return PKV_EBUSY;
+    for (uint32_t i = 0; i < plan->entries; i++)
+        pkvi_seq_drop_reserved(cache, release_entry(cache, plan, i));
+    cache->stats.plans_aborted++;
+    pkvi_trace_note(&cache->trace, "plan.abort", plan_handle(&cache->plans, plan).id, plan->tokens);
+    close_plan(cache, plan);
+    return PKV_OK;
+}
+
+void pkvi_plan_info(const pkv_cache* cache, const struct pkvi_plan* plan, pkv_plan_info* info) {
+    *info = (pkv_plan_info){
+        .entries = plan->entries,
+        .tokens = plan->tokens,
+        .table_stride = cache->plans.table_stride,
+        .starts = plan->starts,
+        .lengths = plan->lengths,
+        .positions = plan->positions,
+        .slots = plan->slots,
+        .block_table = plan->block_table,
+    };
+}

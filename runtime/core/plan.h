@@ -1,0 +1,61 @@
+/* plan.h - what one step computes: a batch of reservations, and the arrays that kernels read.
+ *
+ * Rows of the block table stay where they are between steps. Row r remembers which sequence it showed, at
+ * which version of its table, and how many pages; when the same sequence comes back at the same version,
+ * only new pages are appended. An engine that keeps its batch in order therefore rewrites nothing.
+ *
+ * Holds   L1  a sequence is in at most one open plan
+ *         L2  row r of an open plan equals the page table of its sequence
+ * Threads the cache's lock; `users` counts kernels that read the arrays outside it. */
+#ifndef PKVI_CORE_PLAN_H
+#define PKVI_CORE_PLAN_H
+
+#include "core/reserve.h"
+
+/* What a row of the block table shows. */
+struct pkvi_row {
+    uint64_t seq_id;
+    uint32_t version;
+    uint32_t pages;
+};
+
+struct pkvi_plan {
+    uint32_t generation;
+    uint32_t entries;
+    uint32_t tokens;
+    uint32_t users; /* writes and attends that run now */
+    uint32_t next_free;
+    bool open;
+    pkv_seq* seqs;         /* [plan_sequences_max] */
+    uint32_t* starts;      /* [plan_sequences_max + 1] */
+    uint32_t* lengths;     /* [plan_sequences_max] */
+    uint32_t* positions;   /* [plan_tokens_max] */
+    uint32_t* slots;       /* [plan_tokens_max] */
+    struct pkvi_row* rows; /* [plan_sequences_max] */
+    uint32_t* block_table; /* [plan_sequences_max][table_stride] */
+};
+
+struct pkvi_plans {
+    struct pkvi_plan* slots;
+    uint32_t count_max;
+    uint32_t open_count;
+    uint32_t free_head;
+    uint32_t table_stride; /* pages of the longest sequence */
+};
+
+int pkvi_plans_open(struct pkvi_plans* plans, struct pkvi_mem* mem, const pkv_config* config,
+                    uint32_t first_generation);
+void pkvi_plans_close(struct pkvi_plans* plans, struct pkvi_mem* mem);
+
+/* PKV_ESTALE unless `handle` names an open plan of this cache. */
+int pkvi_plan_find(const struct pkvi_plans* plans, pkv_plan handle, struct pkvi_plan** plan);
+
+int pkvi_plan_begin(pkv_cache* cache, const pkv_entry* entries, uint32_t count, pkv_plan* handle);
+int pkvi_plan_commit(pkv_cache* cache, struct pkvi_plan* plan);
+int pkvi_plan_abort(pkv_cache* cache, struct pkvi_plan* plan);
+void pkvi_plan_info(const pkv_cache* cache, const struct pkvi_plan* plan, pkv_plan_info* info);
+
+/* Reserve for one sequence outside any plan: pkv_seq_append. */
+int pkvi_seq_append(pkv_cache* cache, const pkv_entry* entry, uint32_t* slots);
+
+#endif

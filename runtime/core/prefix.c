@@ -1,0 +1,161 @@
+/* prefix.c - see prefix.h for the idea and the invariants. */
+#include "core/prefix.h"
+
+#include "base/limits.h"
+#include <assert.h>
+#include <string.h>
+
+static uint32_t bucket_of(const struct pkvi_prefix* prefix, uint64_t tenant, uint32_t parent,
+                          uint32_t parent_generation, const uint32_t* tokens) {
+    struct {
+        uint64_t tenant;
+        uint32_t parent, parent_generation;
+        uint32_t tokens[PKV_BLOCK_TOKENS_MAX];
+    } key;
+    const size_t token_bytes = prefix->pool->block_tokens * sizeof *tokens;
+    key.tenant = tenant;
+    key.parent = parent;
+    key.parent_generation = parent_generation;
+    memcpy(key.tokens, tokens, token_bytes);
+    const uint64_t hash = pkvi_hash(prefix->key, &key, offsetof(__typeof__(key), tokens) + token_bytes);
+    return (uint32_t)hash & prefix->bucket_mask;
+}
+
+static uint32_t generation_of(const struct pkvi_prefix* prefix, uint32_t parent) {
+    return parent == PKVI_NONE ? 0 : prefix->generation[parent];
+}
+
+static uint32_t bucket_count_for(uint32_t blocks) {
+    uint32_t bits = 0;
+    while (bits < PKVI_HASH_BITS_MAX && (1U << bits) < blocks)
+        bits++;
+    return 1U << bits;
+}
+
+int pkvi_prefix_open(struct pkvi_prefix* prefix, struct pkvi_pool* pool, struct pkvi_mem* mem,
+                     struct pkvi_hash_key key) {
+    const uint32_t blocks = pool->block_count;
+    const uint32_t buckets = bucket_count_for(blocks);
+    *prefix = (struct pkvi_prefix){
+        .pool = pool,
+        .key = key,
+        .bucket_mask = buckets - 1,
+        .idle_head = PKVI_NONE,
+        .idle_tail = PKVI_NONE,
+    };
+    uint32_t** const arrays[] = {&prefix->chain,      &prefix->parent,        &prefix->parent_generation,
+                                 &prefix->generation, &prefix->idle_previous, &prefix->idle_next};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+        PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof(uint32_t), (void**)arrays[i]));
+    PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *prefix->indexed, (void**)&prefix->indexed));
+    PKVI_TRY(pkvi_mem_take(mem, buckets, sizeof(uint32_t), (void**)&prefix->buckets));
+    for (uint32_t i = 0; i < buckets; i++)
+        prefix->buckets[i] = PKVI_NONE;
+    return PKV_OK;
+}
+
+void pkvi_prefix_close(struct pkvi_prefix* prefix, struct pkvi_mem* mem) {
+    pkvi_mem_give(mem, prefix->buckets);
+    pkvi_mem_give(mem, prefix->indexed);
+    pkvi_mem_give(mem, prefix->idle_next);
+    pkvi_mem_give(mem, prefix->idle_previous);
+    pkvi_mem_give(mem, prefix->generation);
+    pkvi_mem_give(mem, prefix->parent_generation);
+    pkvi_mem_give(mem, prefix->parent);
+    pkvi_mem_give(mem, prefix->chain);
+}
+
+static bool node_has_key(const struct pkvi_prefix* prefix, uint32_t node, uint64_t tenant,
+                         uint32_t parent, const uint32_t* tokens) {
+    if (prefix->parent[node] != parent) return false;
+    if (prefix->parent_generation[node] != generation_of(prefix, parent)) return false;
+    if (prefix->pool->owner[node] != tenant) return false;
+    const size_t bytes = prefix->pool->block_tokens * sizeof *tokens;
+    return memcmp(pkvi_pool_tokens(prefix->pool, node), tokens, bytes) == 0;
+}
+
+uint32_t pkvi_prefix_find(const struct pkvi_prefix* prefix, uint64_t tenant, uint32_t parent,
+                          const uint32_t* tokens) {
+    const uint32_t generation = generation_of(prefix, parent);
+    uint32_t node = prefix->buckets[bucket_of(prefix, tenant, parent, generation, tokens)];
+    while (node != PKVI_NONE && !node_has_key(prefix, node, tenant, parent, tokens))
+        node = prefix->chain[node];
+    return node;
+}
+
+/* By the node's own record, since its parent may have moved on. */
+uint32_t pkvi_prefix_bucket(const struct pkvi_prefix* prefix, uint32_t block) {
+    return bucket_of(prefix, prefix->pool->owner[block], prefix->parent[block],
+                     prefix->parent_generation[block], pkvi_pool_tokens(prefix->pool, block));
+}
+
+void pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block, uint32_t parent) {
+    assert(!prefix->indexed[block]);
+    assert(parent == PKVI_NONE || prefix->indexed[parent]);
+    prefix->parent[block] = parent;
+    prefix->parent_generation[block] = generation_of(prefix, parent);
+    uint32_t* const bucket = &prefix->buckets[pkvi_prefix_bucket(prefix, block)];
+    prefix->chain[block] = *bucket;
+    *bucket = block;
+    prefix->indexed[block] = 1;
+    prefix->node_count++;
+    pkvi_pool_ref(prefix->pool, block);
+}
+
+static void remove_node(struct pkvi_prefix* prefix, uint32_t node) {
+    uint32_t* link = &prefix->buckets[pkvi_prefix_bucket(prefix, node)];
+    while (*link != node)
+        link = &prefix->chain[*link];
+    *link = prefix->chain[node];
+    prefix->indexed[node] = 0;
+    prefix->generation[node]++;
+    prefix->node_count--;
+}
+
+static void idle_append(struct pkvi_prefix* prefix, uint32_t block) {
+    prefix->idle_previous[block] = prefix->idle_tail;
+    prefix->idle_next[block] = PKVI_NONE;
+    if (prefix->idle_tail == PKVI_NONE)
+        prefix->idle_head = block;
+    else
+        prefix->idle_next[prefix->idle_tail] = block;
+    prefix->idle_tail = block;
+    prefix->idle_count++;
+}
+
+static void idle_remove(struct pkvi_prefix* prefix, uint32_t block) {
+    const uint32_t previous = prefix->idle_previous[block];
+    const uint32_t next = prefix->idle_next[block];
+    if (previous == PKVI_NONE)
+        prefix->idle_head = next;
+    else
+        prefix->idle_next[previous] = next;
+    if (next == PKVI_NONE)
+        prefix->idle_tail = previous;
+    else
+        prefix->idle_previous[next] = previous;
+    prefix->idle_count--;
+}
+
+static bool is_idle(const struct pkvi_prefix* prefix, uint32_t block) {
+    return prefix->indexed[block] && prefix->pool->refs[block] == 1;
+}
+
+void pkvi_prefix_ref(struct pkvi_prefix* prefix, uint32_t block) {
+    if (is_idle(prefix, block)) idle_remove(prefix, block);
+    pkvi_pool_ref(prefix->pool, block);
+}
+
+void pkvi_prefix_unref(struct pkvi_prefix* prefix, uint32_t block) {
+    pkvi_pool_unref(prefix->pool, block);
+    if (is_idle(prefix, block)) idle_append(prefix, block);
+}
+
+uint32_t pkvi_prefix_evict(struct pkvi_prefix* prefix) {
+    assert(prefix->idle_count > 0);
+    const uint32_t block = prefix->idle_head;
+    idle_remove(prefix, block);
+    remove_node(prefix, block);
+    pkvi_pool_unref(prefix->pool, block);
+    return block;
+}

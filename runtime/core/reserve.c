@@ -1,0 +1,218 @@
+/* reserve.c - see reserve.h.
+ *
+ *   decide  count blocks and leaves from the state as it is; refuse what does not fit
+ *   take    evict cached blocks if need be, take blocks from the pool: cannot fail any more
+ *   move    zero blocks that held another tenant's bytes, copy shared tails: the device can fail, and then
+ *           the blocks go back and no sequence has noticed
+ *   apply   put the blocks into the tables
+ *
+ * The blocks of a batch stand in scratch.blocks in a fixed order: for each item in turn the copy of its
+ * tail, if any, and then its new pages. */
+#include "core/reserve.h"
+
+#include "core/cache.h"
+#include <assert.h>
+#include <string.h>
+
+int pkvi_scratch_open(struct pkvi_scratch* scratch, struct pkvi_mem* mem, const pkv_config* config) {
+    const uint32_t items = config->plan_sequences_max;
+    PKVI_TRY(pkvi_mem_take(mem, items, sizeof *scratch->items, (void**)&scratch->items));
+    PKVI_TRY(pkvi_mem_take(mem, items, sizeof *scratch->tickets, (void**)&scratch->tickets));
+    return pkvi_mem_take(mem, config->blocks, sizeof *scratch->blocks, (void**)&scratch->blocks);
+}
+
+void pkvi_scratch_close(struct pkvi_scratch* scratch, struct pkvi_mem* mem) {
+    pkvi_mem_give(mem, scratch->blocks);
+    pkvi_mem_give(mem, scratch->tickets);
+    pkvi_mem_give(mem, scratch->items);
+}
+
+/* ---- Decide ------------------------------------------------------------------------------------ */
+
+struct need {
+    uint64_t blocks;
+    uint64_t leaves;
+};
+
+static void decide_tail(const pkv_cache* cache, struct pkvi_reservation* item, uint32_t used) {
+    const struct pkvi_table* table = &item->seq->table;
+    item->own_leaf = false;
+    item->copy_tail = false;
+    if (table->pages == 0) return;
+    const uint32_t tail = table->pages - 1;
+    const bool leaf_is_shared = pkvi_table_is_shared(&cache->leaves, table, tail);
+    const bool tail_is_partial = used % cache->pool.block_tokens != 0;
+    if (tail_is_partial) {
+        const uint32_t block = pkvi_table_get(&cache->leaves, table, tail);
+        item->copy_tail = leaf_is_shared || cache->pool.refs[block] > 1;
+    }
+    const bool leaf_has_room = table->pages % PKVI_LEAF_PAGES != 0;
+    const bool leaf_is_written = item->copy_tail || (item->new_pages > 0 && leaf_has_room);
+    item->own_leaf = leaf_is_shared && leaf_is_written;
+}
+
+static int decide_item(const pkv_cache* cache, struct pkvi_reservation* item, struct need* need) {
+    const struct pkvi_seq* seq = item->seq;
+    const uint32_t used = seq->length + seq->reserved;
+    if (item->count > cache->config.sequence_tokens_max - used) return PKV_ETOOBIG;
+    const uint32_t pages = pkvi_ceil_div(used + item->count, cache->pool.block_tokens);
+    item->new_pages = pages - seq->table.pages;
+    decide_tail(cache, item, used);
+    need->blocks += item->new_pages + item->copy_tail;
+    need->leaves += pkvi_leaves_for(pages) - pkvi_leaves_for(seq->table.pages) + item->own_leaf;
+    return PKV_OK;
+}
+
+static int decide_leaves(pkv_cache* cache, uint64_t leaves) {
+    if (leaves == 0) return PKV_OK;
+    PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_TABLE_LEAF));
+    return leaves <= cache->leaves.free_count ? PKV_OK : PKV_ENOLEAVES;
+}
+
+/* How many cached blocks must go so that `blocks` fit? */
+static int decide_evictions(pkv_cache* cache, uint64_t blocks, uint32_t* evictions) {
+    *evictions = 0;
+    if (blocks == 0) return PKV_OK;
+    if (blocks > cache->pool.block_count) return PKV_ETOOBIG;
+    if (blocks > cache->pool.free_count) {
+        *evictions = (uint32_t)blocks - cache->pool.free_count;
+        if (*evictions > cache->prefix.idle_count) return PKV_ENOBLOCKS;
+        PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_PREFIX_EVICT));
+    }
+    return pkvi_pool_admit(&cache->pool, (uint32_t)blocks, *evictions);
+}
+
+/* ---- Take and move ----------------------------------------------------------------------------- */
+
+static void take_blocks(pkv_cache* cache, uint32_t blocks, uint32_t evictions) {
+    for (uint32_t i = 0; i < evictions; i++) {
+        const uint32_t block = pkvi_prefix_evict(&cache->prefix);
+        pkvi_trace_note(&cache->trace, "prefix.evict", block, i);
+    }
+    cache->stats.evictions += evictions;
+    pkvi_pool_take(&cache->pool, blocks, cache->scratch.blocks);
+}
+
+static void return_blocks(pkv_cache* cache, uint32_t blocks) {
+    while (blocks-- > 0)
+        pkvi_pool_unref(&cache->pool, cache->scratch.blocks[blocks]);
+}
+
+static int scrub_block(pkv_cache* cache, uint32_t block, uint64_t tenant) {
+    struct pkvi_pool* pool = &cache->pool;
+    if (pkvi_pool_is_foreign(pool, block, tenant)) {
+        unsigned char* bytes = pkvi_space_block(&pool->space, block);
+        PKVI_TRY(cache->device->ops->zero(cache->device, bytes, pool->space.block_bytes));
+        pool->written[block] = 0;
+        cache->stats.scrubs++;
+    }
+    pool->owner[block] = tenant;
+    return PKV_OK;
+}
+
+/* Every block leaves here as `tenant`'s or zeroed. */
+static int scrub_blocks(pkv_cache* cache, uint32_t count) {
+    const uint32_t* block = cache->scratch.blocks;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct pkvi_reservation* item = &cache->scratch.items[i];
+        for (uint32_t n = item->new_pages + item->copy_tail; n > 0; n--)
+            PKVI_TRY(scrub_block(cache, *block++, item->seq->tenant));
+    }
+    return PKV_OK;
+}
+
+static int submit_copy(pkv_cache* cache, const struct pkvi_seq* seq, uint32_t to, uint64_t* ticket) {
+    const uint32_t from = pkvi_table_get(&cache->leaves, &seq->table, seq->table.pages - 1);
+    const struct pkvi_space* space = &cache->pool.space;
+    cache->pool.written[to] = 1;
+    return cache->device->ops->copy(cache->device, pkvi_space_block(space, to),
+                                    pkvi_space_block(space, from), space->block_bytes, ticket);
+}
+
+/* Copy the shared tails, all in flight at once; waits for every copy, also after a failure. */
+static int copy_tails(pkv_cache* cache, uint32_t count) {
+    struct pkvi_scratch* scratch = &cache->scratch;
+    uint32_t submitted = 0;
+    uint32_t block = 0;
+    int status = PKV_OK;
+    for (uint32_t i = 0; i < count && status == PKV_OK; i++) {
+        const struct pkvi_reservation* item = &scratch->items[i];
+        if (item->copy_tail) {
+            status = submit_copy(cache, item->seq, scratch->blocks[block],
+                                 &scratch->tickets[submitted]);
+            submitted += status == PKV_OK;
+        }
+        block += item->new_pages + item->copy_tail;
+    }
+    for (uint32_t i = 0; i < submitted; i++) {
+        const int ended = cache->device->ops->wait(cache->device, scratch->tickets[i]);
+        if (status == PKV_OK) status = ended;
+    }
+    return status;
+}
+
+/* ---- Apply ------------------------------------------------------------------------------------- */
+
+static void replace_tail(pkv_cache* cache, struct pkvi_seq* seq, uint32_t block) {
+    const uint32_t page = seq->table.pages - 1;
+    const uint32_t shared = pkvi_table_get(&cache->leaves, &seq->table, page);
+    memcpy(pkvi_pool_tokens(&cache->pool, block), pkvi_pool_tokens(&cache->pool, shared),
+           cache->pool.block_tokens * sizeof(uint32_t));
+    pkvi_table_set(&cache->leaves, &seq->table, page, block);
+    pkvi_prefix_unref(&cache->prefix, shared);
+    seq->version++;
+    cache->stats.cow_copies++;
+}
+
+/* Note the ids of the new tokens in their blocks. */
+static void record_tokens(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* tokens,
+                          uint32_t count) {
+    const uint32_t block_tokens = cache->pool.block_tokens;
+    uint32_t position = seq->length + seq->reserved;
+    if (tokens == NULL || seq->known != position) return;
+    for (uint32_t i = 0; i < count; i++, position++) {
+        const uint32_t block = pkvi_table_get(&cache->leaves, &seq->table, position / block_tokens);
+        pkvi_pool_tokens(&cache->pool, block)[position % block_tokens] = tokens[i];
+    }
+    seq->known = position;
+}
+
+/* Returns how many of `blocks` were used. */
+static uint32_t apply_item(pkv_cache* cache, const struct pkvi_reservation* item,
+                           const uint32_t* blocks) {
+    struct pkvi_seq* seq = item->seq;
+    uint32_t used = 0;
+    if (item->own_leaf) pkvi_table_own(&cache->leaves, &seq->table, seq->table.pages - 1);
+    if (item->copy_tail) replace_tail(cache, seq, blocks[used++]);
+    for (uint32_t i = 0; i < item->new_pages; i++) {
+        cache->pool.written[blocks[used]] = 1;
+        pkvi_table_push(&cache->leaves, &seq->table, blocks[used++]);
+    }
+    record_tokens(cache, seq, item->tokens, item->count);
+    seq->reserved += item->count;
+    return used;
+}
+
+int pkvi_reserve(pkv_cache* cache, uint32_t count) {
+    struct need need = {0, 0};
+    for (uint32_t i = 0; i < count; i++)
+        PKVI_TRY(decide_item(cache, &cache->scratch.items[i], &need));
+    uint32_t evictions;
+    PKVI_TRY(decide_evictions(cache, need.blocks, &evictions));
+    PKVI_TRY(decide_leaves(cache, need.leaves));
+
+    const uint32_t blocks = (uint32_t)need.blocks;
+    take_blocks(cache, blocks, evictions);
+    int status = scrub_blocks(cache, count);
+    if (status == PKV_OK) status = copy_tails(cache, count);
+    if (status != PKV_OK) {
+        return_blocks(cache, blocks);
+        return status;
+    }
+    uint32_t used = 0;
+    for (uint32_t i = 0; i < count; i++)
+        used += apply_item(cache, &cache->scratch.items[i], cache->scratch.blocks + used);
+    assert(used == blocks);
+    pkvi_cache_note_peak(cache);
+    return PKV_OK;
+}

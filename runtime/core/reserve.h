@@ -1,0 +1,34 @@
+/* reserve.h - slots for the next tokens of many sequences at once: all of them, or none.
+ *
+ * Decide, take, move, apply. Only the last phase touches a sequence, and it cannot fail. */
+#ifndef PKVI_CORE_RESERVE_H
+#define PKVI_CORE_RESERVE_H
+
+#include "core/seq.h"
+
+/* One sequence of a batch: what is asked, and what was decided. */
+struct pkvi_reservation {
+    struct pkvi_seq* seq;
+    const uint32_t* tokens; /* [count] or NULL */
+    uint32_t count;
+    uint32_t new_pages;
+    bool own_leaf;  /* the last leaf is shared and will be written: copy it first */
+    bool copy_tail; /* the last page is partly filled and shared: copy its block first */
+};
+
+/* Room for one batch, taken at create. */
+struct pkvi_scratch {
+    struct pkvi_reservation* items; /* [plan_sequences_max] */
+    uint32_t* blocks;               /* [blocks] */
+    uint64_t* tickets;              /* [plan_sequences_max] */
+    uint64_t serial;                /* of the last batch */
+};
+
+int pkvi_scratch_open(struct pkvi_scratch* scratch, struct pkvi_mem* mem, const pkv_config* config);
+void pkvi_scratch_close(struct pkvi_scratch* scratch, struct pkvi_mem* mem);
+
+/* Reserve for scratch.items[0 .. count), whose first three fields are set; sequences are distinct and idle.
+ * Errors  PKV_ETOOBIG, PKV_ENOLEAVES, PKV_ENOBLOCKS, PKV_EIO, PKV_ETIMEDOUT, as at pkv_plan_begin. */
+int pkvi_reserve(pkv_cache* cache, uint32_t count);
+
+#endif

@@ -1,0 +1,270 @@
+/* seq.c - see seq.h. Reservation, the one verb that is hard, has a file of its own: reserve.c. */
+#include "core/seq.h"
+
+#include "core/cache.h"
+#include <assert.h>
+
+/* ---- Slots and handles ----------------------------------------------------------------------- */
+
+int pkvi_seqs_open(struct pkvi_seqs* seqs, struct pkvi_mem* mem, const pkv_config* config,
+                   uint32_t first_generation) {
+    const uint32_t leaves = pkvi_leaves_for(pkvi_config_pages_max(config));
+    *seqs = (struct pkvi_seqs){.count_max = config->sequences_max, .free_head = 0};
+    PKVI_TRY(pkvi_mem_take(mem, seqs->count_max, sizeof *seqs->slots, (void**)&seqs->slots));
+    PKVI_TRY(pkvi_mem_take(mem, (uint64_t)seqs->count_max * leaves, sizeof *seqs->directories,
+                           (void**)&seqs->directories));
+    for (uint32_t i = 0; i < seqs->count_max; i++) {
+        struct pkvi_seq* seq = &seqs->slots[i];
+        seq->table.leaves = seqs->directories + (size_t)i * leaves;
+        seq->generation = first_generation;
+        seq->next_free = i + 1 < seqs->count_max ? i + 1 : PKVI_NONE;
+    }
+    return PKV_OK;
+}
+
+void pkvi_seqs_close(struct pkvi_seqs* seqs, struct pkvi_mem* mem) {
+    pkvi_mem_give(mem, seqs->directories);
+    pkvi_mem_give(mem, seqs->slots);
+}
+
+pkv_seq pkvi_seq_handle(const struct pkvi_seqs* seqs, const struct pkvi_seq* seq) {
+    const uint32_t slot = (uint32_t)(seq - seqs->slots);
+    return (pkv_seq){pkvi_handle_make(PKVI_HANDLE_SEQ, seq->generation, slot)};
+}
+
+int pkvi_seq_find(const struct pkvi_seqs* seqs, pkv_seq handle, struct pkvi_seq** seq) {
+    const uint32_t slot = pkvi_handle_slot(handle.id);
+    if (slot >= seqs->count_max) return PKV_ESTALE;
+    struct pkvi_seq* found = &seqs->slots[slot];
+    if (!found->alive) return PKV_ESTALE;
+    if (pkvi_seq_handle(seqs, found).id != handle.id) return PKV_ESTALE;
+    *seq = found;
+    return PKV_OK;
+}
+
+static struct pkvi_seq* slot_take(struct pkvi_seqs* seqs) {
+    struct pkvi_seq* seq = &seqs->slots[seqs->free_head];
+    seqs->free_head = seq->next_free;
+    seqs->alive_count++;
+    *seq = (struct pkvi_seq){
+        .table.leaves = seq->table.leaves, .generation = seq->generation, .alive = true};
+    return seq;
+}
+
+static void slot_give(struct pkvi_seqs* seqs, struct pkvi_seq* seq) {
+    seq->alive = false;
+    seq->generation++;
+    seq->next_free = seqs->free_head;
+    seqs->free_head = (uint32_t)(seq - seqs->slots);
+    seqs->alive_count--;
+}
+
+int pkvi_seq_check_idle(const struct pkvi_seq* seq) {
+    if (seq->in_plan) return PKV_EBUSY;
+    if (seq->readers > 0) return PKV_EBUSY;
+    return PKV_OK;
+}
+
+uint32_t pkvi_seq_slot(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t position) {
+    const uint32_t block_tokens = cache->pool.block_tokens;
+    const uint32_t block = pkvi_table_get(&cache->leaves, &seq->table, position / block_tokens);
+    return block * block_tokens + position % block_tokens;
+}
+
+/* ---- Create, fork, free ------------------------------------------------------------------------ */
+
+int pkvi_seq_create(pkv_cache* cache, uint64_t tenant, pkv_seq* handle) {
+    PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_SEQ_CREATE));
+    if (cache->seqs.free_head == PKVI_NONE) return PKV_ENOSEQS;
+    struct pkvi_seq* seq = slot_take(&cache->seqs);
+    seq->tenant = tenant;
+    *handle = pkvi_seq_handle(&cache->seqs, seq);
+    pkvi_trace_note(&cache->trace, "seq.create", handle->id, tenant);
+    return PKV_OK;
+}
+
+int pkvi_seq_fork(pkv_cache* cache, const struct pkvi_seq* seq, pkv_seq* handle) {
+    if (seq->in_plan) return PKV_EBUSY;
+    if (seq->reserved > 0) return PKV_EBUSY;
+    PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_SEQ_FORK));
+    if (cache->seqs.free_head == PKVI_NONE) return PKV_ENOSEQS;
+    struct pkvi_seq* child = slot_take(&cache->seqs);
+    child->tenant = seq->tenant;
+    child->length = seq->length;
+    child->known = seq->known;
+    child->rolled_end = seq->rolled_end;
+    pkvi_table_fork(&cache->leaves, &seq->table, &child->table);
+    cache->stats.forks++;
+    *handle = pkvi_seq_handle(&cache->seqs, child);
+    pkvi_trace_note(&cache->trace, "seq.fork", handle->id, child->length);
+    return PKV_OK;
+}
+
+int pkvi_seq_free(pkv_cache* cache, struct pkvi_seq* seq) {
+    PKVI_TRY(pkvi_seq_check_idle(seq));
+    pkvi_trace_note(&cache->trace, "seq.free", pkvi_seq_handle(&cache->seqs, seq).id, seq->length);
+    pkvi_table_cut(&cache->leaves, &seq->table, 0);
+    slot_give(&cache->seqs, seq);
+    return PKV_OK;
+}
+
+/* ---- Match ------------------------------------------------------------------------------------- */
+
+/* Walk the index along `tokens`; blocks found go to `blocks`. Returns how many pages. */
+static uint32_t walk_prefix(const pkv_cache* cache, uint64_t tenant, const uint32_t* tokens,
+                            uint32_t pages, uint32_t* blocks) {
+    uint32_t parent = PKVI_NONE;
+    for (uint32_t page = 0; page < pages; page++) {
+        const uint32_t* page_tokens = tokens + (size_t)page * cache->pool.block_tokens;
+        const uint32_t block = pkvi_prefix_find(&cache->prefix, tenant, parent, page_tokens);
+        if (block == PKVI_NONE) return page;
+        blocks[page] = block;
+        parent = block;
+    }
+    return pages;
+}
+
+int pkvi_seq_match(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* tokens, uint32_t count,
+                   uint32_t* matched) {
+    PKVI_TRY(pkvi_seq_check_idle(seq));
+    if (seq->length + seq->reserved > 0) return PKV_EBUSY;
+    if (count > cache->config.sequence_tokens_max) return PKV_ETOOBIG;
+    PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_SEQ_MATCH));
+    uint32_t* const blocks = cache->scratch.blocks;
+    uint32_t pages = count / cache->pool.block_tokens;
+    if (cache->config.prefix_off) pages = 0;
+    if (pages > cache->pool.block_count) pages = cache->pool.block_count;
+    pages = walk_prefix(cache, seq->tenant, tokens, pages, blocks);
+    if (pkvi_leaves_for(pages) > cache->leaves.free_count) return PKV_ENOLEAVES;
+
+    for (uint32_t page = 0; page < pages; page++) {
+        pkvi_prefix_ref(&cache->prefix, blocks[page]);
+        pkvi_table_push(&cache->leaves, &seq->table, blocks[page]);
+    }
+    seq->length = pages * cache->pool.block_tokens;
+    seq->known = seq->length;
+    cache->stats.prefix_query_tokens += count;
+    cache->stats.prefix_hit_tokens += seq->length;
+    pkvi_cache_note_peak(cache);
+    *matched = seq->length;
+    pkvi_trace_note(&cache->trace, "seq.match", pkvi_seq_handle(&cache->seqs, seq).id, *matched);
+    return PKV_OK;
+}
+
+/* ---- Truncate ---------------------------------------------------------------------------------- */
+
+/* Tokens before this position are behind the window of a sequence of `length` tokens. */
+static uint32_t window_begin(const pkv_cache* cache, uint32_t length) {
+    const uint32_t window = cache->layout.group.window;
+    return window > 0 && length > window ? length - window : 0;
+}
+
+static uint32_t pages_for(const pkv_cache* cache, uint32_t tokens) {
+    return pkvi_ceil_div(tokens, cache->pool.block_tokens);
+}
+
+/* First page that may roll off: the sinks stay. */
+static uint32_t first_rollable_page(const pkv_cache* cache) {
+    return pages_for(cache, cache->layout.group.sinks);
+}
+
+/* Have pages gone that a sequence of `length` tokens would need? */
+static bool has_rolled_past(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t length) {
+    if (seq->rolled_end <= first_rollable_page(cache)) return false;
+    return (uint64_t)seq->rolled_end * cache->pool.block_tokens > window_begin(cache, length);
+}
+
+static void cut_to(pkv_cache* cache, struct pkvi_seq* seq, uint32_t length) {
+    const uint32_t pages = pages_for(cache, length);
+    if (pages < seq->table.pages) seq->version++;
+    pkvi_table_cut(&cache->leaves, &seq->table, pages);
+    seq->length = length;
+    seq->reserved = 0;
+    if (seq->known > length) seq->known = length;
+}
+
+int pkvi_seq_truncate(pkv_cache* cache, struct pkvi_seq* seq, uint32_t length) {
+    PKVI_TRY(pkvi_seq_check_idle(seq));
+    if (length > seq->length) return PKV_ERANGE;
+    if (has_rolled_past(cache, seq, length)) return PKV_ERANGE;
+    if (pkvi_table_cut_needs_leaf(&cache->leaves, &seq->table, pages_for(cache, length))) {
+        PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_TABLE_LEAF));
+        if (cache->leaves.free_count == 0) return PKV_ENOLEAVES;
+    }
+    cut_to(cache, seq, length);
+    pkvi_trace_note(&cache->trace, "seq.truncate", pkvi_seq_handle(&cache->seqs, seq).id, length);
+    return PKV_OK;
+}
+
+void pkvi_seq_drop_reserved(pkv_cache* cache, struct pkvi_seq* seq) {
+    cut_to(cache, seq, seq->length);
+}
+
+/* ---- Commit ------------------------------------------------------------------------------------ */
+
+/* Another sequence computed the same page first: use its block and give ours back. */
+static void share_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page, uint32_t block) {
+    const uint32_t own = pkvi_table_get(&cache->leaves, &seq->table, page);
+    pkvi_prefix_ref(&cache->prefix, block);
+    pkvi_table_set(&cache->leaves, &seq->table, page, block);
+    pkvi_prefix_unref(&cache->prefix, own);
+    seq->version++;
+    cache->stats.prefix_duplicates++;
+}
+
+/* Put one full page into the index. False when it cannot be: its prefix is not there. */
+static bool index_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page) {
+    uint32_t parent = PKVI_NONE;
+    if (page > 0) {
+        parent = pkvi_table_get(&cache->leaves, &seq->table, page - 1);
+        if (parent == PKV_NO_BLOCK) return false;
+        if (!cache->prefix.indexed[parent]) return false;
+    }
+    const uint32_t block = pkvi_table_get(&cache->leaves, &seq->table, page);
+    const uint32_t* tokens = pkvi_pool_tokens(&cache->pool, block);
+    const uint32_t equal = pkvi_prefix_find(&cache->prefix, seq->tenant, parent, tokens);
+    if (equal != PKVI_NONE) {
+        share_page(cache, seq, page, equal);
+    } else {
+        pkvi_prefix_insert(&cache->prefix, block, parent);
+        cache->stats.prefix_inserts++;
+    }
+    return true;
+}
+
+static void index_new_pages(pkv_cache* cache, struct pkvi_seq* seq, uint32_t old_length) {
+    if (cache->config.prefix_off) return;
+    const uint32_t block_tokens = cache->pool.block_tokens;
+    const uint32_t known = seq->known < seq->length ? seq->known : seq->length;
+    for (uint32_t page = old_length / block_tokens; page < known / block_tokens; page++)
+        if (!index_page(cache, seq, page)) return;
+}
+
+/* Drop the blocks that no later token can see. Best effort where a leaf is shared and none is free. */
+static void roll_off(pkv_cache* cache, struct pkvi_seq* seq) {
+    const uint32_t end = window_begin(cache, seq->length) / cache->pool.block_tokens;
+    const uint32_t first = first_rollable_page(cache);
+    if (seq->rolled_end < first) seq->rolled_end = first;
+    for (; seq->rolled_end < end; seq->rolled_end++) {
+        const uint32_t page = seq->rolled_end;
+        if (pkvi_table_is_shared(&cache->leaves, &seq->table, page)) {
+            if (cache->leaves.free_count == 0) return;
+            pkvi_table_own(&cache->leaves, &seq->table, page);
+        }
+        const uint32_t block = pkvi_table_get(&cache->leaves, &seq->table, page);
+        pkvi_table_set(&cache->leaves, &seq->table, page, PKV_NO_BLOCK);
+        pkvi_prefix_unref(&cache->prefix, block);
+        seq->version++;
+        cache->stats.rolled_blocks++;
+    }
+}
+
+void pkvi_seq_commit(pkv_cache* cache, struct pkvi_seq* seq) {
+    const uint32_t old_length = seq->length;
+    cache->stats.tokens_committed += seq->reserved;
+    seq->length += seq->reserved;
+    seq->reserved = 0;
+    index_new_pages(cache, seq, old_length);
+    if (cache->layout.group.window > 0) roll_off(cache, seq);
+    pkvi_trace_note(&cache->trace, "seq.commit", pkvi_seq_handle(&cache->seqs, seq).id, seq->length);
+}

@@ -1,0 +1,71 @@
+/* seq.h - sequences: their length, their table, and the verbs on them.
+ *
+ *   tokens   0 ........................ length ............ length + reserved
+ *            committed: shared, cached,        reserved: have slots, are
+ *            readable                          being computed, nobody else's
+ *
+ * Holds   S1  pages == ceil((length + reserved) / block_tokens)
+ *         S2  blocks of reserved tokens have one reference and stand in private leaves
+ *         S3  known <= length + reserved: so many leading tokens have their ids in the blocks. Only
+ *             pages of known tokens are ever indexed
+ *         S4  rolled pages read PKV_NO_BLOCK: those from the sinks up to rolled_end
+ * Threads the cache's lock. */
+#ifndef PKVI_CORE_SEQ_H
+#define PKVI_CORE_SEQ_H
+
+#include "core/handle.h"
+#include "core/table.h"
+
+struct pkvi_seq {
+    uint64_t tenant;
+    struct pkvi_table table;
+    uint32_t generation;
+    uint32_t length;
+    uint32_t reserved;
+    uint32_t known;
+    uint32_t rolled_end; /* first page that has not been considered for roll-off */
+    uint32_t version;    /* moves on when an entry of the table changes or goes */
+    uint32_t readers;    /* calls that read it outside the lock */
+    uint32_t next_free;
+    uint64_t mark; /* serial of the last batch that named it, to find a sequence named twice */
+    bool alive;
+    bool in_plan;
+};
+
+struct pkvi_seqs {
+    struct pkvi_seq* slots;
+    uint32_t* directories; /* [sequences_max][leaves of the longest sequence] */
+    uint32_t count_max;
+    uint32_t alive_count;
+    uint32_t free_head;
+};
+
+int pkvi_seqs_open(struct pkvi_seqs* seqs, struct pkvi_mem* mem, const pkv_config* config,
+                   uint32_t first_generation);
+void pkvi_seqs_close(struct pkvi_seqs* seqs, struct pkvi_mem* mem);
+
+/* PKV_ESTALE unless `handle` names a live sequence of this cache. */
+int pkvi_seq_find(const struct pkvi_seqs* seqs, pkv_seq handle, struct pkvi_seq** seq);
+pkv_seq pkvi_seq_handle(const struct pkvi_seqs* seqs, const struct pkvi_seq* seq);
+
+/* The verbs behind the public functions of the same names; errors as in pagedkv.h. */
+int pkvi_seq_create(pkv_cache* cache, uint64_t tenant, pkv_seq* handle);
+int pkvi_seq_match(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* tokens, uint32_t count,
+                   uint32_t* matched);
+int pkvi_seq_fork(pkv_cache* cache, const struct pkvi_seq* seq, pkv_seq* handle);
+int pkvi_seq_truncate(pkv_cache* cache, struct pkvi_seq* seq, uint32_t length);
+int pkvi_seq_free(pkv_cache* cache, struct pkvi_seq* seq);
+
+/* Make the reserved tokens part of the sequence: index full pages, roll off. Cannot fail. */
+void pkvi_seq_commit(pkv_cache* cache, struct pkvi_seq* seq);
+
+/* Give the reserved tokens up. Cannot fail. */
+void pkvi_seq_drop_reserved(pkv_cache* cache, struct pkvi_seq* seq);
+
+/* May a call change the sequence now? PKV_EBUSY while a plan or a reader holds it. */
+int pkvi_seq_check_idle(const struct pkvi_seq* seq);
+
+/* The slot of a position that has one. */
+uint32_t pkvi_seq_slot(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t position);
+
+#endif
