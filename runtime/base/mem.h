@@ -2,7 +2,7 @@
  *
  * Why     One place where memory is taken makes out-of-memory testable (each call visits "mem.alloc")
  *         and lets an application account for every byte. After create, nothing calls it.
- * Holds   M1  bytes == sum of the sizes of all live allocations; 0 after pkv_cache_destroy
+ * Holds   M1  bytes == sum of what the hook was asked for and has not got back
  *         M2  memory handed out is zeroed and aligned to 64 bytes
  * Threads none: used by create and destroy only, on the caller's thread. */
 #ifndef PKVI_BASE_MEM_H
@@ -13,7 +13,7 @@
 struct pkvi_mem {
     pkv_memory_hook hook; /* resize is never NULL after init */
     struct pkvi_faults* faults;
-    uint64_t bytes; /* held now, as asked for by callers */
+    uint64_t bytes; /* held now, as asked of the hook */
     uint64_t calls; /* allocations so far */
 };
 
