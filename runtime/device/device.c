@@ -1,0 +1,54 @@
+/* device.c - which devices there are, and how a block is laid out for all of them. */
+#include "device/device.h"
+
+#include <string.h>
+
+struct peer {
+    const char* name;
+    int (*open)(const struct pkvi_device_config* config, struct pkvi_device** device);
+};
+
+static const struct peer peers[] = {
+    {"cpu", pkvi_host_open},
+    {"sim", pkvi_sim_open},
+};
+
+static const struct peer* find_peer(const char* name) {
+    for (size_t i = 0; i < sizeof peers / sizeof *peers; i++)
+        if (strcmp(peers[i].name, name) == 0) return &peers[i];
+    return NULL;
+}
+
+bool pkvi_device_known(const char* name) {
+    return find_peer(name) != NULL;
+}
+
+int pkvi_device_open(const char* name, const struct pkvi_device_config* config,
+                     struct pkvi_device** device) {
+    const struct peer* peer = find_peer(name);
+    return peer != NULL ? peer->open(config, device) : PKV_ENOTSUP;
+}
+
+enum { HEAD_ALIGNMENT = 64 };
+
+/* Bytes of one head's K or V in a block, padded so that the next one starts on a cache line. */
+static bool head_bytes(uint32_t tokens, uint32_t dim, uint32_t dtype, uint64_t* bytes) {
+    uint64_t elements;
+    if (!pkvi_mul(tokens, dim, &elements)) return false;
+    if (!pkvi_mul(elements, pkvi_dtype_bytes(dtype), bytes)) return false;
+    *bytes = (*bytes + HEAD_ALIGNMENT - 1) / HEAD_ALIGNMENT * HEAD_ALIGNMENT;
+    return true;
+}
+
+bool pkvi_layout_init(struct pkvi_layout* layout, const pkv_group_config* group) {
+    uint64_t v_bytes;
+    layout->group = *group;
+    if (!head_bytes(group->block_tokens, group->key_dim, group->k_dtype, &layout->k_head_bytes))
+        return false;
+    if (!head_bytes(group->block_tokens, group->value_dim, group->v_dtype, &layout->v_head_bytes))
+        return false;
+    if (!pkvi_mul(group->kv_heads, layout->k_head_bytes, &layout->v_offset)) return false;
+    if (!pkvi_mul(group->kv_heads, layout->v_head_bytes, &v_bytes)) return false;
+    if (!pkvi_add(layout->v_offset, v_bytes, &layout->layer_bytes)) return false;
+    return pkvi_mul(group->layers, layout->layer_bytes, &layout->block_bytes);
+}
