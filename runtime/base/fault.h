@@ -10,6 +10,7 @@
 #ifndef PKVI_BASE_FAULT_H
 #define PKVI_BASE_FAULT_H
 
+#include "base/clock.h"
 #include "base/status.h"
 #include <stdatomic.h>
 
@@ -65,6 +66,7 @@ struct pkvi_fault {
 struct pkvi_faults {
     atomic_uchar armed[PKVI_FAULT_COUNT]; /* nonzero while the specification names the point */
     struct pkvi_fault_state* state;       /* everything else; private to fault.c */
+    struct pkvi_clock* clock;             /* on which delays pass; NULL: real time */
 };
 
 /* Set up with `spec` ("" or NULL: all off). Uses malloc of its own, since the memory hook itself is a

@@ -105,6 +105,7 @@ int pkvi_cache_create(const pkv_config* config, pkv_cache** cache) {
     created->layout = layout;
     created->sizes = sizes;
     pkvi_clock_init(&created->clock, strcmp(resolved.device, "sim") == 0);
+    created->faults.clock = &created->clock;
     if (pthread_mutex_init(&created->lock, NULL) != 0) {
         status = PKV_ENOMEM;
         goto fail_cache;

@@ -1,0 +1,152 @@
+/* fault.c - see fault.h. Parsing is in fault_spec.c; here is what happens at a visit. */
+#include "base/fault.h"
+
+#include "base/fault_spec.h"
+#include "base/hash.h"
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct pkvi_fault_state {
+    pthread_mutex_t lock;
+    pthread_cond_t replaced; /* ends every pause */
+    uint64_t edition;        /* of the specification */
+    struct pkvi_fault_program programs[PKVI_FAULT_COUNT];
+};
+
+static const struct {
+    const char* name;
+    const char* meaning;
+} points[] = {
+#define POINT(id, name, meaning) {name, meaning},
+    PKVI_FAULT_MAP(POINT)
+#undef POINT
+};
+
+const char* pkvi_fault_name(enum pkvi_fault_point point) {
+    return points[point].name;
+}
+
+const char* pkvi_fault_meaning(enum pkvi_fault_point point) {
+    return points[point].meaning;
+}
+
+int pkvi_faults_init(struct pkvi_faults* faults, const char* spec, uint64_t seed) {
+    memset(faults, 0, sizeof *faults);
+    struct pkvi_fault_state* state = calloc(1, sizeof *state);
+    if (state == NULL) return PKV_ENOMEM;
+    pthread_mutex_init(&state->lock, NULL);
+    pthread_cond_init(&state->replaced, NULL);
+    faults->state = state;
+    const int status = pkvi_faults_set(faults, spec, seed);
+    if (status != PKV_OK) pkvi_faults_free(faults);
+    return status;
+}
+
+void pkvi_faults_free(struct pkvi_faults* faults) {
+    pthread_cond_destroy(&faults->state->replaced);
+    pthread_mutex_destroy(&faults->state->lock);
+    free(faults->state);
+    faults->state = NULL;
+}
+
+static void install(struct pkvi_faults* faults, const struct pkvi_fault_program* programs,
+                    uint64_t seed) {
+    struct pkvi_fault_state* state = faults->state;
+    pthread_mutex_lock(&state->lock);
+    memcpy(state->programs, programs, sizeof state->programs);
+    for (int point = 0; point < PKVI_FAULT_COUNT; point++) {
+        const struct pkvi_hash_key key = {seed, 0};
+        struct pkvi_fault_program* program = &state->programs[point];
+        program->random = pkvi_hash(key, points[point].name, strlen(points[point].name));
+        atomic_store_explicit(&faults->armed[point], program->term_count > 0,
+                              memory_order_relaxed);
+    }
+    state->edition++;
+    pthread_cond_broadcast(&state->replaced);
+    pthread_mutex_unlock(&state->lock);
+}
+
+int pkvi_faults_set(struct pkvi_faults* faults, const char* spec, uint64_t seed) {
+    struct pkvi_fault_program programs[PKVI_FAULT_COUNT];
+    PKVI_TRY(pkvi_fault_parse(spec != NULL ? spec : "", programs));
+#ifdef PKV_NO_FAULTS
+    for (int point = 0; point < PKVI_FAULT_COUNT; point++)
+        if (programs[point].term_count > 0) return PKV_ENOTSUP;
+#endif
+    install(faults, programs, seed);
+    return PKV_OK;
+}
+
+void pkvi_faults_counts(struct pkvi_faults* faults, enum pkvi_fault_point point, uint64_t* visits,
+                        uint64_t* fired) {
+    struct pkvi_fault_state* state = faults->state;
+    pthread_mutex_lock(&state->lock);
+    *visits = state->programs[point].visits;
+    *fired = state->programs[point].fired;
+    pthread_mutex_unlock(&state->lock);
+}
+
+/* ---- Visits ------------------------------------------------------------------------------------ */
+
+static struct pkvi_fault_term* current_term(struct pkvi_fault_program* program) {
+    for (uint32_t i = 0; i < program->term_count; i++) {
+        struct pkvi_fault_term* term = &program->terms[i];
+        if (term->limit == 0 || term->used < term->limit) return term;
+    }
+    return NULL;
+}
+
+static bool dice_say_yes(struct pkvi_fault_program* program, double percent) {
+    if (percent >= 100.0) return true;
+    const double unit = (double)(pkvi_random_next(&program->random) >> 11) * 0x1p-53;
+    return unit * 100.0 < percent;
+}
+
+/* One visit, under the lock. */
+static struct pkvi_fault draw(struct pkvi_fault_program* program) {
+    struct pkvi_fault fault = {PKVI_ACT_OFF, PKV_OK, 0, 0};
+    program->visits++;
+    struct pkvi_fault_term* term = current_term(program);
+    if (term == NULL) return fault;
+    if (!dice_say_yes(program, term->percent)) return fault;
+    term->used++;
+    program->fired += term->action != PKVI_ACT_OFF;
+    fault.action = term->action;
+    fault.status = term->status;
+    fault.argument = term->argument;
+    fault.random = pkvi_random_next(&program->random);
+    return fault;
+}
+
+static void wait_until_replaced(struct pkvi_fault_state* state) {
+    const uint64_t edition = state->edition;
+    while (state->edition == edition)
+        pthread_cond_wait(&state->replaced, &state->lock);
+}
+
+struct pkvi_fault pkvi_fault_draw(struct pkvi_faults* faults, enum pkvi_fault_point point) {
+    struct pkvi_fault_state* state = faults->state;
+    pthread_mutex_lock(&state->lock);
+    struct pkvi_fault fault = draw(&state->programs[point]);
+    if (fault.action == PKVI_ACT_PAUSE) wait_until_replaced(state);
+    pthread_mutex_unlock(&state->lock);
+    if (fault.action == PKVI_ACT_CRASH) raise(SIGKILL);
+    if (fault.action == PKVI_ACT_YIELD) sched_yield();
+    const bool is_done = fault.action == PKVI_ACT_PAUSE || fault.action == PKVI_ACT_YIELD;
+    if (is_done) fault.action = PKVI_ACT_OFF;
+    return fault;
+}
+
+static void sleep_for(struct pkvi_faults* faults, uint64_t us) {
+    struct pkvi_clock real = {.is_virtual = false};
+    pkvi_clock_sleep(faults->clock != NULL ? faults->clock : &real, us);
+}
+
+int pkvi_fault_check_slow(struct pkvi_faults* faults, enum pkvi_fault_point point) {
+    const struct pkvi_fault fault = pkvi_fault_draw(faults, point);
+    if (fault.action == PKVI_ACT_DELAY) sleep_for(faults, fault.argument);
+    return fault.action == PKVI_ACT_RETURN ? fault.status : PKV_OK;
+}
