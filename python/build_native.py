@@ -1,0 +1,30 @@
+"""Generate the C source of pagedkv._native from the public header: build_native.py CC HEADER OUTPUT.
+
+The declarations are never copied by hand. The preprocessor reads the header with PKV_CDEF defined, which
+leaves out what cffi does not parse; the constants that are macros are taken by name and get their values
+from the compiler.
+"""
+
+import subprocess
+import sys
+
+import cffi
+
+MACROS = ("PKV_VERSION_MAJOR", "PKV_VERSION_MINOR", "PKV_VERSION_PATCH", "PKV_VERSION")
+
+
+def declarations(compiler: str, header: str) -> str:
+    command = [compiler, "-E", "-P", "-DPKV_CDEF", header]
+    preprocessed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return preprocessed + "".join(f"#define {macro} ...\n" for macro in MACROS)
+
+
+def main(compiler: str, header: str, output: str) -> None:
+    ffi = cffi.FFI()
+    ffi.cdef(declarations(compiler, header))
+    ffi.set_source("pagedkv._native", "#include <pagedkv.h>", py_limited_api=True)
+    ffi.emit_c_code(output)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
