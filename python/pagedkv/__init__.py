@@ -1,0 +1,87 @@
+"""pagedkv: an embeddable paged KV cache.
+
+    import pagedkv
+
+    with pagedkv.Cache(layers=2, kv_heads=2, head_dim=64, blocks=1024) as cache:
+        seq = cache.sequence()
+        reused = seq.match(prompt[:-1])               # tokens that another sequence has computed
+        with cache.step([(seq, prompt[reused:])]) as step:
+            for layer in range(cache.layers):
+                step.write(layer, k, v)               # [tokens, kv_heads, head_dim]
+                out = step.attend(layer, q)           # [tokens, heads, head_dim]
+
+See help(pagedkv.Cache), help(pagedkv.Step) and help(pagedkv.errors). The engine that runs whole models on
+top of it is pagedkv.engine; the C library underneath is described in get_include() + "/pagedkv.h".
+"""
+
+from . import errors
+from ._cache import Cache
+from ._config import sizes
+from ._faults import fault_points, faults
+from ._ffi import lib as _lib
+from ._install import get_include, get_library
+from ._sequence import NO_BLOCK, Sequence
+from ._stats import FaultPoint, Report, Sizes, Stats, TraceEvent
+from ._step import Step
+from ._tokens import UnknownTokens
+from .errors import (
+    Busy,
+    Corrupt,
+    DeviceFailed,
+    DeviceIOError,
+    DeviceTimeout,
+    Error,
+    FaultSpecError,
+    InvalidArgument,
+    NonFinite,
+    NotSupported,
+    OutOfBlocks,
+    OutOfLeaves,
+    OutOfMemory,
+    OutOfRange,
+    OutOfSequences,
+    StaleHandle,
+    TooBig,
+    VersionMismatch,
+)
+
+__version__: str = (
+    f"{_lib.PKV_VERSION_MAJOR}.{_lib.PKV_VERSION_MINOR}.{_lib.PKV_VERSION_PATCH}"
+)
+
+__all__ = [
+    "NO_BLOCK",
+    "Busy",
+    "Cache",
+    "Corrupt",
+    "DeviceFailed",
+    "DeviceIOError",
+    "DeviceTimeout",
+    "Error",
+    "FaultPoint",
+    "FaultSpecError",
+    "InvalidArgument",
+    "NonFinite",
+    "NotSupported",
+    "OutOfBlocks",
+    "OutOfLeaves",
+    "OutOfMemory",
+    "OutOfRange",
+    "OutOfSequences",
+    "Report",
+    "Sequence",
+    "Sizes",
+    "StaleHandle",
+    "Stats",
+    "Step",
+    "TooBig",
+    "TraceEvent",
+    "UnknownTokens",
+    "VersionMismatch",
+    "errors",
+    "fault_points",
+    "faults",
+    "get_include",
+    "get_library",
+    "sizes",
+]

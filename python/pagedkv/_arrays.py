@@ -1,0 +1,219 @@
+"""Arrays of other libraries as pkv_array: where their memory is, never a copy of it.
+
+Taken in this order: NumPy arrays, anything with a buffer or `__array_interface__`, CPU tensors of torch,
+anything with DLPack. bfloat16, which NumPy does not have, comes as a torch tensor, as an array of the
+dtype of ml_dtypes, or as uint16 bit patterns together with dtype="bf16".
+
+Every refusal is an InvalidArgument that names the argument and says what was expected and what came.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._ffi import ffi, lib
+from .errors import InvalidArgument
+
+__all__ = [
+    "DTYPES",
+    "View",
+    "check_shape",
+    "dtype_code",
+    "like",
+    "numpy_dtype",
+    "overlap",
+    "pack",
+    "view",
+]
+
+# The names of element types everywhere in Python, and enum pkv_dtype.
+DTYPES: dict[str, int] = {"f32": lib.PKV_F32, "f16": lib.PKV_F16, "bf16": lib.PKV_BF16}
+
+_NUMPY_CODES = {np.dtype(np.float32): lib.PKV_F32, np.dtype(np.float16): lib.PKV_F16}
+_TORCH_CODES = {
+    "torch.float32": lib.PKV_F32,
+    "torch.float16": lib.PKV_F16,
+    "torch.bfloat16": lib.PKV_BF16,
+}
+_NUMPY_DTYPES = {lib.PKV_F32: np.float32, lib.PKV_F16: np.float16, lib.PKV_BF16: np.uint16}
+_DLPACK_HOST_DEVICES = (1, 3)  # kDLCPU and kDLCUDAHost
+_EXPECTED_DTYPES = 'float32, float16 or bfloat16 (a torch tensor, or uint16 with dtype="bf16")'
+
+
+class View(NamedTuple):
+    """Where the elements of an array are. Valid as long as `owner` lives."""
+
+    owner: Any
+    pointer: int
+    dtype: int  # enum pkv_dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # in elements
+
+
+def dtype_code(name: str, value: str | None) -> int:
+    """enum pkv_dtype of a dtype name."""
+    code = DTYPES.get(value) if isinstance(value, str) else None
+    if code is None:
+        raise InvalidArgument(f"{name}: expected one of {', '.join(DTYPES)}, got {value!r}")
+    return code
+
+
+def numpy_dtype(code: int) -> np.dtype[Any]:
+    """The NumPy dtype that holds elements of enum pkv_dtype; uint16 bit patterns for bf16."""
+    return np.dtype(_NUMPY_DTYPES[code])
+
+
+def view(name: str, array: Any, dtype: str | None = None, writable: bool = False) -> View:
+    """Find the memory of `array`, the argument called `name`."""
+    if isinstance(array, np.ndarray):
+        return _view_numpy(name, array, dtype, writable)
+    if _is_torch(array):
+        return _view_torch(name, array, dtype)
+    return _view_numpy(name, _as_numpy(name, array), dtype, writable)
+
+
+def _as_numpy(name: str, array: Any) -> np.ndarray[Any, Any]:
+    """Wrap a foreign array without copying it, or say why that is impossible."""
+    if hasattr(array, "__cuda_array_interface__"):
+        raise _not_on_host(name, array, "a CUDA device")
+    if hasattr(array, "__array_interface__"):
+        return np.asarray(array)
+    try:
+        return np.asarray(memoryview(array))
+    except TypeError:
+        pass
+    if not hasattr(array, "__dlpack_device__"):
+        kind = type(array).__name__
+        raise InvalidArgument(f"{name}: expected an array, got {kind}, which shares no memory")
+    device = int(array.__dlpack_device__()[0])
+    if device not in _DLPACK_HOST_DEVICES:
+        raise _not_on_host(name, array, f"DLPack device type {device}")
+    try:
+        return np.from_dlpack(array)
+    except (BufferError, RuntimeError, TypeError, ValueError) as reason:
+        raise InvalidArgument(f"{name}: expected {_EXPECTED_DTYPES}; DLPack: {reason}") from reason
+
+
+def _not_on_host(name: str, array: object, where: str) -> InvalidArgument:
+    kind = f"{type(array).__module__}.{type(array).__name__}"
+    return InvalidArgument(
+        f"{name}: expected host memory, since the cache is on the CPU; got {kind} on {where}"
+    )
+
+
+def _is_torch(array: Any) -> bool:
+    return hasattr(array, "data_ptr") and hasattr(array, "is_contiguous")
+
+
+def _view_torch(name: str, tensor: Any, dtype: str | None) -> View:
+    if tensor.device.type != "cpu":
+        raise _not_on_host(name, tensor, str(tensor.device))
+    if str(tensor.layout) != "torch.strided":
+        raise InvalidArgument(f"{name}: expected a dense tensor, got {tensor.layout}")
+    torch_dtype = str(tensor.dtype)
+    code = _TORCH_CODES.get(torch_dtype)
+    code = _resolve_dtype(name, code, torch_dtype == "torch.uint16", torch_dtype, dtype)
+    return View(tensor, tensor.data_ptr(), code, tuple(tensor.shape), tensor.stride())
+
+
+def _view_numpy(name: str, array: np.ndarray[Any, Any], dtype: str | None, writable: bool) -> View:
+    code = _NUMPY_CODES.get(array.dtype)
+    if code is None or dtype is not None:
+        if array.dtype.name == "bfloat16":
+            code = lib.PKV_BF16
+        is_bits = array.dtype == np.uint16
+        code = _resolve_dtype(name, code, is_bits, str(array.dtype), dtype)
+    interface = array.__array_interface__
+    pointer, read_only = interface["data"]
+    if writable and read_only:
+        raise InvalidArgument(f"{name}: expected a writable array, got a read-only one")
+    bytes_each = array.itemsize
+    strides = interface["strides"]
+    if strides is None:
+        return View(array, pointer, code, array.shape, _packed_strides(array.shape))
+    if any(stride % bytes_each for stride in strides):
+        raise InvalidArgument(f"{name}: expected strides in whole elements, got {strides} bytes")
+    return View(array, pointer, code, array.shape, tuple(s // bytes_each for s in strides))
+
+
+def _packed_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides = []
+    elements = 1
+    for extent in reversed(shape):
+        strides.append(elements)
+        elements *= extent
+    return tuple(reversed(strides))
+
+
+def _resolve_dtype(name: str, code: int | None, is_bits: bool, got: str, dtype: str | None) -> int:
+    """The type of elements from what the array says and what the caller adds."""
+    if dtype is not None:
+        asked = dtype_code("dtype", dtype)
+        if asked == code or (asked == lib.PKV_BF16 and is_bits):
+            return asked
+        raise InvalidArgument(f"{name}: expected {dtype} as dtype= says, got {got}")
+    if code is None:
+        raise InvalidArgument(f"{name}: expected {_EXPECTED_DTYPES}, got {got}")
+    return code
+
+
+def check_shape(name: str, shape: tuple[int, ...], expected: tuple[int | None, ...], words: str) -> None:
+    """Compare with `expected`, in which None stands for any size but 0."""
+    matches = len(shape) == len(expected) and all(
+        size == want if want is not None else size > 0
+        for size, want in zip(shape, expected, strict=True)
+    )
+    if not matches:
+        sizes = ", ".join("any" if want is None else str(want) for want in expected)
+        raise InvalidArgument(f"{name}: expected shape ({sizes}) = {words}, got {shape}")
+
+
+def pack(name: str, array: View, into: Any) -> None:
+    """Fill a pkv_array from a view of shape [rows][heads][dim], after a look at its strides."""
+    rows, heads, dim = array.shape
+    row_stride, head_stride, dim_stride = array.strides
+    if dim_stride != 1 and dim > 1:
+        raise InvalidArgument(
+            f"{name}: expected the last dimension contiguous, got a stride of {dim_stride} elements"
+        )
+    # The stride of a dimension of one element means nothing and may be any number.
+    head_stride = head_stride if heads > 1 else dim
+    row_stride = row_stride if rows > 1 else heads * head_stride
+    if head_stride <= 0 or row_stride <= 0:
+        raise InvalidArgument(
+            f"{name}: expected positive strides, got {array.strides[:2]} elements "
+            "(a reversed or broadcast array)"
+        )
+    if array.pointer % _bytes_each(array):
+        raise InvalidArgument(f"{name}: expected memory aligned to its elements")
+    into.data = ffi.cast("void*", array.pointer)
+    into.dtype = array.dtype
+    into.row_stride = row_stride
+    into.head_stride = head_stride
+
+
+def overlap(a: View, b: View) -> bool:
+    """Do the spans of memory of two views that pack() has accepted have a byte in common?"""
+    a_begin, a_end = _span(a)
+    b_begin, b_end = _span(b)
+    return a_begin < b_end and b_begin < a_end
+
+
+def _span(array: View) -> tuple[int, int]:
+    last = sum((n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True))
+    return array.pointer, array.pointer + (last + 1) * _bytes_each(array)
+
+
+def _bytes_each(array: View) -> int:
+    return 4 if array.dtype == lib.PKV_F32 else 2
+
+
+def like(array: Any, source: View, shape: tuple[int, ...]) -> Any:
+    """A new array of `shape` of the kind and element type of `array`: torch's for torch, else NumPy's."""
+    if _is_torch(array):
+        return array.new_empty(shape)
+    if isinstance(array, np.ndarray):
+        return np.empty(shape, array.dtype)
+    return np.empty(shape, numpy_dtype(source.dtype))

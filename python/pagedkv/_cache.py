@@ -1,0 +1,280 @@
+"""The cache: blocks, the prefix index, and everything that is made from them."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _arrays as arrays
+from ._config import Config
+from ._faults import FaultSpec, current, describe, own_spec, register
+from ._ffi import check, ffi, lib, text
+from ._sequence import Sequence
+from ._stats import FaultPoint, Report, Stats, TraceEvent, read_stats
+from ._step import Entries, Step
+from ._values import unsigned
+from .errors import Corrupt, StaleHandle
+
+__all__ = ["Cache"]
+
+_DTYPE_NAMES = {code: name for name, code in arrays.DTYPES.items()}
+
+
+class Cache:
+    """Keys and values of many sequences in fixed-size blocks, shared and found again by prefix.
+
+        with pagedkv.Cache(layers=2, kv_heads=2, head_dim=64, blocks=1024) as cache:
+            seq = cache.sequence()
+            with cache.step([(seq, [1, 2, 3])]) as step:
+                step.write(0, k, v)            # [3, kv_heads, head_dim]
+                out = step.attend(0, q)        # [3, heads, head_dim]
+
+    All keywords; sizes are in tokens, blocks or elements, and 0 means the default:
+
+    layers, kv_heads    of the model, 1 to 1024 each: required
+    head_dim            elements of one key: a multiple of 16, 16 to 256: required
+    value_dim           elements of one value; default head_dim
+    blocks              blocks of the pool: required. sizes() says what they take
+    block_tokens        tokens in a block: a power of two, 1 to 256
+    dtype               "f32", "f16" or "bf16": how K and V are stored; k_dtype, v_dtype to differ
+    window              sliding window in tokens, the token itself included; 0: none
+    sinks               first tokens that stay visible behind the window
+    sequences           sequences alive at once
+    sequence_tokens     tokens of one sequence
+    plans               open steps; default 2
+    step_sequences      sequences in one step
+    step_tokens         new tokens in one step
+    table_leaves        page table leaves; default: as many as can ever be needed
+    threads             threads of attention, the caller included; 0: all processors this process may use
+    device              "cpu", or "sim": deterministic, with a virtual clock, for tests
+    isa                 "scalar", "avx2", "avx512", "neon"; default: $PKV_ISA, else the best
+    faults, fault_seed  fault specification (see pagedkv.faults); None: $PKV_FAULTS, else none
+    seed                of hashes and handles; 0: from the operating system
+    prefix              False: nothing is cached after a sequence ends
+    trace_events        events that trace() keeps; default 1024
+
+    All memory is taken here. Raises InvalidArgument and TooBig, which name the keyword, NotSupported,
+    OutOfMemory, FaultSpecError, DeviceIOError.
+
+    A context manager; close() ends it, and so does the garbage collector. Any method may be called from
+    any thread, and raises StaleHandle after close(). The GIL is released while the library works.
+    """
+
+    layers: Final[int]
+    kv_heads: Final[int]
+    head_dim: Final[int]
+    value_dim: Final[int]
+    blocks: Final[int]
+    block_tokens: Final[int]
+    k_dtype: Final[str]
+    v_dtype: Final[str]
+    window: Final[int]
+    sinks: Final[int]
+    threads: Final[int]
+    device: Final[str]
+    isa: Final[str]
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        blocks: int,
+        value_dim: int = 0,
+        block_tokens: int = 16,
+        dtype: str = "f32",
+        k_dtype: str | None = None,
+        v_dtype: str | None = None,
+        window: int = 0,
+        sinks: int = 0,
+        sequences: int = 256,
+        sequence_tokens: int = 4096,
+        plans: int = 0,
+        step_sequences: int = 256,
+        step_tokens: int = 4096,
+        table_leaves: int = 0,
+        threads: int = 0,
+        device: str = "cpu",
+        isa: str | None = None,
+        faults: str | None = None,
+        fault_seed: int = 0,
+        seed: int = 0,
+        prefix: bool = True,
+        trace_events: int = 0,
+    ) -> None:
+        options = dict(locals())
+        del options["self"]
+        self._handle: Any = None
+        config = Config(options)
+        self._trace_capacity = max(trace_events, 1024)
+        self._create(config, own_spec(faults, fault_seed))
+        group = config.pointer.groups[0]
+        self.layers = group.layers
+        self.kv_heads = group.kv_heads
+        self.head_dim = group.key_dim
+        self.value_dim = group.value_dim or group.key_dim
+        self.blocks = config.pointer.blocks
+        self.block_tokens = group.block_tokens
+        self.k_dtype = _DTYPE_NAMES[group.k_dtype]
+        self.v_dtype = _DTYPE_NAMES[group.v_dtype]
+        self.window = group.window
+        self.sinks = group.sinks
+        self.threads = config.pointer.threads
+        self.device = device
+        self.isa = text(lib.pkv_cache_isa(self._handle))
+
+    def _create(self, config: Config, own: FaultSpec) -> None:
+        config.check()
+        created = ffi.new("pkv_cache**")
+        with register() as caches:
+            faults = current(own)
+            config.set_string("faults", faults.spec)
+            config.pointer.fault_seed = faults.seed
+            check(lib.pkv_cache_create(config.pointer, created), "Cache")
+            # A call that runs in another thread holds the handle too: close() can never pull the memory
+            # from under it, it is freed when the last holder lets go.
+            self._handle = ffi.gc(created[0], lib.pkv_cache_destroy)
+            self._own_faults = own
+            caches.add(self)
+
+    def sequence(self, tenant: int = 0) -> Sequence:
+        """Start an empty sequence.
+
+        tenant  0 to 2^64 - 1. Cached prefixes are never shared across tenants, and a block is zeroed
+                before it passes from one to another.
+
+        Raises OutOfSequences.
+        """
+        handle = ffi.new("pkv_seq*")
+        owner = unsigned("tenant", tenant, bits=64)
+        check(lib.pkv_seq_create(self._live(), owner, handle), "Cache.sequence")
+        return Sequence(self, handle[0])
+
+    def step(self, entries: Entries) -> Step:
+        """Reserve blocks for new tokens of several sequences: all of them, or none.
+
+        entries  pairs (sequence, tokens): a chunk of a prompt, or the one token sampled last. Tokens
+                 are a list or an integer array [count], count at least 1, or UnknownTokens(count).
+                 Each sequence once.
+        Returns  a Step, to be used in a `with` block: leaving commits, an exception aborts
+
+        Raises OutOfBlocks (not now; cached blocks are evicted first, when that is enough), TooBig (can
+        never fit, or more than step_sequences, step_tokens, sequence_tokens), InvalidArgument,
+        StaleHandle and Busy, which name the entry, OutOfLeaves, DeviceIOError, DeviceTimeout.
+        """
+        return Step(self, entries)
+
+    def read(
+        self, sequence: Sequence, layer: int, begin: int = 0, end: int | None = None, dtype: str = "f32"
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Copy K and V of committed tokens [begin, end) of one layer out of the cache.
+
+        end      None: the length of the sequence
+        dtype    of the result: "f32", "f16", or "bf16" as uint16 bit patterns
+        Returns  k [end - begin, kv_heads, head_dim], v [end - begin, kv_heads, value_dim]
+
+        Raises StaleHandle, Busy (in a step), OutOfRange (also: rolled off), DeviceIOError.
+        """
+        first = unsigned("begin", begin)
+        last = len(sequence) if end is None else unsigned("end", end)
+        index = unsigned("layer", layer)
+        kind = arrays.numpy_dtype(arrays.dtype_code("dtype", dtype))
+        rows = max(0, last - first)
+        k = np.empty((rows, self.kv_heads, self.head_dim), kind)
+        v = np.empty((rows, self.kv_heads, self.value_dim), kind)
+        pair = ffi.new("pkv_array[2]")
+        if rows:
+            arrays.pack("k", arrays.view("k", k, dtype), pair[0])
+            arrays.pack("v", arrays.view("v", v, dtype), pair[1])
+        status = lib.pkv_seq_read(
+            self._live(), sequence._handle, index, first, last, pair, pair + 1
+        )
+        check(status, f"Cache.read: layer {index}, tokens [{first}, {last})")
+        return k, v
+
+    def stats(self) -> Stats:
+        """The counters of the cache at this moment."""
+        return read_stats(self._live())
+
+    def check(self) -> Report:
+        """Recount everything and compare with the books. Takes time in proportion to the cache.
+
+        Raises Corrupt, which names the invariant that does not hold as DESIGN.md does.
+        """
+        report = ffi.new("pkv_report*")
+        status = lib.pkv_check(self._live(), report)
+        if status == lib.PKV_ECORRUPT and report.broken:
+            raise Corrupt(f"Cache.check: invariant {text(report.broken)} does not hold")
+        check(status, "Cache.check")
+        return Report(report.sequences_digest, report.cache_digest)
+
+    def trace(self, limit: int | None = None) -> list[TraceEvent]:
+        """The last operations, oldest first: at most `limit`, None for all that are kept."""
+        capacity = self._trace_capacity if limit is None else unsigned("limit", limit)
+        capacity = min(capacity, self._trace_capacity)
+        events = ffi.new("pkv_trace_event[]", capacity)
+        count = ffi.new("uint32_t*")
+        check(lib.pkv_trace_read(self._live(), events, capacity, count), "Cache.trace")
+        return [
+            TraceEvent(e.number, e.time_us, text(e.what), e.subject, e.detail)
+            for e in events[0 : count[0]]
+        ]
+
+    def fault_points(self) -> list[FaultPoint]:
+        """Every fault point of the library with its counters in this cache."""
+        return describe(self._live())
+
+    @property
+    def clock_us(self) -> int:
+        """Microseconds since the cache was created; of the virtual clock with device "sim"."""
+        now: int = lib.pkv_clock_us(self._live())
+        return now
+
+    def advance(self, us: int) -> None:
+        """Move the virtual clock of device "sim" forward by `us` microseconds. Raises NotSupported."""
+        duration = unsigned("us", us, bits=64)
+        check(lib.pkv_clock_advance(self._live(), duration), f"Cache.advance: device {self.device!r}")
+
+    @property
+    def closed(self) -> bool:
+        """Has close() been called?"""
+        return self._handle is None
+
+    def close(self) -> None:
+        """Free everything. Open steps and sequences die with the cache. Calling it again does nothing.
+
+        A call that is running in another thread ends first; the memory goes back after it.
+        """
+        self._handle = None
+
+    def __enter__(self) -> Cache:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return "<pagedkv.Cache, closed>"
+        dtypes = self.k_dtype if self.k_dtype == self.v_dtype else f"{self.k_dtype}/{self.v_dtype}"
+        return (
+            f"<pagedkv.Cache of {self.blocks} blocks of {self.block_tokens} tokens, "
+            f"{self.layers} layers x {self.kv_heads} KV heads x {self.head_dim}, {dtypes}, "
+            f"{self.device} ({self.isa})>"
+        )
+
+    def _live(self) -> Any:
+        """The handle, or StaleHandle after close()."""
+        handle = self._handle
+        if handle is None:
+            raise StaleHandle("cache: it has been closed")
+        return handle

@@ -1,0 +1,155 @@
+"""Keywords of pagedkv.Cache as a pkv_config."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from ._arrays import dtype_code
+from ._ffi import check, ffi, lib, text
+from ._stats import Sizes
+from ._values import unsigned
+from .errors import InvalidArgument, error
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["CacheOptions", "Config", "sizes"]
+
+
+class CacheOptions(TypedDict, total=False):
+    """Types of the keywords of Cache and sizes; their meanings are described at Cache."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    value_dim: int
+    blocks: int
+    block_tokens: int
+    dtype: str
+    k_dtype: str | None
+    v_dtype: str | None
+    window: int
+    sinks: int
+    sequences: int
+    sequence_tokens: int
+    plans: int
+    step_sequences: int
+    step_tokens: int
+    table_leaves: int
+    threads: int
+    device: str
+    isa: str | None
+    faults: str | None
+    fault_seed: int
+    seed: int
+    prefix: bool
+    trace_events: int
+
+
+# Keyword -> field of pkv_group_config, and of pkv_config.
+_GROUP_FIELDS = {
+    "layers": "layers",
+    "kv_heads": "kv_heads",
+    "head_dim": "key_dim",
+    "value_dim": "value_dim",
+    "block_tokens": "block_tokens",
+    "window": "window",
+    "sinks": "sinks",
+}
+_CONFIG_FIELDS = {
+    "blocks": "blocks",
+    "sequences": "sequences_max",
+    "sequence_tokens": "sequence_tokens_max",
+    "plans": "plans_max",
+    "step_sequences": "plan_sequences_max",
+    "step_tokens": "plan_tokens_max",
+    "table_leaves": "table_leaves_max",
+    "trace_events": "trace_events_max",
+    "threads": "threads",
+}
+_SEEDS = ("seed", "fault_seed")
+_STRINGS = ("device", "isa", "faults")
+
+
+class Config:
+    """A pkv_config together with the strings that it points to."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self.pointer = ffi.new("pkv_config*")
+        self._strings: list[Any] = []
+        check(lib.pkv_config_init(self.pointer, lib.PKV_VERSION), "pkv_config_init")
+        self._fill_group(given)
+        for keyword, field in _CONFIG_FIELDS.items():
+            setattr(self.pointer, field, unsigned(keyword, given.get(keyword, 0)))
+        for keyword in _SEEDS:
+            setattr(self.pointer, keyword, unsigned(keyword, given.get(keyword, 0), bits=64))
+        for keyword in _STRINGS:
+            self.set_string(keyword, given.get(keyword))
+        self.pointer.prefix_off = not given.get("prefix", True)
+        if self.pointer.threads == 0:
+            self.pointer.threads = _processors()
+
+    def _fill_group(self, given: dict[str, Any]) -> None:
+        group = self.pointer.groups[0]
+        for keyword, field in _GROUP_FIELDS.items():
+            setattr(group, field, unsigned(keyword, given.get(keyword, 0)))
+        if given.get("block_tokens", 16) == 0:
+            raise InvalidArgument("block_tokens: expected a power of two from 1 to 256, got 0")
+        dtype = given.get("dtype", "f32")
+        dtype_code("dtype", dtype)
+        for keyword in ("k_dtype", "v_dtype"):
+            asked = given.get(keyword)
+            setattr(group, keyword, dtype_code(keyword, dtype if asked is None else asked))
+
+    def set_string(self, field: str, value: str | None) -> None:
+        """Point `field` to a copy of `value` that lives as long as this object."""
+        if value is None:
+            setattr(self.pointer, field, ffi.NULL)
+            return
+        if not isinstance(value, str):
+            kind = type(value).__name__
+            raise InvalidArgument(f"{field}: expected a string, got {kind}")
+        if "\0" in value:
+            raise InvalidArgument(f"{field}: expected a string without NUL, got {value!r}")
+        self._strings.append(ffi.new("char[]", value.encode()))
+        setattr(self.pointer, field, self._strings[-1])
+
+    def check(self) -> Sizes:
+        """What the cache will take, or the error that its creation would raise."""
+        why = ffi.new("const char**")
+        sizes = ffi.new("pkv_sizes*")
+        status = lib.pkv_config_check(self.pointer, why, sizes)
+        if status:
+            reason = text(why[0]) if why[0] else "the configuration"
+            raise error(status, _in_python_words(reason))
+        return Sizes(
+            sizes.block_bytes, sizes.arena_bytes, sizes.blocks_per_extent, sizes.extents
+        )
+
+
+def sizes(**options: Unpack[CacheOptions]) -> Sizes:
+    """What a cache with these keywords of pagedkv.Cache would take, without creating it.
+
+    Raises as Cache does, MemoryError and device errors aside.
+    """
+    for keyword in options:
+        if keyword not in CacheOptions.__annotations__:
+            raise InvalidArgument(f"{keyword}: not a keyword of Cache")
+    return Config(dict(options)).check()
+
+
+def _in_python_words(reason: str) -> str:
+    """"plan_tokens_max: at most 2^20" names a field of C; the caller knows it as step_tokens."""
+    field, colon, rest = reason.removeprefix("groups[0].").partition(":")
+    for keyword, name in (_GROUP_FIELDS | _CONFIG_FIELDS).items():
+        if name == field:
+            field = keyword
+    return field + colon + rest
+
+
+def _processors() -> int:
+    """Processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

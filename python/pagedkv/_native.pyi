@@ -1,0 +1,6 @@
+"""What cffi made of include/pagedkv.h: untyped by nature, wrapped by _ffi.py and never used elsewhere."""
+
+from typing import Any
+
+ffi: Any
+lib: Any

@@ -1,0 +1,200 @@
+"""One sequence of tokens in a cache."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._ffi import check, ffi, lib
+from ._tokens import TokenArray, Tokens, UnknownTokens, token_array
+from ._values import unsigned
+from .errors import Error, StaleHandle
+
+if TYPE_CHECKING:
+    from ._cache import Cache
+
+__all__ = ["NO_BLOCK", "Sequence"]
+
+NO_BLOCK: int = lib.PKV_NO_BLOCK
+
+_CLOSED = ffi.new("pkv_seq*")[0]
+
+
+class Sequence:
+    """Tokens whose keys and values live in a cache. Made by Cache.sequence() and by fork().
+
+    len(seq) is the number of committed tokens. A context manager; close() ends the sequence, and so does
+    the garbage collector. Every method raises StaleHandle when the sequence or its cache is closed.
+    """
+
+    __slots__ = ("__weakref__", "_cache", "_handle", "_id")
+
+    def __init__(self, cache: Cache, handle: Any) -> None:
+        """Not for callers: use Cache.sequence()."""
+        self._cache = cache
+        self._handle = handle  # pkv_seq by value
+        self._id: int = handle.id
+
+    def match(self, tokens: Tokens) -> int:
+        """Attach the longest cached prefix of `tokens` to this empty sequence; return its length.
+
+        Only whole blocks that the same tenant committed are found, by comparing ids one by one. The
+        result, a multiple of the block size, is the number of tokens that need not be computed. Pass
+        prompt[:-1] when you need the logits of the last token of a prompt.
+
+        tokens  [count] ids: a list, or an integer array
+
+        Raises InvalidArgument, Busy (the sequence is not empty, or in a step), TooBig.
+        """
+        ids = token_array("tokens", tokens)
+        matched = ffi.new("uint32_t*")
+        pointer = ffi.from_buffer("uint32_t[]", ids)
+        status = lib.pkv_seq_match(self._live(), self._handle, pointer, len(ids), matched)
+        check(status, "Sequence.match")
+        length: int = matched[0]
+        return length
+
+    def fork(self) -> Sequence:
+        """A new sequence with the same committed tokens. Blocks are shared and copied on write.
+
+        Raises Busy (uncommitted tokens, or in a step), OutOfSequences.
+        """
+        child = ffi.new("pkv_seq*")
+        check(lib.pkv_seq_fork(self._live(), self._handle, child), "Sequence.fork")
+        return Sequence(self._cache, child[0])
+
+    def truncate(self, length: int) -> None:
+        """Keep the first `length` tokens and free the blocks behind; uncommitted tokens go too.
+
+        Raises Busy (in a step), OutOfRange (longer than the sequence, or the window before `length`
+        has rolled off).
+        """
+        tokens = unsigned("length", length)
+        check(lib.pkv_seq_truncate(self._live(), self._handle, tokens), "Sequence.truncate")
+
+    def append(self, tokens: Tokens) -> TokenArray:
+        """Reserve slots for new tokens, for programs that compute with kernels of their own.
+
+        Write K and V of the tokens to the slots, then commit(); truncate(len(seq)) gives them up.
+
+        tokens   [count] ids, or UnknownTokens(count)
+        Returns  uint32 [count]: slot of each token, block * block_tokens + offset
+
+        Raises as Cache.step.
+        """
+        if isinstance(tokens, UnknownTokens):
+            count, pointer = len(tokens), ffi.NULL
+        else:
+            ids = token_array("tokens", tokens)
+            count, pointer = len(ids), ffi.from_buffer("uint32_t[]", ids)
+        slots = np.empty(count, np.uint32)
+        out = ffi.from_buffer("uint32_t[]", slots, require_writable=True)
+        status = lib.pkv_seq_append(self._live(), self._handle, pointer, count, out)
+        check(status, "Sequence.append")
+        return slots
+
+    def commit(self) -> None:
+        """Declare the K and V of appended tokens computed. Raises Busy (in a step)."""
+        check(lib.pkv_seq_commit(self._live(), self._handle), "Sequence.commit")
+
+    def blocks(self, begin: int = 0, end: int | None = None) -> TokenArray:
+        """Block numbers of pages [begin, end), uint32; NO_BLOCK for pages behind the window.
+
+        Raises OutOfRange.
+        """
+        first = unsigned("begin", begin)
+        last = self._info().pages if end is None else unsigned("end", end)
+        numbers = np.empty(max(0, last - first), np.uint32)
+        out = ffi.from_buffer("uint32_t[]", numbers, require_writable=True)
+        status = lib.pkv_seq_blocks(self._live(), self._handle, 0, first, last, out)
+        check(status, f"Sequence.blocks: pages [{first}, {last})")
+        return numbers
+
+    @property
+    def length(self) -> int:
+        """Committed tokens; the same as len(seq)."""
+        length: int = self._info().length
+        return length
+
+    @property
+    def reserved(self) -> int:
+        """Tokens behind the length that have slots and are not committed."""
+        reserved: int = self._info().reserved
+        return reserved
+
+    @property
+    def pages(self) -> int:
+        """Pages of the table, those behind the window included."""
+        pages: int = self._info().pages
+        return pages
+
+    @property
+    def in_step(self) -> bool:
+        """Does an open step name this sequence?"""
+        return bool(self._info().in_plan)
+
+    @property
+    def tenant(self) -> int:
+        """Owner of the sequence."""
+        tenant: int = self._info().tenant
+        return tenant
+
+    @property
+    def closed(self) -> bool:
+        """Has the sequence, or its cache, been closed?"""
+        return self._id == 0 or self._cache.closed
+
+    def close(self) -> None:
+        """End the sequence; its full committed blocks stay cached. Calling it again does nothing.
+
+        Raises Busy (in a step).
+        """
+        if self.closed:
+            return
+        check(lib.pkv_seq_free(self._live(), self._handle), "Sequence.close")
+        self._handle = _CLOSED
+        self._id = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __bool__(self) -> bool:
+        """True: an empty sequence is a sequence."""
+        return True
+
+    def __enter__(self) -> Sequence:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except (AttributeError, Error):
+            pass  # half made, or an open step still names it: it then ends with the cache
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return "<pagedkv.Sequence, closed>"
+        info = self._info()
+        return f"<pagedkv.Sequence of {info.length} tokens, tenant {info.tenant}>"
+
+    def _live(self) -> Any:
+        """The cache's handle, or StaleHandle that says what was closed."""
+        handle = self._cache._live()
+        if self._id == 0:
+            raise StaleHandle("sequence: it has been closed")
+        return handle
+
+    def _info(self) -> Any:
+        info = ffi.new("pkv_seq_info*")
+        check(lib.pkv_seq_get_info(self._live(), self._handle, info), "Sequence")
+        return info

@@ -1,0 +1,137 @@
+"""What the library reports about itself, as immutable records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ._ffi import check, ffi, lib
+
+__all__ = ["FaultPoint", "Report", "Sizes", "Stats", "TraceEvent", "read_stats"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a configuration will take.
+
+    block_bytes         one block: all layers, K and V
+    arena_bytes         memory for all blocks
+    blocks_per_extent   blocks in one extent of the arena
+    extents             extents of the arena
+    """
+
+    block_bytes: int
+    arena_bytes: int
+    blocks_per_extent: int
+    extents: int
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Counters of a cache at one moment. blocks_free + blocks_active + blocks_cached == blocks_total.
+
+    blocks_free             blocks that hold nothing
+    blocks_active           blocks named by at least one sequence
+    blocks_cached           blocks named by the prefix index only: evictable
+    blocks_peak             highest blocks_active so far
+    extents_used            extents that a pool holds
+    sequences, plans        alive sequences, open steps
+    leaves_total, _free     page table leaves
+    plans_committed, _aborted
+    tokens_committed        tokens computed and committed, prefix hits not counted
+    prefix_query_tokens     tokens asked of Sequence.match
+    prefix_hit_tokens       tokens found by it
+    prefix_inserts          blocks that entered the prefix index
+    prefix_duplicates       blocks given back since an equal one was in the index
+    evictions               cached blocks that were dropped for room
+    forks, cow_copies       forks; blocks copied since a shared one was to be written
+    scrubs                  blocks zeroed on change of tenant
+    rolled_blocks           table entries dropped behind the window
+    table_rows_extended     rows of block tables that only grew or stayed as they were
+    table_rows_rewritten    rows written from their start
+    heap_calls, heap_bytes  allocations so far, bytes of host memory held
+    arena_bytes             bytes of device memory held
+    """
+
+    blocks_total: int
+    blocks_free: int
+    blocks_active: int
+    blocks_cached: int
+    blocks_peak: int
+    extents_total: int
+    extents_used: int
+    sequences: int
+    plans: int
+    leaves_total: int
+    leaves_free: int
+    plans_committed: int
+    plans_aborted: int
+    tokens_committed: int
+    prefix_query_tokens: int
+    prefix_hit_tokens: int
+    prefix_inserts: int
+    prefix_duplicates: int
+    evictions: int
+    forks: int
+    cow_copies: int
+    scrubs: int
+    rolled_blocks: int
+    table_rows_extended: int
+    table_rows_rewritten: int
+    heap_calls: int
+    heap_bytes: int
+    arena_bytes: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What Cache.check() found when all invariants hold.
+
+    sequences_digest    hash of all that sequences can see: lengths, tables, references
+    cache_digest        hash of the above, and of free lists, prefix index and eviction order
+    """
+
+    sequences_digest: int
+    cache_digest: int
+
+
+@dataclass(frozen=True)
+class TraceEvent:
+    """One of the last operations. `number` counts from 0 without gaps.
+
+    time_us     microseconds since the cache was created
+    what        "seq.fork", "prefix.evict", ...
+    subject     handle or block number
+    detail      tokens, blocks, or the status as a positive number
+    """
+
+    number: int
+    time_us: int
+    what: str
+    subject: int
+    detail: int
+
+
+@dataclass(frozen=True)
+class FaultPoint:
+    """A place where the library can be told to fail.
+
+    name, meaning   "device.copy.done", and what happens there
+    visits          visits while a specification named the point
+    fired           visits at which an action other than off was taken
+    """
+
+    name: str
+    meaning: str
+    visits: int
+    fired: int
+
+
+_STATS_FIELDS = tuple(field.name for field in fields(Stats))
+
+
+def read_stats(handle: Any) -> Stats:
+    """The counters of a cache."""
+    filled = ffi.new("pkv_stats*", {"struct_size": ffi.sizeof("pkv_stats")})
+    check(lib.pkv_cache_stats(handle, filled), "Cache.stats")
+    return Stats(*(getattr(filled, name) for name in _STATS_FIELDS))

@@ -1,0 +1,376 @@
+"""One step of a model: new tokens of several sequences, written and attended layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _arrays as arrays
+from ._ffi import check, ffi, lib
+from ._sequence import Sequence
+from ._tokens import TokenArray, Tokens, flatten
+from ._values import finite, unsigned
+from .errors import Busy, Error, InvalidArgument, OutOfRange, StaleHandle, error
+
+if TYPE_CHECKING:
+    from ._cache import Cache
+
+__all__ = ["Entries", "Step"]
+
+Entries: TypeAlias = Iterable[tuple[Sequence, Tokens]]
+Query = TypeVar("Query")
+Output = TypeVar("Output")
+
+_CLOSED = ffi.new("pkv_plan*")[0]
+
+# pkv_entry as NumPy sees it, so that a whole step is filled in with three assignments.
+_ENTRY = np.dtype(
+    {
+        "names": ["seq", "tokens", "count"],
+        "formats": [np.uint64, np.uintp, np.uint32],
+        "offsets": [ffi.offsetof("pkv_entry", field) for field in ("seq", "tokens", "count")],
+        "itemsize": ffi.sizeof("pkv_entry"),
+    }
+)
+
+
+class Step:
+    """Blocks reserved for new tokens, until they are committed. Made by Cache.step().
+
+        with cache.step([(a, prompt), (b, [token])]) as step:
+            for layer in range(cache.layers):
+                step.write(layer, k, v)
+                out = step.attend(layer, q)
+
+    Leaving the block commits. An exception aborts: the sequences are as long as before and nothing else
+    is left of the step. Rows of all arrays are the new tokens in the order of the entries.
+
+    tokens      rows: the new tokens of all entries
+    """
+
+    __slots__ = ("__weakref__", "_cache", "_handle", "_info", "_sequences", "tokens")
+
+    def __init__(self, cache: Cache, entries: Entries) -> None:
+        """Not for callers: use Cache.step()."""
+        self._handle = _CLOSED
+        self._cache = cache
+        self._info: _Info | None = None
+        live = cache._live()
+        pairs = entries if isinstance(entries, (list, tuple)) else list(entries)
+        try:
+            sequences = [pair[0] for pair in pairs]
+            ids = [sequence._id for sequence in sequences]
+            flat, counts, addresses = flatten([pair[1] for pair in pairs])
+        except (AttributeError, IndexError, KeyError, TypeError) as reason:
+            raise _explain_types(pairs) or reason from None
+        table = np.zeros(len(ids), _ENTRY)
+        table["seq"] = ids
+        table["tokens"] = addresses
+        table["count"] = counts
+        plan = ffi.new("pkv_plan*")
+        pointer = ffi.from_buffer("pkv_entry[]", table)
+        status = lib.pkv_plan_begin(live, pointer, len(ids), plan)
+        if status:
+            raise _explain_status(status, cache, sequences, counts)
+        del flat  # the library has read it
+        self._sequences = sequences  # must not be collected while the plan names them
+        self._handle = plan[0]
+        self.tokens = int(counts.sum())
+
+    def write(self, layer: int, k: Any, v: Any, *, dtype: str | None = None) -> None:
+        """Store K and V of the new tokens for one layer, converted to the types of the cache.
+
+        k       [step.tokens, kv_heads, head_dim], float32, float16 or bfloat16, any strides that leave
+                the last dimension contiguous; never copied
+        v       [step.tokens, kv_heads, value_dim], likewise
+        dtype   "bf16" when k and v are uint16 arrays that hold bfloat16
+
+        Raises InvalidArgument, StaleHandle, OutOfRange (layer), NonFinite, DeviceIOError. After the last
+        two the slots of this layer hold nothing defined: write again, or leave the step.
+        Threads may write different layers at once; the GIL is released.
+        """
+        cache = self._cache
+        index = self._layer(layer)
+        k_view = self._rows("k", k, dtype, (self.tokens, cache.kv_heads, cache.head_dim))
+        v_view = self._rows("v", v, dtype, (self.tokens, cache.kv_heads, cache.value_dim), "value")
+        pair = ffi.new("pkv_array[2]")
+        arrays.pack("k", k_view, pair[0])
+        arrays.pack("v", v_view, pair[1])
+        status = lib.pkv_write(cache._live(), self._handle, index, pair, pair + 1)
+        if status:
+            raise self._error(status, "Step.write: k or v")
+
+    @overload
+    def attend(
+        self,
+        layer: int,
+        q: Query,
+        out: None = None,
+        scale: float | None = None,
+        softcap: float = 0.0,
+        lse: NDArray[np.float32] | None = None,
+        *,
+        dtype: str | None = None,
+    ) -> Query: ...
+
+    @overload
+    def attend(
+        self,
+        layer: int,
+        q: Any,
+        out: Output,
+        scale: float | None = None,
+        softcap: float = 0.0,
+        lse: NDArray[np.float32] | None = None,
+        *,
+        dtype: str | None = None,
+    ) -> Output: ...
+
+    def attend(
+        self,
+        layer: int,
+        q: Any,
+        out: Any = None,
+        scale: float | None = None,
+        softcap: float = 0.0,
+        lse: NDArray[np.float32] | None = None,
+        *,
+        dtype: str | None = None,
+    ) -> Any:
+        """Attention from the new tokens to all tokens of their sequences up to themselves.
+
+        Causal over absolute positions, within the window and sinks of the cache. Query head h reads
+        KV head h // (heads / kv_heads). The output of a sequence is bitwise the same whatever else is
+        in the step. K and V of the layer must have been written.
+
+        q        [step.tokens, heads, head_dim], heads a multiple of kv_heads; types as for write
+        out      [step.tokens, heads, value_dim], written; None: a new array of the kind and type of q
+        scale    factor of the scores; None: 1 / sqrt(head_dim)
+        softcap  c > 0: scores become c * tanh(score / c)
+        lse      float32 [step.tokens, heads], written: natural logarithm of the softmax sum
+        dtype    "bf16" when q and out are uint16 arrays that hold bfloat16
+        Returns  out
+
+        Raises InvalidArgument, StaleHandle, OutOfRange (layer), NonFinite (in q; out is untouched),
+        DeviceIOError. The GIL is released.
+        """
+        cache = self._cache
+        index = self._layer(layer)
+        q_view = self._rows("q", q, dtype, (self.tokens, None, cache.head_dim), heads="heads")
+        heads = q_view.shape[1]
+        if heads % cache.kv_heads:
+            raise InvalidArgument(
+                f"q: expected heads a multiple of kv_heads = {cache.kv_heads}, got {heads}"
+            )
+        shape = (self.tokens, heads, cache.value_dim)
+        if out is None:
+            out = arrays.like(q, q_view, shape)
+        out_view = self._rows("out", out, dtype, shape, "value", "heads", writable=True)
+        call = ffi.new("pkv_attention*")
+        arrays.pack("q", q_view, call.q)
+        arrays.pack("out", out_view, call.out)
+        if arrays.overlap(q_view, out_view):
+            raise InvalidArgument("out: expected memory of its own, got memory that q uses")
+        call.query_heads = heads
+        call.scale = 0.0 if scale is None else finite("scale", scale)
+        call.softcap = _softcap(softcap)
+        if lse is not None:
+            call.lse = _lse_pointer(lse, (self.tokens, heads))
+        status = lib.pkv_attend(cache._live(), self._handle, index, call)
+        if status:
+            raise self._error(status, "Step.attend: q")
+        return out
+
+    @property
+    def positions(self) -> TokenArray:
+        """uint32 [tokens]: absolute position of each row in its sequence."""
+        return self._plan_info().positions
+
+    @property
+    def slots(self) -> TokenArray:
+        """uint32 [tokens]: where each row is stored, block * block_tokens + offset."""
+        return self._plan_info().slots
+
+    @property
+    def starts(self) -> TokenArray:
+        """uint32 [entries + 1]: first row of each entry; the last element is `tokens`."""
+        return self._plan_info().starts
+
+    @property
+    def lengths(self) -> TokenArray:
+        """uint32 [entries]: tokens of each sequence, the new ones included."""
+        return self._plan_info().lengths
+
+    @property
+    def block_table(self) -> TokenArray:
+        """uint32 [entries, pages of the longest]: block of each page, NO_BLOCK behind the window.
+
+        Elements behind the last page of a sequence mean nothing.
+        """
+        return self._plan_info().block_table
+
+    @property
+    def closed(self) -> bool:
+        """Has the step been committed or aborted?"""
+        return self._handle is _CLOSED
+
+    def commit(self) -> None:
+        """Make the new tokens part of their sequences. Raises Busy while a write or attend runs."""
+        self._end(lib.pkv_plan_commit, "Step.commit")
+
+    def abort(self) -> None:
+        """Give the step up: its sequences are as long as before. Raises Busy."""
+        self._end(lib.pkv_plan_abort, "Step.abort")
+
+    def __enter__(self) -> Step:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.closed:
+            return
+        if kind is None:
+            self.commit()
+        elif not self._cache.closed:
+            self.abort()
+
+    def __del__(self) -> None:
+        try:
+            if not self.closed and not self._cache.closed:
+                self.abort()
+        except (AttributeError, Error):
+            pass  # half made, or another thread still computes
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{self.tokens} tokens"
+        return f"<pagedkv.Step of {len(self._sequences)} sequences, {state}>"
+
+    def _end(self, function: Any, what: str) -> None:
+        if self.closed:
+            raise StaleHandle(f"{what}: the step has been committed or aborted")
+        check(function(self._cache._live(), self._handle), what)
+        self._handle = _CLOSED
+        self._sequences = []
+
+    def _layer(self, layer: int) -> int:
+        index = unsigned("layer", layer)
+        if index >= self._cache.layers:
+            raise OutOfRange(f"layer: expected 0 to {self._cache.layers - 1}, got {index}")
+        return index
+
+    def _rows(
+        self,
+        name: str,
+        array: Any,
+        dtype: str | None,
+        shape: tuple[int | None, ...],
+        dim: str = "head",
+        heads: str = "kv_heads",
+        writable: bool = False,
+    ) -> arrays.View:
+        found = arrays.view(name, array, dtype, writable)
+        if found.shape != shape:
+            arrays.check_shape(name, found.shape, shape, f"[step.tokens, {heads}, {dim}_dim]")
+        return found
+
+    def _error(self, status: int, what: str) -> Error:
+        if status == lib.PKV_ESTALE and self.closed:
+            return StaleHandle(f"{what.split(':')[0]}: the step has been committed or aborted")
+        return error(status, what)
+
+    def _plan_info(self) -> _Info:
+        """Copies of the plan's arrays: they stay valid when the plan is gone."""
+        if self._info is None:
+            info = ffi.new("pkv_plan_info*")
+            status = lib.pkv_plan_get_info(self._cache._live(), self._handle, 0, info)
+            if status:
+                raise self._error(status, "Step")
+            self._info = _Info(info, self._cache.block_tokens)
+        return self._info
+
+
+class _Info:
+    """The arrays of a pkv_plan_info, copied."""
+
+    def __init__(self, info: Any, block_tokens: int) -> None:
+        self.positions = _copy(info.positions, info.tokens)
+        self.slots = _copy(info.slots, info.tokens)
+        self.starts = _copy(info.starts, info.entries + 1)
+        self.lengths = _copy(info.lengths, info.entries)
+        table = _copy(info.block_table, info.entries * info.table_stride)
+        pages = -(-int(self.lengths.max()) // block_tokens)
+        self.block_table = table.reshape(info.entries, info.table_stride)[:, :pages].copy()
+
+
+def _copy(pointer: Any, count: int) -> TokenArray:
+    return np.frombuffer(ffi.buffer(pointer, 4 * count), np.uint32).copy()
+
+
+def _softcap(softcap: float) -> float:
+    value = finite("softcap", softcap)
+    if value < 0:
+        raise InvalidArgument(f"softcap: expected 0 or more, got {value}")
+    return value
+
+
+def _lse_pointer(lse: Any, shape: tuple[int, int]) -> Any:
+    found = arrays.view("lse", lse, "f32", writable=True)
+    arrays.check_shape("lse", found.shape, shape, "[step.tokens, heads]")
+    if found.strides != (shape[1], 1):
+        raise InvalidArgument(f"lse: expected a contiguous array, got strides {found.strides}")
+    return ffi.cast("float*", found.pointer)
+
+
+def _explain_types(pairs: Any) -> InvalidArgument | None:
+    """The entry that is no (sequence, tokens) pair."""
+    for i, pair in enumerate(pairs):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            return InvalidArgument(f"entries[{i}]: expected (sequence, tokens), got {pair!r}")
+        sequence, tokens = pair
+        if not isinstance(sequence, Sequence):
+            kind = type(sequence).__name__
+            return InvalidArgument(f"entries[{i}]: expected a pagedkv.Sequence, got {kind}")
+        if not hasattr(tokens, "__len__"):
+            kind = type(tokens).__name__
+            return InvalidArgument(f"entries[{i}]: expected a list of token ids, got {kind}")
+    return None
+
+
+def _explain_status(status: int, cache: Cache, sequences: list[Sequence], counts: Any) -> Error:
+    """The error of pkv_plan_begin, naming the entry where one entry is to blame."""
+    if status == lib.PKV_EINVAL:
+        return _explain_invalid(sequences, counts)
+    if status == lib.PKV_ESTALE:
+        for i, sequence in enumerate(sequences):
+            if sequence.closed:
+                return StaleHandle(f"entries[{i}]: the sequence has been closed")
+            if sequence._cache is not cache:
+                return StaleHandle(f"entries[{i}]: the sequence belongs to another cache")
+    if status == lib.PKV_EBUSY:
+        for i, sequence in enumerate(sequences):
+            if sequence.in_step:
+                return Busy(f"entries[{i}]: the sequence is in an open step")
+            if sequence.reserved:
+                return Busy(f"entries[{i}]: the sequence has uncommitted tokens")
+        return Busy("Cache.step: as many steps are open as `plans` allows")
+    return error(status, f"Cache.step of {len(sequences)} sequences, {int(counts.sum())} tokens")
+
+
+def _explain_invalid(sequences: list[Sequence], counts: Any) -> Error:
+    seen: dict[int, int] = {}
+    for i, (sequence, count) in enumerate(zip(sequences, counts, strict=True)):
+        if count == 0:
+            return InvalidArgument(f"entries[{i}]: expected at least one token, got none")
+        if sequence._id in seen:
+            first = seen[sequence._id]
+            return InvalidArgument(f"entries[{i}]: the same sequence as entries[{first}]")
+        seen[sequence._id] = i
+    return error(lib.PKV_EINVAL, "Cache.step: entries")

@@ -1,0 +1,35 @@
+"""Checks of plain values before they reach C, so that the message can name the argument."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import SupportsFloat, SupportsIndex
+
+from .errors import InvalidArgument
+
+__all__ = ["finite", "unsigned"]
+
+
+def unsigned(name: str, value: SupportsIndex, bits: int = 32) -> int:
+    """`value` as an int that fits `bits` bits unsigned."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        kind = type(value).__name__
+        raise InvalidArgument(f"{name}: expected an integer, got {kind}") from None
+    if not 0 <= number < 1 << bits:
+        raise InvalidArgument(f"{name}: expected 0 to 2^{bits} - 1, got {number}")
+    return number
+
+
+def finite(name: str, value: SupportsFloat) -> float:
+    """`value` as a float that is neither NaN nor infinite."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        kind = type(value).__name__
+        raise InvalidArgument(f"{name}: expected a number, got {kind}") from None
+    if not math.isfinite(number):
+        raise InvalidArgument(f"{name}: expected a finite number, got {number}")
+    return number
