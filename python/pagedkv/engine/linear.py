@@ -70,7 +70,7 @@ def multiply_tiled(xp: Any, rows: Array, matrix: Array, tile: int) -> Array:
         padded[:count] = rows
         rows = padded
     product = xp.matmul(rows.reshape(tiles, tile, width), matrix)
-    return product.reshape(tiles * tile, -1)[:count]
+    return product.reshape(tiles * tile, matrix.shape[1])[:count]
 
 
 def choose_tile(weight: NDArray[np.float32]) -> int:

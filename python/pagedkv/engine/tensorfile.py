@@ -145,7 +145,7 @@ def _tensor_info(path: Path, name: str, entry: Any, data_begin: int) -> TensorIn
     dtype: Any = entry.get("dtype")
     shape: Any = entry.get("shape")
     offsets: Any = entry.get("data_offsets")
-    if dtype not in ELEMENT_BYTES:
+    if not isinstance(dtype, str) or dtype not in ELEMENT_BYTES:
         raise CheckpointError(f"{where}: unknown dtype {dtype!r}")
     if not _is_sizes(shape):
         raise CheckpointError(f"{where}: shape {shape!r} is not a list of sizes")

@@ -1,0 +1,222 @@
+"""`pagedkv run`: serve prompts with a real model from paged KV, and show what paging bought.
+
+    arguments -> prompts -> checkpoint -> tokenizer -> cache -> checks -> serve -> table [-> check]
+
+Everything left of "serve" may refuse, with one message and exit code 2, before a token is computed.
+Exit code 1 means that `--check` found a difference or that serving failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pagedkv
+from pagedkv.engine import (
+    Completion,
+    Difference,
+    Engine,
+    EngineError,
+    Model,
+    Progress,
+    Request,
+    RequestError,
+    SamplingParams,
+    Tokenizer,
+    cache_for,
+    first_difference,
+    load_checkpoint,
+    summarise,
+)
+
+from . import report
+from .progress import ProgressBar, Rate
+from .prompts import Prompt, read_prompts
+
+DATA = Path(pagedkv.__file__).parent / "data"
+MODEL = DATA / "docstrings-3m"
+PROMPTS = DATA / "prompts.jsonl"
+MAX_TOKENS = 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `pagedkv run`."""
+    at_least_1 = _whole_number(1)
+    at_least_0 = _whole_number(0)
+    add = parser.add_argument
+    add("--model", type=Path, default=MODEL, metavar="DIR", help="Hugging Face checkpoint folder")
+    add("--prompts", type=Path, default=PROMPTS, metavar="FILE", help="one per line, or JSON lines")
+    add("--kv-dtype", choices=("f32", "f16", "bf16"), default="f32", help="type of K and V")
+    add("--blocks", type=at_least_1, default=160, metavar="N", help="blocks in the pool")
+    add("--block-tokens", type=at_least_1, default=16, metavar="N", help="tokens in a block")
+    add("--batch", type=at_least_1, default=32, metavar="N", help="samples that run at once")
+    add("--step-tokens", type=at_least_1, default=256, metavar="N", help="new tokens of one step")
+    add(
+        "--threads", type=at_least_0, default=0, metavar="N", help="attention threads; 0: all cores"
+    )
+    add("--temperature", type=float, default=0.0, metavar="T", help="0: greedy")
+    add("--top-k", type=int, default=0, metavar="K", help="0: off")
+    add("--top-p", type=float, default=1.0, metavar="P", help="1: off")
+    add("--seed", type=int, default=0, metavar="S", help="of sampling")
+    add("--samples", type=at_least_1, default=1, metavar="N", help="continuations of each prompt")
+    add(
+        "--max-tokens", type=at_least_1, metavar="N",
+        help=f"of each output, instead of what the prompts state (where they do not: {MAX_TOKENS})",
+    )  # fmt: skip
+    add("--check", action="store_true", help="compare with a contiguous cache, token by token")
+    add("--show", type=at_least_0, default=0, metavar="N", help="print N of the texts")
+    add("--json", type=Path, metavar="FILE", help="write figures and texts")
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add(
+        "--row-tile", type=at_least_0, metavar="N",
+        help="rows per matrix product; 0: all at once, which is faster for long prompts, but"
+        " rounding then depends on the batch (default: measured)",
+    )  # fmt: skip
+
+
+def _whole_number(minimum: int) -> Any:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not minimum <= value < 1 << 31:
+            raise argparse.ArgumentTypeError(f"{text} must be at least {minimum} and below 2^31")
+        return value
+
+    parse.__name__ = "whole number"
+    return parse
+
+
+def run(options: argparse.Namespace) -> int:
+    """Carry out the command; returns the exit code."""
+    with ExitStack() as stack:
+        try:
+            job = _prepare(options, stack)
+        except (EngineError, pagedkv.Error) as error:
+            print(f"pagedkv run: {error}", file=sys.stderr)
+            return 2
+        try:
+            return _serve(job, options)
+        except (FloatingPointError, OSError, EngineError, pagedkv.Error) as error:
+            print(f"pagedkv run: failed: {error}", file=sys.stderr)
+            return 1
+
+
+@dataclass(frozen=True)
+class _Job:
+    """All that a run needs, loaded and checked."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    requests: list[Request]
+
+
+def _prepare(options: argparse.Namespace, stack: ExitStack) -> _Job:
+    """Read and check everything, cheapest first."""
+    sampling = SamplingParams(options.temperature, options.top_k, options.top_p, options.seed)
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        raise RequestError(f"{options.json}: its folder does not exist")
+    prompts = read_prompts(options.prompts)
+    checkpoint = load_checkpoint(options.model)
+    tokenizer = Tokenizer(options.model, checkpoint.config.vocab)
+    requests = [_request(prompt, tokenizer, sampling, options) for prompt in prompts]
+    model = Model(checkpoint, options.device, options.row_tile)
+    cache = stack.enter_context(
+        cache_for(
+            checkpoint.config,
+            blocks=options.blocks,
+            block_tokens=options.block_tokens,
+            dtype=options.kv_dtype,
+            batch=options.batch,
+            step_tokens=options.step_tokens,
+            threads=options.threads or len(os.sched_getaffinity(0)),
+            device=options.device,
+        )
+    )
+    engine = Engine(model, cache, options.batch, options.step_tokens)
+    for request in requests:
+        engine.scheduler.check(request)
+    return _Job(engine, tokenizer, requests)
+
+
+def _request(
+    prompt: Prompt, tokenizer: Tokenizer, sampling: SamplingParams, options: argparse.Namespace
+) -> Request:
+    tokens = tokenizer.encode(prompt.text)
+    if len(tokens) == 0:
+        raise RequestError(f"{prompt.where}: the prompt has no tokens")
+    return Request(
+        id=prompt.id,
+        prompt=tokens,
+        max_tokens=options.max_tokens or prompt.max_tokens or MAX_TOKENS,
+        sampling=sampling,
+        samples=options.samples,
+        group=prompt.group,
+        text=prompt.text,
+    )
+
+
+def _serve(job: _Job, options: argparse.Namespace) -> int:
+    engine = job.engine
+    began = time.perf_counter()
+    with ProgressBar("serve", len(job.requests) * options.samples) as bar:
+        rate = Rate()
+
+        def on_step(now: Progress) -> None:
+            speed = rate.update(now.seconds, now.generated)
+            bar.update(now.finished, _details(now, speed))
+
+        completions = engine.run(job.requests, on_step)
+    seconds = time.perf_counter() - began
+    summary = summarise(completions, engine.totals, engine.cache.stats(), seconds)
+    if options.show:
+        print(report.texts(completions, job.tokenizer, options.show))
+    print(report.table(summary))
+    check = _check(job, completions, options) if options.check else None
+    if options.json is not None:
+        text = report.as_json(_settings(job, options), summary, completions, job.tokenizer, check)
+        report.write_whole(options.json, text)
+    return 0 if check is None or check["equal"] == check["samples"] else 1
+
+
+def _details(now: Progress, speed: float) -> str:
+    stats = now.stats
+    return (
+        f"{speed:,.0f} tok/s   pages {stats.blocks_active}/{stats.blocks_total}"
+        f"   batch {now.batch}   waiting {now.waiting}"
+    )
+
+
+def _check(job: _Job, completions: list[Completion], options: argparse.Namespace) -> dict[str, Any]:
+    """Serve everything again, one by one and without pages; print and return the outcome."""
+    number = {id(request): index for index, request in enumerate(job.requests)}
+    found: list[Difference] = []
+    with ProgressBar("check", len(completions)) as bar:
+        for index, done in enumerate(completions, 1):
+            order = number[id(done.request)]
+            different = first_difference(job.engine.model, done, order, options.kv_dtype)
+            found += [different] if different else []
+            bar.update(index, f"{len(found)} different")
+    equal = len(completions) - len(found)
+    print(f"equal: {equal}/{len(completions)}")
+    if found:
+        print(report.difference(found[0], job.tokenizer))
+    return {
+        "samples": len(completions),
+        "equal": equal,
+        "different": [[one.completion.request.id, one.completion.sample] for one in found],
+    }
+
+
+def _settings(job: _Job, options: argparse.Namespace) -> dict[str, Any]:
+    config = job.engine.model.config
+    values = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(options).items()
+        if isinstance(value, str | int | float | Path | None)
+    }
+    return {"version": pagedkv.__version__, "family": config.family, **values}

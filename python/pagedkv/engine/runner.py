@@ -1,0 +1,211 @@
+"""The engine: one model, one paged cache, many requests.
+
+    submit -> [ scheduler.admit -> chunks -> cache.step -> model.forward -> sample ]* -> completions
+                                   ^-- make_room when the step finds no blocks
+
+One step computes the chunks that the scheduler chose. K and V go to the cache and attention comes
+from it; leaving the step commits. Tokens are sampled after the commit, so a step that fails leaves
+every sample as it was and can simply be tried again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+
+from pagedkv import Cache, OutOfBlocks, Step, TooBig
+
+from .arrays import Array, to_host
+from .config import ModelConfig
+from .metrics import Progress, Totals
+from .model import Attend, Model
+from .policy import Policy
+from .request import Completion, Request, Sample, complete
+from .scheduler import Chunk, Scheduler
+
+
+class Engine:
+    """Serves requests by continuous batching.
+
+    model         what to compute
+    cache         where K and V live; its geometry must be the model's (see `cache_for`)
+    batch         samples that run at once
+    step_tokens   new tokens of one step, decode and prefill together; at least `batch`
+    policy        who goes first and who is preempted; default ArrivalOrder
+    clock         seconds; for times in completions only, never for decisions
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        cache: Cache,
+        batch: int = 32,
+        step_tokens: int = 512,
+        policy: Policy | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.model = model
+        self.cache = cache
+        self.scheduler = Scheduler(cache, model.config, batch, step_tokens, policy)
+        self.clock = clock
+        self.totals = Totals(started=clock())
+
+    def submit(self, request: Request) -> None:
+        """Queue a request. Raises RequestError when it can never be served; nothing is queued."""
+        self.scheduler.submit(request, self.clock())
+
+    def run(
+        self,
+        requests: Iterable[Request],
+        on_step: Callable[[Progress], None] | None = None,
+    ) -> list[Completion]:
+        """Serve `requests` to the end. All are checked first: one bad request refuses the run.
+
+        on_step   called after every step
+        Returns   completions in the order of requests and samples.
+        """
+        requests = list(requests)
+        for request in requests:
+            self.scheduler.check(request)
+        for request in requests:
+            self.submit(request)
+        place = {id(request): index for index, request in enumerate(requests)}
+        done: list[Completion] = []
+        while self.busy:
+            done += self.step()
+            if on_step is not None:
+                on_step(self.progress())
+        return sorted(done, key=lambda item: (place[id(item.request)], item.sample))
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is left to do."""
+        return bool(self.scheduler.waiting or self.scheduler.running)
+
+    def step(self) -> list[Completion]:
+        """Compute one step; returns the samples that it finished."""
+        self.scheduler.admit()
+        chunks = self.scheduler.chunks()
+        if not chunks:
+            return []
+        logits, chunks = self._compute(chunks)
+        ready = [chunk.sample for chunk in chunks if chunk.is_last]
+        for chunk in chunks:
+            chunk.sample.computed += chunk.count
+        done: list[Completion] = []
+        for sample, row in zip(ready, logits, strict=True):
+            done += self._advance(sample, row)
+        self._count(chunks, done)
+        return done
+
+    def progress(self) -> Progress:
+        """A snapshot for a progress display."""
+        return Progress(
+            seconds=self.clock() - self.totals.started,
+            generated=self.totals.generated,
+            finished=self.totals.finished,
+            running=len(self.scheduler.running),
+            waiting=len(self.scheduler.waiting),
+            batch=self.totals.batch,
+            stats=self.cache.stats(),
+        )
+
+    # ---- One step
+
+    def _compute(self, chunks: list[Chunk]) -> tuple[Array, list[Chunk]]:
+        """Run the model over `chunks`, or over what is left of them when blocks run out. Returns
+        logits [R, vocab] of the chunks that are the last of their sample, in order, on the host."""
+        with ExitStack() as stack:
+            step, chunks = self._reserve(stack, chunks)
+            reserved = self.scheduler.blocks_reserved()
+            self.totals.blocks_reserved_peak = max(self.totals.blocks_reserved_peak, reserved)
+            ends = np.cumsum([chunk.count for chunk in chunks]) - 1
+            rows = ends[[chunk.is_last for chunk in chunks]]
+            tokens = np.concatenate([chunk.entry[1] for chunk in chunks])
+            logits = self.model.forward(tokens, step.positions, rows, _through(step))
+        return to_host(logits), chunks
+
+    def _reserve(self, stack: ExitStack, chunks: list[Chunk]) -> tuple[Step, list[Chunk]]:
+        while True:
+            entries = [chunk.entry for chunk in chunks]
+            try:
+                return stack.enter_context(self.cache.step(entries)), chunks
+            except (OutOfBlocks, TooBig):
+                # TooBig: more blocks in one step than there are in all.
+                chunks = self.scheduler.make_room(chunks)
+
+    def _advance(self, sample: Sample, row: Any) -> list[Completion]:
+        """Sample the next token of `sample`, and of siblings that fork off here."""
+        group = [sample, *self.scheduler.fork(sample)]
+        return [done for member in group for done in self._append(member, row)]
+
+    def _append(self, sample: Sample, row: Any) -> list[Completion]:
+        token = sample.sampler(row)
+        sample.append(token, self.clock())
+        self.totals.generated += 1
+        if token in self.model.config.stop_tokens:
+            finish = "stop"
+        elif sample.length == sample.request.tokens_max:
+            finish = "length"
+        else:
+            return []
+        self.scheduler.finish(sample)
+        self.totals.finished += 1
+        return [complete(sample, finish)]
+
+    def _count(self, chunks: list[Chunk], done: list[Completion]) -> None:
+        totals = self.totals
+        totals.steps += 1
+        totals.tokens_computed += sum(chunk.count for chunk in chunks)
+        totals.batch = len(chunks)
+        totals.batch_peak = max(totals.batch_peak, len(chunks))
+        totals.prefix_tokens_reused += sum(completion.reused for completion in done)
+        totals.preemptions = self.scheduler.preemptions
+
+
+def cache_for(
+    config: ModelConfig,
+    blocks: int,
+    block_tokens: int = 16,
+    dtype: str = "f32",
+    batch: int = 32,
+    step_tokens: int = 512,
+    threads: int = 0,
+    device: str = "cpu",
+) -> Cache:
+    """A cache with the geometry of a model and room for an Engine of this batch and step.
+
+    Raises pagedkv.Error when the library refuses a value, such as a head_dim it has no kernel for.
+    """
+    # Tables are sized for the longest sequence: no longer than the model can, or the pool holds.
+    longest = config.context if config.window else min(config.context, blocks * block_tokens)
+    return Cache(
+        layers=config.layers,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        blocks=blocks,
+        block_tokens=block_tokens,
+        dtype=dtype,
+        window=config.window,
+        # One more than run at once: the head of the queue asks for its prefix before it has a seat.
+        sequences=batch + 1,
+        sequence_tokens=longest,
+        step_sequences=batch,
+        step_tokens=step_tokens,
+        threads=threads,
+        device=device,
+    )
+
+
+def _through(step: Step) -> Attend:
+    """Attention by the paged cache: store, then read through the page tables."""
+
+    def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
+        step.write(layer, k, v)
+        return step.attend(layer, q)
+
+    return attend

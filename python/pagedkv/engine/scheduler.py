@@ -1,0 +1,284 @@
+"""Continuous batching with chunked prefill: decides which tokens the next step computes.
+
+    waiting (sorted by policy)  --admit-->  running  --chunks-->  one step of at most step_tokens
+
+    step   | one token of every decoding sample | chunks of prompts, oldest first |
+           |<---------------------------- step_tokens ---------------------------->|
+
+Rules, each with its reason:
+
+R1  Decode first. A token that someone reads now is worth more than a prompt that has just begun.
+R2  A request that can never fit is refused by `submit`; one that fits later waits. "Never" is a
+    matter of its longest sample alone: prompt + max_tokens in an empty pool.
+R3  The head of the queue is admitted when its whole prompt fits beside what running samples are
+    still owed plus one block each. Nobody overtakes a head that waits for blocks, or large requests
+    would starve.
+R4  A request whose prefix a running sample is computing right now is held back until those blocks
+    are committed, and then finds them with `match`. Without this, requests of one group that arrive
+    together would each compute the preamble, since nothing uncommitted is ever shared. It may be
+    overtaken meanwhile: what it waits for is under way and ends within a few steps.
+R5  When a step runs out of blocks, the policy's victim gives all of its blocks back and waits
+    again; its tokens stay. The computed part usually is still cached when it returns.
+
+The pool is never promised beyond R3, so R5 happens when outputs grow, not as a matter of course.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import ModelConfig
+from .errors import EngineError, RequestError
+from .policy import ArrivalOrder, Policy
+from .request import Request, Sample
+
+if TYPE_CHECKING:
+    from pagedkv import Cache, Sequence
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """The next `count` tokens of `sample`, to be computed in one step."""
+
+    sample: Sample
+    count: int
+
+    @property
+    def entry(self) -> tuple[Sequence, NDArray[np.uint32]]:
+        """The chunk as `Cache.step` takes it: the sequence and its new tokens."""
+        assert self.sample.sequence is not None, "only running samples are scheduled"
+        begin = self.sample.computed
+        return self.sample.sequence, self.sample.tokens[begin : begin + self.count]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the chunk reaches the end of the sample's tokens: its last row is sampled."""
+        return self.sample.computed + self.count == self.sample.length
+
+
+class Scheduler:
+    """Queues and admission over one cache.
+
+    batch         samples that run at once
+    step_tokens   new tokens of one step, at least `batch`
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        config: ModelConfig,
+        batch: int,
+        step_tokens: int,
+        policy: Policy | None = None,
+    ) -> None:
+        if batch < 1:
+            raise RequestError(f"batch {batch} must be at least 1")
+        if step_tokens < batch:
+            raise RequestError(f"step_tokens {step_tokens} must be at least the batch, {batch}")
+        self.cache = cache
+        self.config = config
+        self.batch = batch
+        self.step_tokens = step_tokens
+        self.policy = policy or ArrivalOrder()
+        self.waiting: list[Sample] = []
+        self.running: list[Sample] = []
+        self.preemptions = 0
+        self._submitted = 0
+        self._blocks_total = cache.stats().blocks_total
+        # The head of the queue did not fit into so many blocks; asked again when there are more.
+        self._short: tuple[Sample, int] | None = None
+
+    # ---- Requests come and go
+
+    def check(self, request: Request) -> None:
+        """Raise RequestError when `request` could never be served. Changes nothing."""
+        where = f"request {request.id}"
+        if len(request.prompt) == 0:
+            raise RequestError(f"{where}: the prompt is empty")
+        if request.max_tokens < 1:
+            raise RequestError(f"{where}: max_tokens {request.max_tokens} must be at least 1")
+        if not 1 <= request.samples <= self.batch:
+            raise RequestError(
+                f"{where}: samples {request.samples} must be 1 to the batch, {self.batch}"
+            )
+        highest = int(request.prompt.max())
+        if highest >= self.config.vocab:
+            raise RequestError(
+                f"{where}: token {highest} is beyond the model's {self.config.vocab}"
+            )
+        lengths = f"prompt of {len(request.prompt)} + max_tokens {request.max_tokens}"
+        if request.tokens_max > self.config.context:
+            raise RequestError(f"{where}: {lengths} exceeds the model's {self.config.context}")
+        need = self.blocks_held(request.tokens_max - 1, chunk=1)
+        if need > self._blocks_total:
+            raise RequestError(
+                f"{where}: {lengths} needs {need} blocks of {self.cache.block_tokens} tokens,"
+                f" the pool has {self._blocks_total}: it can never fit"
+            )
+
+    def submit(self, request: Request, now: float) -> None:
+        """Queue `request`. Raises RequestError when it could never be served (R2)."""
+        self.check(request)
+        self._enqueue(Sample(request, 0, (self._submitted, 0), now))
+        self._submitted += 1
+
+    def fork(self, sample: Sample) -> list[Sample]:
+        """Start the siblings of a sample whose prompt has just been computed."""
+        assert sample.sequence is not None
+        children = []
+        for number in range(1, sample.siblings + 1):
+            child = Sample(sample.request, number, (sample.order[0], number), sample.arrived)
+            child.attach(sample.sequence.fork(), sample.computed)
+            children.append(child)
+        sample.siblings = 0
+        self.running += children
+        return children
+
+    def finish(self, sample: Sample) -> None:
+        """Take a sample out; its full blocks stay cached for others."""
+        self.running.remove(sample)
+        sample.release()
+
+    @property
+    def seats_taken(self) -> int:
+        return sum(1 + sample.siblings for sample in self.running)
+
+    # ---- The next step
+
+    def chunks(self, prefill_max: int | None = None) -> list[Chunk]:
+        """The next step's work, without admitting anyone. Never empty while a sample runs.
+
+        prefill_max   limit on the tokens of one chunk, default step_tokens
+        """
+        budget = self.step_tokens
+        chunks = []
+        for sample in sorted(self.running, key=self._feeding_order):
+            count = min(sample.length - sample.computed, budget, prefill_max or budget)
+            if count == 0:
+                break
+            chunks.append(Chunk(sample, count))
+            budget -= count
+        return chunks
+
+    def admit(self) -> None:
+        """Move samples from waiting to running, as far as seats and blocks go (R3, R4)."""
+        for sample in list(self.waiting):
+            if self.seats_taken + 1 + sample.siblings > self.batch:
+                return
+            if self._is_prefix_under_way(sample):
+                continue
+            if not self._attach(sample):
+                return
+            self.waiting.remove(sample)
+            self.running.append(sample)
+
+    def make_room(self, chunks: list[Chunk]) -> list[Chunk]:
+        """`chunks` ran out of blocks: preempt one sample (R5) and return what to try instead.
+
+        A sample that is alone computes its prompt in smaller pieces: with a sliding window fewer
+        blocks are then needed at once. Raises EngineError when even one token does not fit, which
+        means that someone else holds blocks of this cache.
+        """
+        if len(self.running) == 1:
+            count = chunks[0].count
+            if count == 1:
+                raise EngineError("no block is left for a request that runs alone")
+            return self.chunks(prefill_max=count // 2)
+        victim = self.policy.victim(self.running)
+        self.running.remove(victim)
+        victim.release()
+        victim.preemptions += 1
+        self.preemptions += 1
+        self._enqueue(victim)
+        return self.chunks()
+
+    # ---- Blocks
+
+    def blocks_held(self, tokens: int, chunk: int | None = None) -> int:
+        """The most blocks that a sequence of `tokens` holds while it grows by at most `chunk`.
+
+        Behind a sliding window blocks return to the pool, so the bound is the window, the chunk,
+        and a partly used block at either end.
+        """
+        size = self.cache.block_tokens
+        held = -(-tokens // size)
+        if self.config.window:
+            span = self.config.window + (self.step_tokens if chunk is None else chunk)
+            held = min(held, -(-span // size) + 1)
+        return held
+
+    def blocks_reserved(self) -> int:
+        """What running samples would hold if each had a contiguous region for all of its tokens,
+        prompt and max_tokens, rounded up to blocks."""
+        size = self.cache.block_tokens
+        return sum(
+            (1 + sample.siblings) * -(-sample.request.tokens_max // size) for sample in self.running
+        )
+
+    def _blocks_owed(self) -> int:
+        """Blocks that running samples need for the tokens they have, and one more each."""
+        return sum(
+            self.blocks_held(sample.length)
+            - self.blocks_held(sample.computed)
+            + 1
+            + sample.siblings
+            for sample in self.running
+        )
+
+    def _room(self) -> int:
+        """Blocks to be had beyond those owed. May be negative while outputs grow."""
+        stats = self.cache.stats()
+        return stats.blocks_free + stats.blocks_cached - self._blocks_owed()
+
+    def _attach(self, sample: Sample) -> bool:
+        """Give `sample` a sequence with its cached prefix, if its prompt then fits (R3)."""
+        room = self._room()
+        if self.running and self._short is not None:
+            short, room_then = self._short
+            if short is sample and room <= room_then:
+                return False
+        sequence = self.cache.sequence()
+        # One token is left out: its logits are wanted, so it must be computed.
+        reused = sequence.match(sample.tokens[: sample.length - 1]) if sample.length > 1 else 0
+        need = self.blocks_held(sample.length) - self.blocks_held(reused)
+        # Alone it may begin: behind a window a prompt longer than the pool fits, in small chunks.
+        if self.running and need > self._room():
+            sequence.close()
+            self._short = (sample, room)
+            return False
+        self._short = None
+        sample.attach(sequence, reused)
+        if sample.preemptions == 0:
+            sample.reused = reused
+        return True
+
+    # ---- Order
+
+    def _enqueue(self, sample: Sample) -> None:
+        bisect.insort(self.waiting, sample, key=self.policy.priority)
+
+    def _feeding_order(self, sample: Sample) -> tuple[bool, object]:
+        return sample.length - sample.computed > 1, self.policy.priority(sample)
+
+    def _is_prefix_under_way(self, sample: Sample) -> bool:
+        """Whether a running sample will soon commit full blocks that `sample` can share (R4)."""
+        size = self.cache.block_tokens
+        for other in self.running:
+            if other.length - other.computed <= 1:
+                continue
+            same = common_prefix(sample.tokens[: sample.length - 1], other.tokens[: other.length])
+            if same // size * size > other.computed:
+                return True
+        return False
+
+
+def common_prefix(a: NDArray[np.uint32], b: NDArray[np.uint32]) -> int:
+    """How many tokens at the front of `a` and `b` are equal."""
+    count = min(len(a), len(b))
+    differ = a[:count] != b[:count]
+    return int(differ.argmax()) if differ.any() else count
