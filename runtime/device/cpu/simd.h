@@ -1,0 +1,167 @@
+/* simd.h - the vocabulary that the kernels are written in: one vector of WIDTH floats.
+ *
+ * Arithmetic uses the compiler's vector types; what they cannot say (fused multiply-add, maximum, f16) is an
+ * intrinsic for each instruction set. Include it after the level has been chosen by one of
+ * PKVI_LEVEL_AVX512, PKVI_LEVEL_AVX2, PKVI_LEVEL_NEON, PKVI_LEVEL_SCALAR.
+ *
+ * Fused multiply-add is always explicit and the level files forbid contraction, so that the same row gives the
+ * same bits in whichever instance of a kernel it is computed. */
+#ifndef PKVI_DEVICE_CPU_SIMD_H
+#define PKVI_DEVICE_CPU_SIMD_H
+
+#include "device/cpu/element.h"
+
+#if defined(PKVI_LEVEL_AVX512) || defined(PKVI_LEVEL_AVX2)
+#include <immintrin.h>
+#elif defined(PKVI_LEVEL_NEON)
+#include <arm_neon.h>
+#endif
+
+#if defined(PKVI_LEVEL_AVX512)
+enum { WIDTH = 16, ROWS_MAX = 8 };
+#elif defined(PKVI_LEVEL_AVX2)
+enum { WIDTH = 8, ROWS_MAX = 4 };
+#else
+enum { WIDTH = 4, ROWS_MAX = 4 };
+#endif
+
+typedef float vf __attribute__((vector_size(WIDTH * 4)));
+typedef int32_t vi __attribute__((vector_size(WIDTH * 4)));
+typedef uint32_t vu __attribute__((vector_size(WIDTH * 4)));
+
+static inline vf v_load(const float* from) {
+    vf result;
+    memcpy(&result, from, sizeof result);
+    return result;
+}
+
+static inline void v_store(float* to, vf value) {
+    memcpy(to, &value, sizeof value);
+}
+
+static inline vf v_set(float value) {
+    return (vf){0} + value;
+}
+
+/* Lane by lane: mask ? a : b; a mask is all ones or all zeros, as comparisons give it. */
+static inline vf v_select(vi mask, vf a, vf b) {
+    return (vf)(((vi)a & mask) | ((vi)b & ~mask));
+}
+
+static inline vf v_fma(vf a, vf b, vf c) {
+#if defined(PKVI_LEVEL_AVX512)
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(PKVI_LEVEL_AVX2)
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(PKVI_LEVEL_NEON)
+    return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+static inline vf v_max(vf a, vf b) {
+#if defined(PKVI_LEVEL_AVX512)
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(PKVI_LEVEL_AVX2)
+    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(PKVI_LEVEL_NEON)
+    return (vf)vmaxq_f32((float32x4_t)a, (float32x4_t)b);
+#else
+    return v_select(a > b, a, b);
+#endif
+}
+
+/* WIDTH consecutive f16. */
+static inline vf v_load_f16(const uint16_t* from) {
+#if defined(PKVI_LEVEL_AVX512)
+    return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
+#elif defined(PKVI_LEVEL_AVX2)
+    return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from));
+#elif defined(PKVI_LEVEL_NEON)
+    return (vf)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)));
+#else
+    vf result;
+    for (int i = 0; i < WIDTH; i++)
+        result[i] = pkvi_f16_to_float(from[i]);
+    return result;
+#endif
+}
+
+/* WIDTH consecutive bf16. */
+static inline vf v_load_bf16(const uint16_t* from) {
+    typedef uint16_t half __attribute__((vector_size(WIDTH * 2)));
+    half bits;
+    memcpy(&bits, from, sizeof bits);
+    return (vf)(__builtin_convertvector(bits, vu) << 16);
+}
+
+/* WIDTH pairs of bf16: the first of each, and the second of each. */
+static inline void v_load_pairs(const uint16_t* from, vf* first, vf* second) {
+    vu pairs;
+    memcpy(&pairs, from, sizeof pairs);
+    *first = (vf)(pairs << 16);
+    *second = (vf)(pairs & 0xffff0000U);
+}
+
+/* Across the lanes, always in the same order. */
+static inline float v_reduce_max(vf value) {
+    float lanes[WIDTH];
+    v_store(lanes, value);
+    for (int half = WIDTH / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++)
+            lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
+    return lanes[0];
+}
+
+static inline float v_reduce_add(vf value) {
+    float lanes[WIDTH];
+    v_store(lanes, value);
+    for (int half = WIDTH / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++)
+            lanes[i] += lanes[i + half];
+    return lanes[0];
+}
+
+/* e^x for x <= 0; results below the smallest normal number may become 0.
+ *
+ * x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7 (error below 2^-26), times 2^n by
+ * adding n to the exponent. n is rounded by adding 1.5 * 2^23, which moves the integer into the low bits. */
+static inline vf v_exp(vf x) {
+    const float magic = 0x1.8p23F;
+    const vf clamped = v_max(x, v_set(-87.0F));
+    const vf shifted = v_fma(clamped, v_set(0x1.715476p+0F), v_set(magic));
+    const vf n = shifted - magic;
+    vf r = v_fma(n, v_set(-0x1.62e400p-1F), clamped); /* ln 2, its upper bits: exact */
+    r = v_fma(n, v_set(-0x1.7f7d1cp-20F), r);         /* and its lower ones */
+    vf sum = v_set(1.0F / 5040);
+    sum = v_fma(sum, r, v_set(1.0F / 720));
+    sum = v_fma(sum, r, v_set(1.0F / 120));
+    sum = v_fma(sum, r, v_set(1.0F / 24));
+    sum = v_fma(sum, r, v_set(1.0F / 6));
+    sum = v_fma(sum, r, v_set(0.5F));
+    sum = v_fma(sum, r, v_set(1.0F));
+    sum = v_fma(sum, r, v_set(1.0F));
+    const vi exponent = ((vi)shifted - (vi)v_set(magic)) << 23;
+    const vf result = (vf)((vi)sum + exponent);
+    return v_select(x < -87.0F, v_set(0.0F), result);
+}
+
+/* tanh(x): by e^-2|x| away from 0, by its continued fraction where that would cancel. */
+static inline vf v_tanh(vf x) {
+    const vf magnitude = (vf)((vi)x & 0x7fffffff);
+    const vf e = v_exp(magnitude * -2.0F);
+    const vf far = (1.0F - e) / (1.0F + e);
+    const vf square = x * x;
+    vf near = v_fma(square, v_set(1.0F), v_set(378.0F));
+    near = v_fma(near, square, v_set(17325.0F));
+    near = v_fma(near, square, v_set(135135.0F));
+    vf below = v_fma(square, v_set(28.0F), v_set(3150.0F));
+    below = v_fma(below, square, v_set(62370.0F));
+    below = v_fma(below, square, v_set(135135.0F));
+    near = magnitude * near / below;
+    const vf result = v_select(magnitude < 0.625F, near, far);
+    return (vf)((vi)result | ((vi)x & INT32_MIN));
+}
+
+#endif

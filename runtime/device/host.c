@@ -1,0 +1,174 @@
+/* host.c - the CPU device: host memory, memcpy, and the kernels in cpu/.
+ *
+ * Copies are done when they are submitted; the ticket carries how they ended to wait(). Fault points that speak
+ * of completions (drop, corrupt) do here what a DMA engine would do: nothing arrives, or bits are wrong and the
+ * engine's checksum says so. */
+#include "device/cpu/attend.h"
+#include "device/device.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+struct host {
+    struct pkvi_device device;
+    struct pkvi_mem* mem;
+    struct pkvi_faults* faults;
+    struct pkvi_clock* clock;
+    struct pkvi_threads* threads;
+    struct pkvi_attender* attender;
+};
+
+static struct host* host_of(struct pkvi_device* device) {
+    return (struct host*)device;
+}
+
+/* ---- Levels ------------------------------------------------------------------------------------ */
+
+static const struct pkvi_kernels* const levels[] = {
+#if defined(__x86_64__)
+    &pkvi_kernels_avx512,
+    &pkvi_kernels_avx2,
+#elif defined(__aarch64__)
+    &pkvi_kernels_neon,
+#endif
+    &pkvi_kernels_scalar,
+};
+
+const struct pkvi_kernels* pkvi_kernels_find(const char* isa) {
+    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
+        if (isa != NULL && strcmp(isa, levels[i]->isa) != 0) continue;
+        if (levels[i]->is_supported()) return levels[i];
+    }
+    return NULL;
+}
+
+bool pkvi_isa_known(const char* isa) {
+    return pkvi_kernels_find(isa) != NULL;
+}
+
+/* ---- Memory ------------------------------------------------------------------------------------ */
+
+/* Anonymous pages are zeroed, cost nothing until touched, and may become huge pages, which halve the price of
+ * reading blocks in random order. */
+static int host_alloc(struct pkvi_device* device, uint64_t bytes, void** base) {
+    PKVI_TRY(pkvi_fault_check(host_of(device)->faults, PKVI_FAULT_DEVICE_ALLOC));
+    void* memory =
+        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) return PKV_ENOMEM;
+#ifdef MADV_HUGEPAGE
+    madvise(memory, bytes, MADV_HUGEPAGE); /* advice: refusal is fine */
+#endif
+    *base = memory;
+    return PKV_OK;
+}
+
+static void host_free(struct pkvi_device* device, void* base, uint64_t bytes) {
+    (void)device;
+    munmap(base, bytes);
+}
+
+/* How a copy that was told to misbehave ends. */
+static int finish_copy(struct host* host, unsigned char* to, uint64_t bytes, struct pkvi_fault fault) {
+    switch (fault.action) {
+    case PKVI_ACT_RETURN:
+        return fault.status;
+    case PKVI_ACT_DROP:
+        return PKV_ETIMEDOUT;
+    case PKVI_ACT_DELAY:
+        pkvi_clock_sleep(host->clock, fault.argument);
+        return PKV_OK;
+    case PKVI_ACT_CORRUPT:
+        if (fault.argument == 0) return PKV_OK;
+        to[fault.random % bytes] ^= 1;
+        return PKV_EIO;
+    default:
+        return PKV_OK;
+    }
+}
+
+/* A ticket is the status of the finished copy as a positive number. */
+static int host_copy(struct pkvi_device* device, void* to, const void* from, uint64_t bytes,
+                     uint64_t* ticket) {
+    struct host* host = host_of(device);
+    PKVI_TRY(pkvi_fault_check(host->faults, PKVI_FAULT_DEVICE_COPY_SUBMIT));
+    memcpy(to, from, bytes);
+    const struct pkvi_fault fault = pkvi_fault_visit(host->faults, PKVI_FAULT_DEVICE_COPY_DONE);
+    *ticket = (uint64_t)-finish_copy(host, to, bytes, fault);
+    return PKV_OK;
+}
+
+static int host_wait(struct pkvi_device* device, uint64_t ticket) {
+    (void)device;
+    return -(int)ticket;
+}
+
+static int host_zero(struct pkvi_device* device, void* to, uint64_t bytes) {
+    PKVI_TRY(pkvi_fault_check(host_of(device)->faults, PKVI_FAULT_DEVICE_ZERO));
+    memset(to, 0, bytes);
+    return PKV_OK;
+}
+
+/* ---- K/V --------------------------------------------------------------------------------------- */
+
+static int host_write(struct pkvi_device* device, const struct pkvi_write_job* job) {
+    PKVI_TRY(pkvi_fault_check(host_of(device)->faults, PKVI_FAULT_DEVICE_WRITE));
+    return pkvi_packed_write(job);
+}
+
+static int host_read(struct pkvi_device* device, const struct pkvi_read_job* job) {
+    PKVI_TRY(pkvi_fault_check(host_of(device)->faults, PKVI_FAULT_DEVICE_READ));
+    pkvi_packed_read(job);
+    return PKV_OK;
+}
+
+static int host_attend(struct pkvi_device* device, const struct pkvi_attend_job* job) {
+    struct host* host = host_of(device);
+    PKVI_TRY(pkvi_fault_check(host->faults, PKVI_FAULT_DEVICE_ATTEND));
+    return pkvi_attender_run(host->attender, job);
+}
+
+/* ---- Open and close ---------------------------------------------------------------------------- */
+
+static void host_close(struct pkvi_device* device) {
+    struct host* host = host_of(device);
+    struct pkvi_mem* mem = host->mem;
+    pkvi_attender_close(host->attender, mem);
+    pkvi_threads_close(host->threads, mem);
+    pkvi_mem_give(mem, host);
+}
+
+static const struct pkvi_device_ops host_ops = {
+    .name = "cpu",
+    .alloc = host_alloc,
+    .free = host_free,
+    .copy = host_copy,
+    .wait = host_wait,
+    .zero = host_zero,
+    .write = host_write,
+    .read = host_read,
+    .attend = host_attend,
+    .close = host_close,
+};
+
+int pkvi_host_open(const struct pkvi_device_config* config, struct pkvi_device** device) {
+    const char* isa = config->isa != NULL ? config->isa : getenv("PKV_ISA");
+    const struct pkvi_kernels* kernels = pkvi_kernels_find(isa);
+    if (kernels == NULL) return PKV_ENOTSUP;
+    struct host* host;
+    PKVI_TRY(pkvi_mem_take(config->mem, 1, sizeof *host, (void**)&host));
+    host->device = (struct pkvi_device){.ops = &host_ops, .isa = kernels->isa};
+    host->mem = config->mem;
+    host->faults = config->faults;
+    host->clock = config->clock;
+    int status = pkvi_threads_open(&host->threads, config->mem, config->faults, config->threads,
+                                   config->parallel);
+    if (status == PKV_OK)
+        status = pkvi_attender_open(&host->attender, config, kernels, host->threads);
+    if (status != PKV_OK) {
+        host_close(&host->device);
+        return status;
+    }
+    *device = &host->device;
+    return PKV_OK;
+}
