@@ -10,8 +10,9 @@
                 step.write(layer, k, v)               # [tokens, kv_heads, head_dim]
                 out = step.attend(layer, q)           # [tokens, heads, head_dim]
 
-See help(pagedkv.Cache), help(pagedkv.Step) and help(pagedkv.errors). The engine that runs whole models on
-top of it is pagedkv.engine; the C library underneath is described in get_include() + "/pagedkv.h".
+See help(pagedkv.Cache), help(pagedkv.Step) and help(pagedkv.errors). The engine that runs whole
+models on top of it is pagedkv.engine; the C library underneath is described in get_include() +
+"/pagedkv.h".
 """
 
 from . import errors
@@ -45,9 +46,7 @@ from .errors import (
     VersionMismatch,
 )
 
-__version__: str = (
-    f"{_lib.PKV_VERSION_MAJOR}.{_lib.PKV_VERSION_MINOR}.{_lib.PKV_VERSION_PATCH}"
-)
+__version__: str = f"{_lib.PKV_VERSION_MAJOR}.{_lib.PKV_VERSION_MINOR}.{_lib.PKV_VERSION_PATCH}"
 
 __all__ = [
     "NO_BLOCK",

@@ -1,10 +1,11 @@
 """Arrays of other libraries as pkv_array: where their memory is, never a copy of it.
 
-Taken in this order: NumPy arrays, anything with a buffer or `__array_interface__`, CPU tensors of torch,
-anything with DLPack. bfloat16, which NumPy does not have, comes as a torch tensor, as an array of the
-dtype of ml_dtypes, or as uint16 bit patterns together with dtype="bf16".
+Taken in this order: NumPy arrays, anything with a buffer or `__array_interface__`, CPU tensors of
+torch, anything with DLPack. bfloat16, which NumPy does not have, comes as a torch tensor, as an
+array of the dtype of ml_dtypes, or as uint16 bit patterns together with dtype="bf16".
 
-Every refusal is an InvalidArgument that names the argument and says what was expected and what came.
+Every refusal is an InvalidArgument that names the argument and says what was expected and what
+came.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class View(NamedTuple):
     pointer: int
     dtype: int  # enum pkv_dtype
     shape: tuple[int, ...]
-    strides: tuple[int, ...]  # in elements
+    strides: tuple[int, ...]  # in bytes
 
 
 def dtype_code(name: str, value: str | None) -> int:
@@ -115,7 +116,8 @@ def _view_torch(name: str, tensor: Any, dtype: str | None) -> View:
     torch_dtype = str(tensor.dtype)
     code = _TORCH_CODES.get(torch_dtype)
     code = _resolve_dtype(name, code, torch_dtype == "torch.uint16", torch_dtype, dtype)
-    return View(tensor, tensor.data_ptr(), code, tuple(tensor.shape), tensor.stride())
+    strides = tuple(stride * tensor.element_size() for stride in tensor.stride())
+    return View(tensor, tensor.data_ptr(), code, tuple(tensor.shape), strides)
 
 
 def _view_numpy(name: str, array: np.ndarray[Any, Any], dtype: str | None, writable: bool) -> View:
@@ -125,26 +127,14 @@ def _view_numpy(name: str, array: np.ndarray[Any, Any], dtype: str | None, writa
             code = lib.PKV_BF16
         is_bits = array.dtype == np.uint16
         code = _resolve_dtype(name, code, is_bits, str(array.dtype), dtype)
-    interface = array.__array_interface__
-    pointer, read_only = interface["data"]
-    if writable and read_only:
+    flags = array.flags
+    if writable and not flags.writeable:
         raise InvalidArgument(f"{name}: expected a writable array, got a read-only one")
-    bytes_each = array.itemsize
-    strides = interface["strides"]
-    if strides is None:
-        return View(array, pointer, code, array.shape, _packed_strides(array.shape))
-    if any(stride % bytes_each for stride in strides):
-        raise InvalidArgument(f"{name}: expected strides in whole elements, got {strides} bytes")
-    return View(array, pointer, code, array.shape, tuple(s // bytes_each for s in strides))
-
-
-def _packed_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides = []
-    elements = 1
-    for extent in reversed(shape):
-        strides.append(elements)
-        elements *= extent
-    return tuple(reversed(strides))
+    if flags.c_contiguous and code is not lib.PKV_BF16:
+        pointer = int(ffi.cast("uintptr_t", ffi.from_buffer(array)))  # a third of the other's time
+    else:
+        pointer = array.ctypes.data
+    return View(array, pointer, code, array.shape, array.strides)
 
 
 def _resolve_dtype(name: str, code: int | None, is_bits: bool, got: str, dtype: str | None) -> int:
@@ -173,21 +163,22 @@ def check_shape(name: str, shape: tuple[int, ...], expected: tuple[int | None, .
 def pack(name: str, array: View, into: Any) -> None:
     """Fill a pkv_array from a view of shape [rows][heads][dim], after a look at its strides."""
     rows, heads, dim = array.shape
-    row_stride, head_stride, dim_stride = array.strides
-    if dim_stride != 1 and dim > 1:
+    row_bytes, head_bytes, dim_bytes = array.strides
+    element = _element_bytes(array)
+    if dim_bytes != element:
         raise InvalidArgument(
-            f"{name}: expected the last dimension contiguous, got a stride of {dim_stride} elements"
+            f"{name}: expected the last dimension contiguous, got a stride of {dim_bytes} bytes"
         )
     # The stride of a dimension of one element means nothing and may be any number.
-    head_stride = head_stride if heads > 1 else dim
-    row_stride = row_stride if rows > 1 else heads * head_stride
+    head_stride, head_rest = divmod(head_bytes, element) if heads > 1 else (dim, 0)
+    row_stride, row_rest = divmod(row_bytes, element) if rows > 1 else (heads * head_stride, 0)
     if head_stride <= 0 or row_stride <= 0:
         raise InvalidArgument(
-            f"{name}: expected positive strides, got {array.strides[:2]} elements "
+            f"{name}: expected positive strides, got {array.strides} bytes "
             "(a reversed or broadcast array)"
         )
-    if array.pointer % _bytes_each(array):
-        raise InvalidArgument(f"{name}: expected memory aligned to its elements")
+    if head_rest or row_rest or array.pointer % element:
+        raise InvalidArgument(f"{name}: expected memory and strides aligned to its elements")
     into.data = ffi.cast("void*", array.pointer)
     into.dtype = array.dtype
     into.row_stride = row_stride
@@ -203,15 +194,15 @@ def overlap(a: View, b: View) -> bool:
 
 def _span(array: View) -> tuple[int, int]:
     last = sum((n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True))
-    return array.pointer, array.pointer + (last + 1) * _bytes_each(array)
+    return array.pointer, array.pointer + last + _element_bytes(array)
 
 
-def _bytes_each(array: View) -> int:
+def _element_bytes(array: View) -> int:
     return 4 if array.dtype == lib.PKV_F32 else 2
 
 
 def like(array: Any, source: View, shape: tuple[int, ...]) -> Any:
-    """A new array of `shape` of the kind and element type of `array`: torch's for torch, else NumPy's."""
+    """A new array of `shape` with the element type of `array`: torch for torch, else NumPy."""
     if _is_torch(array):
         return array.new_empty(shape)
     if isinstance(array, np.ndarray):

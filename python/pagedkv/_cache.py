@@ -16,7 +16,7 @@ from ._sequence import Sequence
 from ._stats import FaultPoint, Report, Stats, TraceEvent, read_stats
 from ._step import Entries, Step
 from ._values import unsigned
-from .errors import Corrupt, StaleHandle
+from .errors import Corrupt, InvalidArgument, OutOfRange, StaleHandle
 
 __all__ = ["Cache"]
 
@@ -48,7 +48,8 @@ class Cache:
     step_sequences      sequences in one step
     step_tokens         new tokens in one step
     table_leaves        page table leaves; default: as many as can ever be needed
-    threads             threads of attention, the caller included; 0: all processors this process may use
+    threads             threads of attention, the caller included; 0: all processors this process
+                        may use
     device              "cpu", or "sim": deterministic, with a virtual clock, for tests
     isa                 "scalar", "avx2", "avx512", "neon"; default: $PKV_ISA, else the best
     faults, fault_seed  fault specification (see pagedkv.faults); None: $PKV_FAULTS, else none
@@ -56,11 +57,12 @@ class Cache:
     prefix              False: nothing is cached after a sequence ends
     trace_events        events that trace() keeps; default 1024
 
-    All memory is taken here. Raises InvalidArgument and TooBig, which name the keyword, NotSupported,
-    OutOfMemory, FaultSpecError, DeviceIOError.
+    All memory is taken here. Raises InvalidArgument and TooBig, which name the keyword,
+    NotSupported, OutOfMemory, FaultSpecError, DeviceIOError.
 
-    A context manager; close() ends it, and so does the garbage collector. Any method may be called from
-    any thread, and raises StaleHandle after close(). The GIL is released while the library works.
+    A context manager; close() ends it, and so does the garbage collector. Any method may be called
+    from any thread, and raises StaleHandle after close(). The GIL is released while the library
+    works.
     """
 
     layers: Final[int]
@@ -135,8 +137,8 @@ class Cache:
             config.set_string("faults", faults.spec)
             config.pointer.fault_seed = faults.seed
             check(lib.pkv_cache_create(config.pointer, created), "Cache")
-            # A call that runs in another thread holds the handle too: close() can never pull the memory
-            # from under it, it is freed when the last holder lets go.
+            # A call that runs in another thread holds the handle too: close() can never pull the
+            # memory from under it, it is freed when the last holder lets go.
             self._handle = ffi.gc(created[0], lib.pkv_cache_destroy)
             self._own_faults = own
             caches.add(self)
@@ -144,8 +146,8 @@ class Cache:
     def sequence(self, tenant: int = 0) -> Sequence:
         """Start an empty sequence.
 
-        tenant  0 to 2^64 - 1. Cached prefixes are never shared across tenants, and a block is zeroed
-                before it passes from one to another.
+        tenant  0 to 2^64 - 1. Cached prefixes are never shared across tenants, and a block is
+                zeroed before it passes from one to another.
 
         Raises OutOfSequences.
         """
@@ -157,19 +159,24 @@ class Cache:
     def step(self, entries: Entries) -> Step:
         """Reserve blocks for new tokens of several sequences: all of them, or none.
 
-        entries  pairs (sequence, tokens): a chunk of a prompt, or the one token sampled last. Tokens
-                 are a list or an integer array [count], count at least 1, or UnknownTokens(count).
-                 Each sequence once.
+        entries  pairs (sequence, tokens): a chunk of a prompt, or the one token sampled last.
+                 Tokens are a list or an integer array [count], count at least 1, or
+                 UnknownTokens(count). Each sequence once.
         Returns  a Step, to be used in a `with` block: leaving commits, an exception aborts
 
-        Raises OutOfBlocks (not now; cached blocks are evicted first, when that is enough), TooBig (can
-        never fit, or more than step_sequences, step_tokens, sequence_tokens), InvalidArgument,
+        Raises OutOfBlocks (not now; cached blocks are evicted first, when that is enough), TooBig
+        (can never fit, or more than step_sequences, step_tokens, sequence_tokens), InvalidArgument,
         StaleHandle and Busy, which name the entry, OutOfLeaves, DeviceIOError, DeviceTimeout.
         """
         return Step(self, entries)
 
     def read(
-        self, sequence: Sequence, layer: int, begin: int = 0, end: int | None = None, dtype: str = "f32"
+        self,
+        sequence: Sequence,
+        layer: int,
+        begin: int = 0,
+        end: int | None = None,
+        dtype: str = "f32",
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Copy K and V of committed tokens [begin, end) of one layer out of the cache.
 
@@ -179,9 +186,10 @@ class Cache:
 
         Raises StaleHandle, Busy (in a step), OutOfRange (also: rolled off), DeviceIOError.
         """
+        handle = self._live_sequence(sequence)
+        index = self._layer(layer)
         first = unsigned("begin", begin)
         last = len(sequence) if end is None else unsigned("end", end)
-        index = unsigned("layer", layer)
         kind = arrays.numpy_dtype(arrays.dtype_code("dtype", dtype))
         rows = max(0, last - first)
         k = np.empty((rows, self.kv_heads, self.head_dim), kind)
@@ -190,10 +198,8 @@ class Cache:
         if rows:
             arrays.pack("k", arrays.view("k", k, dtype), pair[0])
             arrays.pack("v", arrays.view("v", v, dtype), pair[1])
-        status = lib.pkv_seq_read(
-            self._live(), sequence._handle, index, first, last, pair, pair + 1
-        )
-        check(status, f"Cache.read: layer {index}, tokens [{first}, {last})")
+        status = lib.pkv_seq_read(handle, sequence._handle, index, first, last, pair, pair + 1)
+        check(status, f"Cache.read: tokens [{first}, {last})")
         return k, v
 
     def stats(self) -> Stats:
@@ -235,9 +241,9 @@ class Cache:
         return now
 
     def advance(self, us: int) -> None:
-        """Move the virtual clock of device "sim" forward by `us` microseconds. Raises NotSupported."""
+        """Move the virtual clock of device "sim" forward, by microseconds. Raises NotSupported."""
         duration = unsigned("us", us, bits=64)
-        check(lib.pkv_clock_advance(self._live(), duration), f"Cache.advance: device {self.device!r}")
+        check(lib.pkv_clock_advance(self._live(), duration), f"Cache.advance on {self.device!r}")
 
     @property
     def closed(self) -> bool:
@@ -245,7 +251,8 @@ class Cache:
         return self._handle is None
 
     def close(self) -> None:
-        """Free everything. Open steps and sequences die with the cache. Calling it again does nothing.
+        """Free everything. Open steps and sequences die with the cache. Calling it again does
+        nothing.
 
         A call that is running in another thread ends first; the memory goes back after it.
         """
@@ -278,3 +285,18 @@ class Cache:
         if handle is None:
             raise StaleHandle("cache: it has been closed")
         return handle
+
+    def _live_sequence(self, sequence: Sequence) -> Any:
+        """The handle, after a look at whether `sequence` is one of this cache."""
+        if not isinstance(sequence, Sequence):
+            kind = type(sequence).__name__
+            raise InvalidArgument(f"sequence: expected a pagedkv.Sequence, got {kind}")
+        if sequence._cache is not self:
+            raise StaleHandle("sequence: it belongs to another cache")
+        return sequence._live()
+
+    def _layer(self, layer: int) -> int:
+        index = unsigned("layer", layer)
+        if index >= self.layers:
+            raise OutOfRange(f"layer: expected 0 to {self.layers - 1}, got {index}")
+        return index

@@ -9,7 +9,7 @@ from ._arrays import dtype_code
 from ._ffi import check, ffi, lib, text
 from ._stats import Sizes
 from ._values import unsigned
-from .errors import InvalidArgument, error
+from .errors import CLASSES, InvalidArgument
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -68,6 +68,7 @@ _CONFIG_FIELDS = {
     "trace_events": "trace_events_max",
     "threads": "threads",
 }
+_KEYWORDS = {field: keyword for keyword, field in (_GROUP_FIELDS | _CONFIG_FIELDS).items()}
 _SEEDS = ("seed", "fault_seed")
 _STRINGS = ("device", "isa", "faults")
 
@@ -76,6 +77,7 @@ class Config:
     """A pkv_config together with the strings that it points to."""
 
     def __init__(self, given: dict[str, Any]) -> None:
+        self._given = given
         self.pointer = ffi.new("pkv_config*")
         self._strings: list[Any] = []
         check(lib.pkv_config_init(self.pointer, lib.PKV_VERSION), "pkv_config_init")
@@ -121,11 +123,14 @@ class Config:
         sizes = ffi.new("pkv_sizes*")
         status = lib.pkv_config_check(self.pointer, why, sizes)
         if status:
-            reason = text(why[0]) if why[0] else "the configuration"
-            raise error(status, _in_python_words(reason))
-        return Sizes(
-            sizes.block_bytes, sizes.arena_bytes, sizes.blocks_per_extent, sizes.extents
-        )
+            raise CLASSES[status](self._in_python_words(text(why[0])))
+        return Sizes(sizes.block_bytes, sizes.arena_bytes, sizes.blocks_per_extent, sizes.extents)
+
+    def _in_python_words(self, why: str) -> str:
+        """The library names a field, plan_tokens_max; the caller knows it as step_tokens."""
+        field, _, rest = why.removeprefix("groups[0].").partition(":")
+        keyword = _KEYWORDS.get(field, field)
+        return f"{keyword}:{rest}, got {self._given.get(keyword)!r}"
 
 
 def sizes(**options: Unpack[CacheOptions]) -> Sizes:
@@ -137,15 +142,6 @@ def sizes(**options: Unpack[CacheOptions]) -> Sizes:
         if keyword not in CacheOptions.__annotations__:
             raise InvalidArgument(f"{keyword}: not a keyword of Cache")
     return Config(dict(options)).check()
-
-
-def _in_python_words(reason: str) -> str:
-    """"plan_tokens_max: at most 2^20" names a field of C; the caller knows it as step_tokens."""
-    field, colon, rest = reason.removeprefix("groups[0].").partition(":")
-    for keyword, name in (_GROUP_FIELDS | _CONFIG_FIELDS).items():
-        if name == field:
-            field = keyword
-    return field + colon + rest
 
 
 def _processors() -> int:

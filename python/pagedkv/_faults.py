@@ -1,4 +1,4 @@
-"""Fault injection from Python: one specification for every cache, and what was there before restored."""
+"""Fault injection from Python: one specification for all caches, and the old ones restored."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from weakref import WeakSet
 
 from ._ffi import check, ffi, lib, text
 from ._stats import FaultPoint
-from .errors import InvalidArgument
 from ._values import unsigned
+from .errors import InvalidArgument
 
 if TYPE_CHECKING:
     from ._cache import Cache
@@ -28,7 +28,7 @@ class FaultSpec(NamedTuple):
 
 
 def own_spec(spec: str | None, seed: int) -> FaultSpec:
-    """The specification that a cache has outside of `with faults(...)`: given, or the environment's."""
+    """What a cache has outside of `with faults(...)`: as given, or the environment's."""
     return FaultSpec(os.environ.get("PKV_FAULTS", "") if spec is None else spec, seed)
 
 
@@ -44,9 +44,9 @@ def faults(spec: str, seed: int = 0) -> Iterator[None]:
         with pagedkv.faults("pool.take=5%return(ENOBLOCKS)", seed=7):
             ...
 
-    Applies to every live cache, of every thread, and to caches created inside. At the end each cache has
-    the specification it had before, or was created with. Blocks may nest; the innermost one counts.
-    Counters of fault_points() restart at both ends.
+    Applies to every live cache, of every thread, and to caches created inside. At the end each
+    cache has the specification it had before, or was created with. Blocks may nest; the innermost
+    one counts. Counters of fault_points() restart at both ends.
 
     spec    point=term[->term...] [; point=...], term [P%][N*]action[(argument)]; the actions are
             off, return(STATUS), delay(US), drop, dup, corrupt(BITS), pause, yield, crash;
@@ -109,7 +109,7 @@ def _set(handle: Any, faults: FaultSpec) -> None:
 
 
 def _check_spec(faults: FaultSpec) -> None:
-    """Let the library parse the specification where nothing can go wrong yet: in a cache of its own."""
+    """Let the library parse the specification in a small cache of its own, which nobody uses."""
     from ._config import Config
 
     config = Config({"layers": 1, "kv_heads": 1, "head_dim": 16, "blocks": 1, "sequences": 1})

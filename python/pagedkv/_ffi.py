@@ -19,7 +19,7 @@ def _check_version() -> None:
 
 
 def check(status: int, what: str) -> None:
-    """Raise the exception of `status` unless it is PKV_OK. `what` names the call and its argument."""
+    """Raise the exception of `status` unless it is PKV_OK. `what` names the call or argument."""
     if status:
         raise errors.error(status, what)
 

@@ -1,4 +1,4 @@
-"""What cffi made of include/pagedkv.h: untyped by nature, wrapped by _ffi.py and never used elsewhere."""
+"""What cffi made of include/pagedkv.h: untyped by nature, and reached through _ffi.py only."""
 
 from typing import Any
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,9 @@ _CLOSED = ffi.new("pkv_seq*")[0]
 class Sequence:
     """Tokens whose keys and values live in a cache. Made by Cache.sequence() and by fork().
 
-    len(seq) is the number of committed tokens. A context manager; close() ends the sequence, and so does
-    the garbage collector. Every method raises StaleHandle when the sequence or its cache is closed.
+    len(seq) is the number of committed tokens. A context manager; close() ends the sequence, and so
+    does the garbage collector. Every method raises StaleHandle when the sequence or its cache is
+    closed.
     """
 
     __slots__ = ("__weakref__", "_cache", "_handle", "_id")
@@ -41,8 +43,8 @@ class Sequence:
         """Attach the longest cached prefix of `tokens` to this empty sequence; return its length.
 
         Only whole blocks that the same tenant committed are found, by comparing ids one by one. The
-        result, a multiple of the block size, is the number of tokens that need not be computed. Pass
-        prompt[:-1] when you need the logits of the last token of a prompt.
+        result, a multiple of the block size, is the number of tokens that need not be computed.
+        Pass prompt[:-1] when you need the logits of the last token of a prompt.
 
         tokens  [count] ids: a list, or an integer array
 
@@ -176,10 +178,9 @@ class Sequence:
         self.close()
 
     def __del__(self) -> None:
-        try:
+        # Half made, or an open step still names it: it then ends with the cache.
+        with suppress(AttributeError, Error):
             self.close()
-        except (AttributeError, Error):
-            pass  # half made, or an open step still names it: it then ends with the cache
 
     def __repr__(self) -> str:
         if self.closed:

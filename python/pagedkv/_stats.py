@@ -28,7 +28,8 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Stats:
-    """Counters of a cache at one moment. blocks_free + blocks_active + blocks_cached == blocks_total.
+    """Counters of a cache at one moment. blocks_free + blocks_active + blocks_cached ==
+    blocks_total.
 
     blocks_free             blocks that hold nothing
     blocks_active           blocks named by at least one sequence

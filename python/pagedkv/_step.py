@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
@@ -13,8 +14,8 @@ from . import _arrays as arrays
 from ._ffi import check, ffi, lib
 from ._sequence import Sequence
 from ._tokens import TokenArray, Tokens, flatten
-from ._values import finite, unsigned
-from .errors import Busy, Error, InvalidArgument, OutOfRange, StaleHandle, error
+from ._values import finite
+from .errors import Busy, Error, InvalidArgument, StaleHandle, error
 
 if TYPE_CHECKING:
     from ._cache import Cache
@@ -46,8 +47,8 @@ class Step:
                 step.write(layer, k, v)
                 out = step.attend(layer, q)
 
-    Leaving the block commits. An exception aborts: the sequences are as long as before and nothing else
-    is left of the step. Rows of all arrays are the new tokens in the order of the entries.
+    Leaving the block commits. An exception aborts: the sequences are as long as before and nothing
+    else is left of the step. Rows of all arrays are the new tokens in the order of the entries.
 
     tokens      rows: the new tokens of all entries
     """
@@ -84,17 +85,17 @@ class Step:
     def write(self, layer: int, k: Any, v: Any, *, dtype: str | None = None) -> None:
         """Store K and V of the new tokens for one layer, converted to the types of the cache.
 
-        k       [step.tokens, kv_heads, head_dim], float32, float16 or bfloat16, any strides that leave
-                the last dimension contiguous; never copied
+        k       [step.tokens, kv_heads, head_dim], float32, float16 or bfloat16, any strides that
+                leave the last dimension contiguous; never copied
         v       [step.tokens, kv_heads, value_dim], likewise
         dtype   "bf16" when k and v are uint16 arrays that hold bfloat16
 
-        Raises InvalidArgument, StaleHandle, OutOfRange (layer), NonFinite, DeviceIOError. After the last
-        two the slots of this layer hold nothing defined: write again, or leave the step.
+        Raises InvalidArgument, StaleHandle, OutOfRange (layer), NonFinite, DeviceIOError. After the
+        last two the slots of this layer hold nothing defined: write again, or leave the step.
         Threads may write different layers at once; the GIL is released.
         """
         cache = self._cache
-        index = self._layer(layer)
+        index = cache._layer(layer)
         k_view = self._rows("k", k, dtype, (self.tokens, cache.kv_heads, cache.head_dim))
         v_view = self._rows("v", v, dtype, (self.tokens, cache.kv_heads, cache.value_dim), "value")
         pair = ffi.new("pkv_array[2]")
@@ -144,11 +145,12 @@ class Step:
         """Attention from the new tokens to all tokens of their sequences up to themselves.
 
         Causal over absolute positions, within the window and sinks of the cache. Query head h reads
-        KV head h // (heads / kv_heads). The output of a sequence is bitwise the same whatever else is
-        in the step. K and V of the layer must have been written.
+        KV head h // (heads / kv_heads). The output of a sequence is bitwise the same whatever else
+        is in the step. K and V of the layer must have been written.
 
         q        [step.tokens, heads, head_dim], heads a multiple of kv_heads; types as for write
-        out      [step.tokens, heads, value_dim], written; None: a new array of the kind and type of q
+        out      [step.tokens, heads, value_dim], written; None: a new array of the kind and type of
+                 q
         scale    factor of the scores; None: 1 / sqrt(head_dim)
         softcap  c > 0: scores become c * tanh(score / c)
         lse      float32 [step.tokens, heads], written: natural logarithm of the softmax sum
@@ -159,7 +161,7 @@ class Step:
         DeviceIOError. The GIL is released.
         """
         cache = self._cache
-        index = self._layer(layer)
+        index = cache._layer(layer)
         q_view = self._rows("q", q, dtype, (self.tokens, None, cache.head_dim), heads="heads")
         heads = q_view.shape[1]
         if heads % cache.kv_heads:
@@ -243,11 +245,10 @@ class Step:
             self.abort()
 
     def __del__(self) -> None:
-        try:
+        # Half made, or another thread still computes.
+        with suppress(AttributeError, Error):
             if not self.closed and not self._cache.closed:
                 self.abort()
-        except (AttributeError, Error):
-            pass  # half made, or another thread still computes
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self.tokens} tokens"
@@ -259,12 +260,6 @@ class Step:
         check(function(self._cache._live(), self._handle), what)
         self._handle = _CLOSED
         self._sequences = []
-
-    def _layer(self, layer: int) -> int:
-        index = unsigned("layer", layer)
-        if index >= self._cache.layers:
-            raise OutOfRange(f"layer: expected 0 to {self._cache.layers - 1}, got {index}")
-        return index
 
     def _rows(
         self,
@@ -307,11 +302,13 @@ class _Info:
         self.lengths = _copy(info.lengths, info.entries)
         table = _copy(info.block_table, info.entries * info.table_stride)
         pages = -(-int(self.lengths.max()) // block_tokens)
-        self.block_table = table.reshape(info.entries, info.table_stride)[:, :pages].copy()
+        rows = table.reshape(info.entries, info.table_stride)
+        self.block_table: TokenArray = rows[:, :pages].copy()
 
 
 def _copy(pointer: Any, count: int) -> TokenArray:
-    return np.frombuffer(ffi.buffer(pointer, 4 * count), np.uint32).copy()
+    memory: TokenArray = np.frombuffer(ffi.buffer(pointer, 4 * count), np.uint32)
+    return memory.copy()
 
 
 def _softcap(softcap: float) -> float:
@@ -324,8 +321,8 @@ def _softcap(softcap: float) -> float:
 def _lse_pointer(lse: Any, shape: tuple[int, int]) -> Any:
     found = arrays.view("lse", lse, "f32", writable=True)
     arrays.check_shape("lse", found.shape, shape, "[step.tokens, heads]")
-    if found.strides != (shape[1], 1):
-        raise InvalidArgument(f"lse: expected a contiguous array, got strides {found.strides}")
+    if found.strides != (4 * shape[1], 4) or found.pointer % 4:
+        raise InvalidArgument("lse: expected a contiguous, aligned array")
     return ffi.cast("float*", found.pointer)
 
 

@@ -23,8 +23,8 @@ _TOKEN_MAX = 2**32 - 1
 class UnknownTokens:
     """`count` new tokens whose ids are not known, such as image patches.
 
-    Takes the place of token ids in Cache.step and Sequence.append. From here on nothing of the sequence
-    is cached for others, since a prefix is found by comparing ids.
+    Takes the place of token ids in Cache.step and Sequence.append. From here on nothing of the
+    sequence is cached for others, since a prefix is found by comparing ids.
     """
 
     __slots__ = ("_count",)

@@ -38,8 +38,8 @@ class Error(Exception):
     status_name: str = ""
 
 
-# The Python name of a status and the built-in exceptions that it also is. A status that a newer library
-# adds and that is not listed here still gets a class: Error alone, named after the status.
+# The Python name of a status and the built-in exceptions that it also is. A status that a newer
+# library adds and that is not listed here still gets a class: Error alone, named after the status.
 _NAMES: dict[str, tuple[str, tuple[type[Exception], ...]]] = {
     "EINVAL": ("InvalidArgument", (ValueError, TypeError)),
     "ESTALE": ("StaleHandle", (ReferenceError,)),
