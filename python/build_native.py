@@ -1,8 +1,8 @@
-"""Generate the C source of pagedkv._native from the public header: build_native.py CC HEADER OUTPUT.
+"""Generate the C source of pagedkv._native: build_native.py COMPILER HEADER OUTPUT.
 
-The declarations are never copied by hand. The preprocessor reads the header with PKV_CDEF defined, which
-leaves out what cffi does not parse; the constants that are macros are taken by name and get their values
-from the compiler.
+The declarations come from the public header and are never copied by hand. The preprocessor reads it
+with PKV_CDEF defined, which leaves out what cffi does not parse; constants that are macros are
+taken by name and get their values from the compiler.
 """
 
 import subprocess

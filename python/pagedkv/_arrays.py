@@ -149,7 +149,9 @@ def _resolve_dtype(name: str, code: int | None, is_bits: bool, got: str, dtype: 
     return code
 
 
-def check_shape(name: str, shape: tuple[int, ...], expected: tuple[int | None, ...], words: str) -> None:
+def check_shape(
+    name: str, shape: tuple[int, ...], expected: tuple[int | None, ...], words: str
+) -> None:
     """Compare with `expected`, in which None stands for any size but 0."""
     matches = len(shape) == len(expected) and all(
         size == want if want is not None else size > 0

@@ -307,8 +307,8 @@ class _Info:
 
 
 def _copy(pointer: Any, count: int) -> TokenArray:
-    memory: TokenArray = np.frombuffer(ffi.buffer(pointer, 4 * count), np.uint32)
-    return memory.copy()
+    copied: TokenArray = np.frombuffer(ffi.buffer(pointer, 4 * count), np.uint32).copy()
+    return copied
 
 
 def _softcap(softcap: float) -> float:
