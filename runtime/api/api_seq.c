@@ -183,6 +183,7 @@ static int resolve_optional(const pkv_array* array, uint32_t rows, uint32_t head
                             pkv_array* resolved) {
     *resolved = (pkv_array){.data = NULL};
     if (array == NULL) return PKV_OK;
+    if (rows == 0) return PKV_OK;
     return pkvi_array_resolve(array, rows, heads, dim, true, resolved);
 }
 
@@ -191,7 +192,7 @@ int pkv_seq_read(pkv_cache* cache, pkv_seq seq, uint32_t layer, uint32_t begin, 
     if (cache == NULL) return PKV_EINVAL;
     const pkv_group_config* group = &cache->layout.group;
     if (layer >= group->layers) return PKV_ERANGE;
-    if (begin >= end) return begin == end ? PKV_OK : PKV_ERANGE;
+    if (begin > end) return PKV_ERANGE;
     const uint32_t rows = end - begin;
     pkv_array k_resolved;
     pkv_array v_resolved;
