@@ -136,7 +136,8 @@ static int reader_enter(pkv_cache* cache, pkv_seq handle, uint32_t begin, uint32
     if ((*seq)->in_plan) return PKV_EBUSY;
     if (begin > end) return PKV_ERANGE;
     if (end > (*seq)->length) return PKV_ERANGE;
-    for (uint32_t page = begin / block_tokens; page < pkvi_ceil_div(end, block_tokens); page++)
+    const uint32_t page_end = begin < end ? pkvi_ceil_div(end, block_tokens) : 0;
+    for (uint32_t page = begin / block_tokens; page < page_end; page++)
         if (pkvi_table_get(&cache->leaves, &(*seq)->table, page) == PKV_NO_BLOCK) return PKV_ERANGE;
     (*seq)->readers++;
     return PKV_OK;
