@@ -1,0 +1,136 @@
+/* driver.h - a random program over the public interface, run beside the model.
+ *
+ * One round is one cache: its configuration, its workload and its faults are drawn from one seed, so that
+ * a failure is replayed by naming the seed. An operation goes through four steps:
+ *
+ *   verdict   the model says which statuses are allowed
+ *   before    where the call may fail, pkv_check is asked for the digests
+ *   call      the library does it
+ *   judge     the status must be allowed; after a failure the digests must be the same; after a success
+ *             the model does it too, and every number and every K/V value that it predicts must come out
+ *
+ * The first difference is kept and ends the round; nothing here exits or prints. */
+#ifndef TESTS_SIM_DRIVER_H
+#define TESTS_SIM_DRIVER_H
+
+#include "sim/model.h"
+
+enum {
+    SIM_TENANTS = 3,
+    SIM_DOCS = 4,       /* texts that sequences copy from, so that prefixes meet */
+    SIM_RECORDS = 24,   /* operations kept for the report of a failure */
+    SIM_DEAD = 16,      /* dead handles kept for hostile calls */
+    SIM_FAILURE_BYTES = 400,
+};
+
+typedef struct sim_options {
+    uint64_t seed;
+    uint64_t ops;
+    bool swarm;   /* faults, drawn anew every few hundred operations */
+    bool canary;  /* plant an error in the model: the round must fail */
+    bool verbose; /* print every operation */
+} sim_options;
+
+/* One operation, for the report and for the hash of the run. */
+typedef struct sim_record {
+    uint64_t number;
+    const char* what;
+    uint64_t a, b, c;
+    int status;
+} sim_record;
+
+typedef struct sim_plan {
+    pkv_plan handle; /* id 0: not open */
+    uint32_t entries;
+    uint32_t tokens;
+    bool written;
+    uint32_t* seqs;   /* [plan_sequences_max] */
+    uint32_t* counts; /* [plan_sequences_max] */
+} sim_plan;
+
+typedef struct sim {
+    sim_options options;
+    uint64_t random;
+    uint64_t hash;
+    uint64_t op;
+    uint64_t notes;        /* calls made */
+    uint64_t failed_calls; /* calls that failed, rightly */
+    uint64_t fired;        /* faults that took an action */
+    char failure[SIM_FAILURE_BYTES]; /* "" while all is well */
+    sim_record records[SIM_RECORDS];
+
+    pkv_config config;
+    pkv_cache* cache;
+    model model;
+    uint32_t tenants;
+    uint32_t vocabulary;
+    uint32_t check_every;  /* operations between two calls of pkv_check */
+    uint32_t* docs;        /* [SIM_DOCS][sequence_tokens_max] */
+    uint32_t* doc_of;      /* [sequences_max] the text a sequence copies from */
+    pkv_seq* handles;      /* [sequences_max] of the model's sequences, by the same index */
+    sim_plan* plans;       /* [plans_max] */
+    pkv_seq dead_seqs[SIM_DEAD];
+    pkv_plan dead_plans[SIM_DEAD];
+
+    uint32_t injected;     /* statuses that the faults in force may cause */
+    bool faults_have_been; /* in this round: residue may be rubbish, scrubs are not predicted */
+    pkv_report before;
+    bool has_before;
+    uint64_t scrubs;         /* predicted */
+    uint64_t* real_tenant;   /* [blocks] whose bytes are in the library's block */
+    bool* real_written;      /* [blocks] */
+    uint32_t* model_of_real; /* [blocks] */
+    int64_t hook_bytes;      /* held through the memory hook */
+    uint64_t hook_calls;
+
+    uint32_t* tokens;          /* [plan_tokens_max + slack] of the call being made */
+    model_entry* model_entries; /* [plan_sequences_max + 1] */
+    pkv_entry* entries;
+    uint32_t* numbers; /* room for blocks and slots */
+    float* k;          /* room for the rows of a plan or a sequence */
+    float* v;
+} sim;
+
+/* Run one round. False when a difference was found; *s then says which, until sim_close. */
+bool sim_run(sim* s, const sim_options* options);
+void sim_close(sim* s);
+void sim_report(const sim* s, const char* program);
+
+/* ---- Shared by the parts of the driver --------------------------------------------------------- */
+
+uint64_t sim_next(sim* s);
+uint32_t sim_below(sim* s, uint32_t bound); /* uniform in [0, bound); 0 for 0 */
+bool sim_percent(sim* s, uint32_t percent);
+
+void sim_fail(sim* s, const char* format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Steps `before` and `judge`; sim_judge is true when the call succeeded, and rightly. */
+void sim_before(sim* s, model_verdict verdict);
+bool sim_judge(sim* s, const char* what, model_verdict verdict, int status, uint64_t a, uint64_t b);
+void sim_note(sim* s, const char* what, uint64_t a, uint64_t b, uint64_t c, int status);
+
+/* draw.c: what is random about a round. */
+void sim_draw_config(sim* s);
+void sim_draw_docs(sim* s);
+void sim_draw_faults(sim* s);
+uint32_t sim_draw_seq(sim* s);               /* a live one mostly, MODEL_NONE if there is none */
+void sim_draw_tokens(sim* s, uint32_t seq, uint32_t position, uint32_t count, uint32_t* tokens);
+pkv_seq sim_handle(const sim* s, uint32_t seq); /* a dead handle for MODEL_NONE */
+
+/* ops.c: operations on sequences and plans. */
+void sim_op(sim* s);
+void sim_end_plan(sim* s, sim_plan* plan, bool commit);
+void sim_free_seq(sim* s, uint32_t seq);
+
+/* content.c: K/V. */
+void sim_write_plan(sim* s, sim_plan* plan);
+void sim_read_range(sim* s, uint32_t seq, uint32_t begin, uint32_t end);
+void sim_attend_plan(sim* s, const sim_plan* plan);
+
+/* books.c: block numbers, slots, plans' arrays, hostile handles. */
+void sim_learn_blocks(sim* s, uint32_t seq);
+void sim_expect_scrubs(sim* s);
+void sim_check_plan(sim* s, const sim_plan* plan);
+void sim_hostile(sim* s);
+
+#endif

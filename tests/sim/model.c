@@ -1,0 +1,538 @@
+/* model.c - see model.h. Sequences first, then the books on blocks, then reservation and commit. */
+#include "sim/model.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void* take(size_t count, size_t bytes) {
+    void* memory = calloc(count + 1, bytes);
+    if (memory == NULL) {
+        fputs("the model is out of memory\n", stderr);
+        exit(2);
+    }
+    return memory;
+}
+
+uint32_t model_pages(const model* m, uint32_t tokens) {
+    return tokens / m->block_tokens + (tokens % m->block_tokens != 0);
+}
+
+void model_open(model* m, const pkv_config* config) {
+    *m = (model){.config = *config, .block_tokens = config->groups[0].block_tokens};
+    m->blocks_free = config->blocks;
+    const uint32_t tokens = config->sequence_tokens_max;
+    m->seqs = take(config->sequences_max, sizeof *m->seqs);
+    for (uint32_t i = 0; i < config->sequences_max; i++) {
+        m->seqs[i].tokens = take(tokens, sizeof(uint32_t));
+        m->seqs[i].chains = take(tokens, sizeof(uint32_t));
+        m->seqs[i].fills = take(tokens, sizeof(uint32_t));
+        m->seqs[i].blocks = take(model_pages(m, tokens), sizeof(uint32_t));
+    }
+    m->blocks = take(config->blocks, sizeof *m->blocks);
+    for (uint32_t i = 0; i < config->blocks; i++) {
+        m->blocks[i].tokens = take(m->block_tokens, sizeof(uint32_t));
+        m->blocks[i].fills = take(m->block_tokens, sizeof(uint32_t));
+    }
+    m->scratch = take(config->plan_sequences_max, sizeof(uint32_t));
+    m->fresh = take(config->blocks, sizeof(uint32_t));
+}
+
+void model_close(model* m) {
+    for (uint32_t i = 0; i < m->config.sequences_max; i++) {
+        free(m->seqs[i].tokens);
+        free(m->seqs[i].chains);
+        free(m->seqs[i].fills);
+        free(m->seqs[i].blocks);
+    }
+    for (uint32_t i = 0; i < m->config.blocks; i++) {
+        free(m->blocks[i].tokens);
+        free(m->blocks[i].fills);
+    }
+    free(m->seqs);
+    free(m->blocks);
+    free(m->scratch);
+    free(m->fresh);
+}
+
+static uint32_t min_u32(uint32_t a, uint32_t b) {
+    return a < b ? a : b;
+}
+
+/* ---- Books on blocks --------------------------------------------------------------------------- */
+
+static bool block_is_used(const model_block* block) {
+    return block->holders > 0 || block->indexed;
+}
+
+/* Any unused block will do: which number the library picks is its own affair. */
+static uint32_t block_take(model* m, uint64_t tenant) {
+    uint32_t i = 0;
+    while (block_is_used(&m->blocks[i]))
+        i++;
+    m->blocks[i].holders = 1;
+    m->blocks[i].tenant = tenant;
+    m->blocks[i].real = MODEL_UNSEEN;
+    m->blocks_free--;
+    m->blocks_active++;
+    m->fresh[m->fresh_count++] = i;
+    return i;
+}
+
+static void block_hold(model* m, uint32_t i) {
+    model_block* block = &m->blocks[i];
+    if (block->holders++ > 0) return;
+    m->blocks_cached--;
+    m->blocks_active++;
+}
+
+static void block_release(model* m, uint32_t i) {
+    model_block* block = &m->blocks[i];
+    if (--block->holders > 0) return;
+    m->blocks_active--;
+    if (block->indexed) {
+        block->idle_since = ++m->now;
+        m->blocks_cached++;
+    } else {
+        m->blocks_free++;
+    }
+}
+
+static void block_evict(model* m, uint32_t victim) {
+    m->blocks[victim].indexed = false;
+    for (uint32_t i = 0; i < m->config.blocks; i++)
+        if (m->blocks[i].indexed && m->blocks[i].parent == victim)
+            m->blocks[i].parent = MODEL_ORPHAN;
+    m->blocks_cached--;
+    m->blocks_free++;
+    m->counters.evictions++;
+}
+
+void model_evict(model* m, uint32_t count) {
+    while (count-- > 0) {
+        uint32_t oldest = MODEL_NONE;
+        for (uint32_t i = 0; i < m->config.blocks; i++) {
+            if (!m->blocks[i].indexed || m->blocks[i].holders > 0) continue;
+            if (oldest == MODEL_NONE || m->blocks[i].idle_since < m->blocks[oldest].idle_since)
+                oldest = i;
+        }
+        block_evict(m, oldest);
+    }
+}
+
+/* The index entry of these tokens under `parent`, or MODEL_NONE. */
+static uint32_t index_find(const model* m, uint64_t tenant, uint32_t parent,
+                           const uint32_t* tokens) {
+    for (uint32_t i = 0; i < m->config.blocks; i++) {
+        const model_block* block = &m->blocks[i];
+        if (!block->indexed || block->parent != parent || block->tenant != tenant) continue;
+        if (memcmp(block->tokens, tokens, m->block_tokens * sizeof *tokens) == 0) return i;
+    }
+    return MODEL_NONE;
+}
+
+static void note_peak(model* m) {
+    if (m->blocks_active > m->counters.blocks_peak) m->counters.blocks_peak = m->blocks_active;
+}
+
+/* ---- Values ------------------------------------------------------------------------------------ */
+
+static uint32_t chain_of(const model_seq* seq, uint32_t position, uint64_t token) {
+    const uint64_t before = position > 0 ? seq->chains[position - 1] : 0;
+    uint64_t x = seq->tenant * 0x9e3779b97f4a7c15 + before * 0xbf58476d1ce4e5b9 + token + 1;
+    x = (x ^ x >> 31) * 0x94d049bb133111eb;
+    return (uint32_t)(x >> 32);
+}
+
+/* Never 0, and short enough to be exact in f32 with room for layer and head above. */
+static uint32_t fill_of(const model_seq* seq, uint32_t position) {
+    const uint32_t low = seq->chains[position] & ((1U << MODEL_TENANT_SHIFT) - 1);
+    return (uint32_t)(seq->tenant & 3) << MODEL_TENANT_SHIFT | low | 1;
+}
+
+static void copy_tokens(model_seq* to, const model_seq* from) {
+    const size_t bytes = from->length * sizeof(uint32_t);
+    memcpy(to->tokens, from->tokens, bytes);
+    memcpy(to->chains, from->chains, bytes);
+    memcpy(to->fills, from->fills, bytes);
+}
+
+/* ---- Sequences --------------------------------------------------------------------------------- */
+
+static bool is_alive(const model* m, uint32_t seq) {
+    return seq != MODEL_NONE && m->seqs[seq].alive;
+}
+
+uint32_t model_alive_count(const model* m) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < m->config.sequences_max; i++)
+        count += m->seqs[i].alive;
+    return count;
+}
+
+static uint32_t seq_pages(const model* m, const model_seq* seq) {
+    return model_pages(m, seq->length + seq->reserved);
+}
+
+/* A dead slot becomes an empty sequence. */
+static uint32_t seq_begin(model* m, uint64_t tenant) {
+    uint32_t i = 0;
+    while (m->seqs[i].alive)
+        i++;
+    model_seq* seq = &m->seqs[i];
+    seq->alive = true;
+    seq->in_plan = false;
+    seq->tenant = tenant;
+    seq->length = 0;
+    seq->reserved = 0;
+    seq->known = 0;
+    return i;
+}
+
+model_verdict model_create_errors(const model* m) {
+    const bool is_full = model_alive_count(m) == m->config.sequences_max;
+    return (model_verdict){is_full ? MODEL_BIT(PKV_ENOSEQS) : 0, 0};
+}
+
+uint32_t model_create(model* m, uint64_t tenant) {
+    return seq_begin(m, tenant);
+}
+
+model_verdict model_fork_errors(const model* m, uint32_t seq) {
+    model_verdict verdict = model_create_errors(m);
+    if (!is_alive(m, seq)) return (model_verdict){verdict.must | MODEL_BIT(PKV_ESTALE), 0};
+    const bool is_busy = m->seqs[seq].in_plan || m->seqs[seq].reserved > 0;
+    if (is_busy) verdict.must |= MODEL_BIT(PKV_EBUSY);
+    return verdict;
+}
+
+uint32_t model_fork(model* m, uint32_t seq) {
+    const model_seq* parent = &m->seqs[seq];
+    const uint32_t index = seq_begin(m, parent->tenant);
+    model_seq* child = &m->seqs[index];
+    child->length = parent->length;
+    child->known = parent->known;
+    copy_tokens(child, parent);
+    for (uint32_t page = 0; page < seq_pages(m, parent); page++) {
+        child->blocks[page] = parent->blocks[page];
+        if (child->blocks[page] != MODEL_ROLLED) block_hold(m, child->blocks[page]);
+    }
+    m->counters.forks++;
+    return index;
+}
+
+/* Release the pages from `pages` on, last one first. */
+static void cut(model* m, model_seq* seq, uint32_t length) {
+    for (uint32_t page = seq_pages(m, seq); page-- > model_pages(m, length);)
+        if (seq->blocks[page] != MODEL_ROLLED) block_release(m, seq->blocks[page]);
+    seq->length = length;
+    seq->reserved = 0;
+    seq->known = min_u32(seq->known, length);
+}
+
+model_verdict model_free_errors(const model* m, uint32_t seq) {
+    if (!is_alive(m, seq)) return (model_verdict){MODEL_BIT(PKV_ESTALE), 0};
+    return (model_verdict){m->seqs[seq].in_plan ? MODEL_BIT(PKV_EBUSY) : 0, 0};
+}
+
+void model_free(model* m, uint32_t seq) {
+    cut(m, &m->seqs[seq], 0);
+    m->seqs[seq].alive = false;
+}
+
+/* First position that a sequence of `length` tokens may not have lost. */
+static uint32_t window_begin(const model* m, uint32_t length) {
+    const uint32_t window = m->config.groups[0].window;
+    return window > 0 && length > window ? length - window : 0;
+}
+
+/* Has any position in [begin, end) rolled off? */
+static bool has_rolled(const model* m, const model_seq* seq, uint32_t begin, uint32_t end) {
+    for (uint32_t position = begin; position < end; position++)
+        if (seq->blocks[position / m->block_tokens] == MODEL_ROLLED) return true;
+    return false;
+}
+
+model_verdict model_truncate_errors(const model* m, uint32_t seq, uint32_t length) {
+    model_verdict verdict = model_free_errors(m, seq);
+    if (!is_alive(m, seq)) return verdict;
+    const model_seq* s = &m->seqs[seq];
+    const bool is_outside = length > s->length || has_rolled(m, s, window_begin(m, length), length);
+    if (is_outside) verdict.must |= MODEL_BIT(PKV_ERANGE);
+    if (m->leaves_are_tight) verdict.may |= MODEL_BIT(PKV_ENOLEAVES);
+    return verdict;
+}
+
+void model_truncate(model* m, uint32_t seq, uint32_t length) {
+    cut(m, &m->seqs[seq], length);
+}
+
+/* ---- Match ------------------------------------------------------------------------------------- */
+
+model_verdict model_match_errors(const model* m, uint32_t seq, uint32_t count) {
+    model_verdict verdict = model_free_errors(m, seq);
+    if (count > m->config.sequence_tokens_max) verdict.must |= MODEL_BIT(PKV_ETOOBIG);
+    if (!is_alive(m, seq)) return verdict;
+    if (seq_pages(m, &m->seqs[seq]) > 0) verdict.must |= MODEL_BIT(PKV_EBUSY);
+    if (m->leaves_are_tight) verdict.may |= MODEL_BIT(PKV_ENOLEAVES);
+    return verdict;
+}
+
+uint32_t model_match(model* m, uint32_t seq, const uint32_t* tokens, uint32_t count) {
+    model_seq* s = &m->seqs[seq];
+    uint32_t parent = MODEL_NONE;
+    for (uint32_t page = 0; page < count / m->block_tokens; page++) {
+        const uint32_t begin = page * m->block_tokens;
+        const uint32_t found = index_find(m, s->tenant, parent, tokens + begin);
+        if (found == MODEL_NONE) break;
+        block_hold(m, found);
+        s->blocks[page] = found;
+        for (uint32_t i = begin; i < begin + m->block_tokens; i++) {
+            s->tokens[i] = tokens[i];
+            s->chains[i] = chain_of(s, i, tokens[i]);
+            s->fills[i] = m->blocks[found].fills[i - begin];
+        }
+        s->length += m->block_tokens;
+        parent = found;
+    }
+    s->known = s->length;
+    m->counters.prefix_query_tokens += count;
+    m->counters.prefix_hit_tokens += s->length;
+    note_peak(m);
+    return s->length;
+}
+
+/* ---- Reservation ------------------------------------------------------------------------------- */
+
+/* Will the last page be written though somebody else, or the index, has it too? */
+static bool tail_is_copied(const model* m, const model_seq* seq) {
+    const uint32_t used = seq->length + seq->reserved;
+    if (used % m->block_tokens == 0) return false;
+    const model_block* tail = &m->blocks[seq->blocks[used / m->block_tokens]];
+    return tail->holders > 1 || tail->indexed;
+}
+
+static uint64_t blocks_needed(const model* m, const model_entry* entry) {
+    const model_seq* seq = &m->seqs[entry->seq];
+    const uint32_t pages = model_pages(m, seq->length + seq->reserved + entry->count);
+    return pages - seq_pages(m, seq) + tail_is_copied(m, seq);
+}
+
+static bool entry_is_too_long(const model* m, const model_entry* entry) {
+    const model_seq* seq = &m->seqs[entry->seq];
+    return entry->count > m->config.sequence_tokens_max - seq->length - seq->reserved;
+}
+
+/* Errors of one entry by itself. */
+static uint32_t entry_errors(const model* m, const model_entry* entry, bool is_plan) {
+    uint32_t errors = 0;
+    if (entry->count == 0) errors |= MODEL_BIT(PKV_EINVAL);
+    if (!is_alive(m, entry->seq)) return errors | MODEL_BIT(PKV_ESTALE);
+    const model_seq* seq = &m->seqs[entry->seq];
+    if (seq->in_plan) errors |= MODEL_BIT(PKV_EBUSY);
+    if (is_plan && seq->reserved > 0) errors |= MODEL_BIT(PKV_EBUSY);
+    if (entry_is_too_long(m, entry)) errors |= MODEL_BIT(PKV_ETOOBIG);
+    return errors;
+}
+
+/* Errors of all entries together; those that cannot be counted have said so themselves. */
+static uint32_t sum_errors(const model* m, const model_entry* entries, uint32_t count) {
+    uint32_t errors = 0;
+    uint64_t tokens = 0;
+    uint64_t blocks = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        tokens += entries[i].count;
+        if (!is_alive(m, entries[i].seq) || entry_is_too_long(m, &entries[i])) continue;
+        blocks += blocks_needed(m, &entries[i]);
+    }
+    if (tokens > m->config.plan_tokens_max) errors |= MODEL_BIT(PKV_ETOOBIG);
+    if (blocks > m->config.blocks) return errors | MODEL_BIT(PKV_ETOOBIG);
+    if (blocks > m->blocks_free + m->blocks_cached) errors |= MODEL_BIT(PKV_ENOBLOCKS);
+    return errors;
+}
+
+static uint32_t may_of_reserve(const model* m) {
+    return m->leaves_are_tight ? MODEL_BIT(PKV_ENOLEAVES) : 0;
+}
+
+model_verdict model_begin_errors(const model* m, const model_entry* entries, uint32_t count) {
+    uint32_t errors = sum_errors(m, entries, count);
+    if (count == 0) errors |= MODEL_BIT(PKV_EINVAL);
+    if (count > m->config.plan_sequences_max) errors |= MODEL_BIT(PKV_ETOOBIG);
+    if (m->plans == m->config.plans_max) errors |= MODEL_BIT(PKV_EBUSY);
+    for (uint32_t i = 0; i < count; i++) {
+        errors |= entry_errors(m, &entries[i], true);
+        for (uint32_t j = 0; j < i; j++)
+            if (entries[j].seq == entries[i].seq) errors |= MODEL_BIT(PKV_EINVAL);
+    }
+    return (model_verdict){errors, may_of_reserve(m)};
+}
+
+model_verdict model_append_errors(const model* m, const model_entry* entry) {
+    const uint32_t errors = sum_errors(m, entry, 1) | entry_errors(m, entry, false);
+    return (model_verdict){errors, may_of_reserve(m)};
+}
+
+uint32_t model_evictions(const model* m, const model_entry* entries, uint32_t count) {
+    uint64_t blocks = 0;
+    for (uint32_t i = 0; i < count; i++)
+        blocks += blocks_needed(m, &entries[i]);
+    return blocks > m->blocks_free ? (uint32_t)(blocks - m->blocks_free) : 0;
+}
+
+/* The new tokens of one sequence, into its arrays. */
+static void extend(model* m, model_seq* seq, const model_entry* entry) {
+    const uint32_t first = seq->length + seq->reserved;
+    const bool stay_known = entry->tokens != NULL && seq->known == first;
+    for (uint32_t i = 0; i < entry->count; i++) {
+        const uint64_t token = entry->tokens != NULL ? entry->tokens[i] : ++m->nonce << 32;
+        seq->tokens[first + i] = (uint32_t)token;
+        seq->chains[first + i] = chain_of(seq, first + i, token);
+        seq->fills[first + i] = 0;
+    }
+    for (uint32_t page = seq_pages(m, seq); page < model_pages(m, first + entry->count); page++)
+        seq->blocks[page] = block_take(m, seq->tenant);
+    seq->reserved += entry->count;
+    if (stay_known) seq->known = first + entry->count;
+}
+
+static void copy_tail(model* m, model_seq* seq) {
+    uint32_t* tail = &seq->blocks[seq_pages(m, seq) - 1];
+    const uint32_t shared = *tail;
+    *tail = block_take(m, seq->tenant);
+    block_release(m, shared);
+    m->counters.cow_copies++;
+}
+
+void model_reserve(model* m, const model_entry* entries, uint32_t count) {
+    model_evict(m, model_evictions(m, entries, count));
+    m->fresh_count = 0;
+    for (uint32_t i = 0; i < count; i++)
+        m->scratch[i] = tail_is_copied(m, &m->seqs[entries[i].seq]);
+    for (uint32_t i = 0; i < count; i++) {
+        model_seq* seq = &m->seqs[entries[i].seq];
+        if (m->scratch[i]) copy_tail(m, seq);
+        extend(m, seq, &entries[i]);
+    }
+    note_peak(m);
+}
+
+/* ---- Write, commit, abort ---------------------------------------------------------------------- */
+
+void model_write(model* m, uint32_t seq) {
+    model_seq* s = &m->seqs[seq];
+    for (uint32_t i = s->length; i < s->length + s->reserved; i++)
+        s->fills[i] = fill_of(s, i);
+}
+
+void model_spoil(model* m, uint32_t seq) {
+    model_seq* s = &m->seqs[seq];
+    for (uint32_t i = s->length; i < s->length + s->reserved; i++)
+        s->fills[i] = 0;
+}
+
+model_verdict model_commit_errors(const model* m, uint32_t seq) {
+    return model_free_errors(m, seq);
+}
+
+/* Put one full page into the index, or take over the equal one. False when its prefix is not there. */
+static bool index_page(model* m, model_seq* seq, uint32_t page) {
+    uint32_t parent = MODEL_NONE;
+    if (page > 0) {
+        parent = seq->blocks[page - 1];
+        if (parent == MODEL_ROLLED || !m->blocks[parent].indexed) return false;
+    }
+    const uint32_t begin = page * m->block_tokens;
+    const size_t bytes = m->block_tokens * sizeof(uint32_t);
+    const uint32_t own = seq->blocks[page];
+    const uint32_t equal = index_find(m, seq->tenant, parent, seq->tokens + begin);
+    if (equal != MODEL_NONE) {
+        if (m->canary) return true;
+        block_hold(m, equal);
+        block_release(m, own);
+        seq->blocks[page] = equal;
+        memcpy(seq->fills + begin, m->blocks[equal].fills, bytes);
+        m->counters.prefix_duplicates++;
+        return true;
+    }
+    m->blocks[own].indexed = true;
+    m->blocks[own].parent = parent;
+    memcpy(m->blocks[own].tokens, seq->tokens + begin, bytes);
+    memcpy(m->blocks[own].fills, seq->fills + begin, bytes);
+    m->counters.prefix_inserts++;
+    return true;
+}
+
+static void roll_off(model* m, model_seq* seq) {
+    const uint32_t end = window_begin(m, seq->length) / m->block_tokens;
+    for (uint32_t page = model_pages(m, m->config.groups[0].sinks); page < end; page++) {
+        if (seq->blocks[page] == MODEL_ROLLED) continue;
+        block_release(m, seq->blocks[page]);
+        seq->blocks[page] = MODEL_ROLLED;
+        m->counters.rolled_blocks++;
+    }
+}
+
+void model_commit(model* m, uint32_t seq) {
+    model_seq* s = &m->seqs[seq];
+    const uint32_t first_page = s->length / m->block_tokens;
+    m->counters.tokens_committed += s->reserved;
+    s->length += s->reserved;
+    s->reserved = 0;
+    s->in_plan = false;
+    const uint32_t full_pages = s->known / m->block_tokens;
+    for (uint32_t page = first_page; page < full_pages && !m->config.prefix_off; page++)
+        if (!index_page(m, s, page)) break;
+    if (m->config.groups[0].window > 0) roll_off(m, s);
+}
+
+void model_abort(model* m, uint32_t seq) {
+    m->seqs[seq].in_plan = false;
+    cut(m, &m->seqs[seq], m->seqs[seq].length);
+}
+
+/* ---- Comparing --------------------------------------------------------------------------------- */
+
+model_verdict model_read_errors(const model* m, uint32_t seq, uint32_t begin, uint32_t end) {
+    model_verdict verdict = model_free_errors(m, seq);
+    if (begin > end) verdict.must |= MODEL_BIT(PKV_ERANGE);
+    if (!is_alive(m, seq)) return verdict;
+    const model_seq* s = &m->seqs[seq];
+    if (end > s->length) verdict.must |= MODEL_BIT(PKV_ERANGE);
+    if (has_rolled(m, s, begin, min_u32(end, s->length))) verdict.must |= MODEL_BIT(PKV_ERANGE);
+    return verdict;
+}
+
+const char* model_compare_stats(const model* m, const pkv_stats* stats, uint64_t* want, uint64_t* got) {
+    const struct {
+        const char* name;
+        uint64_t want, got;
+    } lines[] = {
+        {"blocks_total", m->config.blocks, stats->blocks_total},
+        {"blocks_free", m->blocks_free, stats->blocks_free},
+        {"blocks_active", m->blocks_active, stats->blocks_active},
+        {"blocks_cached", m->blocks_cached, stats->blocks_cached},
+        {"blocks_peak", m->counters.blocks_peak, stats->blocks_peak},
+        {"sequences", model_alive_count(m), stats->sequences},
+        {"plans", m->plans, stats->plans},
+        {"plans_committed", m->counters.plans_committed, stats->plans_committed},
+        {"plans_aborted", m->counters.plans_aborted, stats->plans_aborted},
+        {"tokens_committed", m->counters.tokens_committed, stats->tokens_committed},
+        {"prefix_query_tokens", m->counters.prefix_query_tokens, stats->prefix_query_tokens},
+        {"prefix_hit_tokens", m->counters.prefix_hit_tokens, stats->prefix_hit_tokens},
+        {"prefix_inserts", m->counters.prefix_inserts, stats->prefix_inserts},
+        {"prefix_duplicates", m->counters.prefix_duplicates, stats->prefix_duplicates},
+        {"evictions", m->counters.evictions, stats->evictions},
+        {"forks", m->counters.forks, stats->forks},
+        {"cow_copies", m->counters.cow_copies, stats->cow_copies},
+        {"rolled_blocks", m->counters.rolled_blocks, stats->rolled_blocks},
+        {"table rows", m->plan_rows, stats->table_rows_extended + stats->table_rows_rewritten},
+    };
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        if (lines[i].want == lines[i].got) continue;
+        *want = lines[i].want;
+        *got = lines[i].got;
+        return lines[i].name;
+    }
+    return NULL;
+}

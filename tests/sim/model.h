@@ -1,0 +1,137 @@
+/* model.h - the slow, obvious truth that the library is compared with.
+ *
+ * A sequence is plain arrays: what token stands at each position, and what K/V value was stored there.
+ * Nothing is shared; a fork copies the arrays. Beside them stand the books: which sequences name a
+ * block, which blocks are in the prefix index under which parent, and since when they are idle. Books
+ * are kept by counting and searching, never by the tricks of the library (no leaves, no hashes, no free
+ * lists in extents), and know blocks by numbers of their own.
+ *
+ * Each call of the library has two functions here. `..._errors` says, before the call, which statuses the
+ * header allows for it now; the other applies the effect after the call has succeeded. Where several errors
+ * hold at once, the header does not say which one wins, so any of them will do.
+ *
+ *   must   one of these statuses has to be returned; empty: the call has to succeed
+ *   may    these may be returned though the call could also succeed
+ *
+ * Values  chain   32-bit hash of tenant and all tokens up to a position: equal prefixes, equal chains
+ *         fill    the value stored as K/V, made from the chain and two bits of the tenant; 0 means "not
+ *                 known", since the test committed slots that it had not written */
+#ifndef TESTS_SIM_MODEL_H
+#define TESTS_SIM_MODEL_H
+
+#include "pagedkv.h"
+#include <stdbool.h>
+
+enum {
+    MODEL_NONE = 0x7fffffff,   /* no sequence, no block, no parent */
+    MODEL_ROLLED = 0x7ffffffe, /* in place of a block: rolled off */
+    MODEL_ORPHAN = 0x7ffffffd, /* in place of a parent: it has left the index */
+    MODEL_UNSEEN = 0x7ffffffc, /* block number of the library not yet looked up */
+};
+
+typedef struct model_block {
+    uint32_t holders; /* page table entries that name it, counted per sequence */
+    bool indexed;
+    uint64_t tenant;
+    uint32_t parent; /* of an index entry: block, MODEL_NONE for a first page, or MODEL_ORPHAN */
+    uint64_t idle_since;
+    uint32_t real;    /* the library's number for it */
+    uint32_t* tokens; /* [block_tokens], of an index entry */
+    uint32_t* fills;  /* [block_tokens], likewise */
+} model_block;
+
+typedef struct model_seq {
+    bool alive;
+    bool in_plan;
+    uint64_t tenant;
+    uint32_t length;
+    uint32_t reserved;
+    uint32_t known;   /* leading tokens whose ids the library was told */
+    uint32_t* tokens; /* [sequence_tokens_max] */
+    uint32_t* chains; /* [sequence_tokens_max] */
+    uint32_t* fills;  /* [sequence_tokens_max] */
+    uint32_t* blocks; /* [pages] */
+} model_seq;
+
+/* What pkv_plan_begin and pkv_seq_append are asked, in the model's words. */
+typedef struct model_entry {
+    uint32_t seq;           /* index, or MODEL_NONE for a handle of nothing alive */
+    const uint32_t* tokens; /* or NULL */
+    uint32_t count;
+} model_entry;
+
+typedef struct model_verdict {
+    uint32_t must; /* set of statuses, see MODEL_BIT */
+    uint32_t may;
+} model_verdict;
+
+#define MODEL_BIT(status) (1U << (unsigned)-(status))
+
+/* Bits [18, 20) of a fill say whose it is, so that residue of another tenant is recognised. */
+enum { MODEL_FILL_BITS = 20, MODEL_TENANT_SHIFT = 18 };
+
+typedef struct model {
+    pkv_config config; /* every field set, none at its default */
+    uint32_t block_tokens;
+    bool leaves_are_tight; /* table_leaves_max is below the default: ENOLEAVES may happen */
+    bool canary;           /* plant an error: commit forgets to share duplicate blocks */
+    uint32_t blocks_free;
+    uint32_t blocks_active;
+    uint32_t blocks_cached;
+    uint32_t plans;
+    uint64_t now;        /* stamps of idle blocks */
+    uint64_t nonce;      /* stands in for unknown tokens */
+    uint64_t plan_rows;  /* rows of all plans so far */
+    pkv_stats counters;  /* the cumulative ones */
+    model_seq* seqs;     /* [sequences_max] */
+    model_block* blocks; /* [blocks] */
+    uint32_t* scratch;   /* [plan_sequences_max] copied tails of a reservation */
+    uint32_t fresh_count;
+    uint32_t* fresh;     /* [blocks] blocks that the last reservation took */
+} model;
+
+/* Memory of the model itself comes from malloc; running out of it ends the test. */
+void model_open(model* m, const pkv_config* config);
+void model_close(model* m);
+
+uint32_t model_alive_count(const model* m);
+uint32_t model_pages(const model* m, uint32_t tokens);
+
+model_verdict model_create_errors(const model* m);
+uint32_t model_create(model* m, uint64_t tenant);
+
+model_verdict model_match_errors(const model* m, uint32_t seq, uint32_t count);
+uint32_t model_match(model* m, uint32_t seq, const uint32_t* tokens, uint32_t count);
+
+model_verdict model_fork_errors(const model* m, uint32_t seq);
+uint32_t model_fork(model* m, uint32_t seq);
+
+model_verdict model_truncate_errors(const model* m, uint32_t seq, uint32_t length);
+void model_truncate(model* m, uint32_t seq, uint32_t length);
+
+model_verdict model_free_errors(const model* m, uint32_t seq);
+void model_free(model* m, uint32_t seq);
+
+/* Reservation, for a plan or for pkv_seq_append. */
+model_verdict model_begin_errors(const model* m, const model_entry* entries, uint32_t count);
+model_verdict model_append_errors(const model* m, const model_entry* entry);
+void model_reserve(model* m, const model_entry* entries, uint32_t count);
+
+/* The evictions that a reservation needs, which stay when the device fails after them. */
+uint32_t model_evictions(const model* m, const model_entry* entries, uint32_t count);
+void model_evict(model* m, uint32_t count);
+
+/* The reserved tokens of a sequence now hold what they should, or nothing known. */
+void model_write(model* m, uint32_t seq);
+void model_spoil(model* m, uint32_t seq);
+
+model_verdict model_commit_errors(const model* m, uint32_t seq);
+void model_commit(model* m, uint32_t seq);
+void model_abort(model* m, uint32_t seq);
+
+model_verdict model_read_errors(const model* m, uint32_t seq, uint32_t begin, uint32_t end);
+
+/* Compare the numbers that the model predicts. Returns the name of the first that differs, or NULL. */
+const char* model_compare_stats(const model* m, const pkv_stats* stats, uint64_t* want, uint64_t* got);
+
+#endif

@@ -1,0 +1,160 @@
+/* test_sim.c - the library against the slow, obvious model, for as many random operations as wanted.
+ *
+ *   test_sim                           the gate: plain and swarm rounds, same seed twice, the canary
+ *   test_sim --ops N [--seed S]        N operations in rounds of 10,000; round i has seed S + i
+ *            [--swarm]                 with faults
+ *            [--print-every M]         progress after every M operations; 1 prints each call
+ *            [--canary]                with an error planted in the model; has to fail
+ *
+ * The hash that is printed covers every call with its arguments, results and digests: two runs of one seed
+ * give the same. After a difference: the last calls, the command that replays them, and exit status 1. */
+#include "sim/driver.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef PKV_TINY
+enum { ROUND_OPS = 2000 };
+#else
+enum { ROUND_OPS = 10000 };
+#endif
+
+struct run {
+    uint64_t ops;
+    uint64_t seed;
+    uint64_t print_every;
+    bool swarm;
+    bool canary;
+    bool quiet; /* do not report a difference */
+};
+
+struct totals {
+    uint64_t ops, calls, failed_calls, fired, hash;
+    pkv_stats events; /* sums over all rounds: a kind of event that never came up was not tested */
+};
+
+static void add(struct totals* totals, const sim* s) {
+    totals->ops += s->op;
+    totals->calls += s->notes;
+    totals->failed_calls += s->failed_calls;
+    totals->fired += s->fired;
+    totals->hash = (totals->hash ^ s->hash) * 0x100000001b3;
+    const pkv_stats* more = &s->model.counters;
+    totals->events.plans_committed += more->plans_committed;
+    totals->events.prefix_hit_tokens += more->prefix_hit_tokens;
+    totals->events.prefix_duplicates += more->prefix_duplicates;
+    totals->events.evictions += more->evictions;
+    totals->events.cow_copies += more->cow_copies;
+    totals->events.rolled_blocks += more->rolled_blocks;
+    totals->events.scrubs += s->scrubs;
+}
+
+static void print_totals(const char* name, const struct totals* t) {
+    printf("%s: operations %llu, calls %llu, of which failed as they should %llu, faults fired %llu, "
+           "hash %016llx\n",
+           name, (unsigned long long)t->ops, (unsigned long long)t->calls,
+           (unsigned long long)t->failed_calls, (unsigned long long)t->fired,
+           (unsigned long long)t->hash);
+    const pkv_stats* e = &t->events;
+    printf("%s: commits %llu, hit tokens %llu, duplicates %llu, evictions %llu, copies on write %llu, "
+           "rolled %llu, scrubs %llu\n",
+           name, (unsigned long long)e->plans_committed, (unsigned long long)e->prefix_hit_tokens,
+           (unsigned long long)e->prefix_duplicates, (unsigned long long)e->evictions,
+           (unsigned long long)e->cow_copies, (unsigned long long)e->rolled_blocks,
+           (unsigned long long)e->scrubs);
+    fflush(stdout);
+}
+
+/* False at the first difference. */
+static bool run_rounds(const char* program, const struct run* run, struct totals* totals) {
+    static sim s;
+    *totals = (struct totals){0};
+    for (uint64_t seed = run->seed; totals->ops < run->ops; seed++) {
+        const uint64_t left = run->ops - totals->ops;
+        const uint64_t before = totals->ops;
+        const sim_options options = {
+            .seed = seed,
+            .ops = left < ROUND_OPS ? left : ROUND_OPS,
+            .swarm = run->swarm,
+            .canary = run->canary,
+            .verbose = run->print_every == 1,
+        };
+        const bool is_good = sim_run(&s, &options);
+        if (!is_good && !run->quiet) sim_report(&s, program);
+        add(totals, &s);
+        sim_close(&s);
+        if (!is_good) return false;
+        const uint64_t every = run->print_every;
+        if (every > 0 && before / every != totals->ops / every) print_totals("so far", totals);
+    }
+    return true;
+}
+
+/* ---- The gate ---------------------------------------------------------------------------------- */
+
+static bool same_seed_same_hash(const char* program) {
+    const struct run run = {.ops = 4 * ROUND_OPS, .seed = 900, .swarm = true};
+    struct totals first;
+    struct totals second;
+    if (!run_rounds(program, &run, &first)) return false;
+    if (!run_rounds(program, &run, &second)) return false;
+    if (first.hash == second.hash) return true;
+    printf("the same seed gave two runs: hash %016llx and %016llx\n", (unsigned long long)first.hash,
+           (unsigned long long)second.hash);
+    return false;
+}
+
+static bool canary_is_found(const char* program) {
+    const struct run run = {.ops = 2 * ROUND_OPS, .seed = 1, .canary = true, .quiet = true};
+    struct totals totals;
+    if (!run_rounds(program, &run, &totals)) return true;
+    printf("the error planted in the model was not noticed\n");
+    return false;
+}
+
+static int run_gate(const char* program) {
+    const struct run plain = {.ops = 18 * ROUND_OPS, .seed = 1};
+    const struct run swarm = {.ops = 12 * ROUND_OPS, .seed = 500, .swarm = true};
+    struct totals totals;
+    if (!run_rounds(program, &plain, &totals)) return 1;
+    print_totals("plain", &totals);
+    if (!run_rounds(program, &swarm, &totals)) return 1;
+    print_totals("swarm", &totals);
+    if (!same_seed_same_hash(program)) return 1;
+    return canary_is_found(program) ? 0 : 1;
+}
+
+/* ---- Command line ------------------------------------------------------------------------------ */
+
+static int usage(const char* program) {
+    printf("usage: %s [--ops N] [--seed S] [--swarm] [--print-every M] [--canary]\n", program);
+    return 2;
+}
+
+static bool take_number(char** argv, int* i, const char* name, uint64_t* value) {
+    if (strcmp(argv[*i], name) != 0 || argv[*i + 1] == NULL) return false;
+    *value = strtoull(argv[++*i], NULL, 10);
+    return true;
+}
+
+int main(int argc, char** argv) {
+    struct run run = {.ops = 0, .seed = 1};
+    for (int i = 1; i < argc; i++) {
+        if (take_number(argv, &i, "--ops", &run.ops)) continue;
+        if (take_number(argv, &i, "--seed", &run.seed)) continue;
+        if (take_number(argv, &i, "--print-every", &run.print_every)) continue;
+        if (strcmp(argv[i], "--swarm") == 0)
+            run.swarm = true;
+        else if (strcmp(argv[i], "--canary") == 0)
+            run.canary = true;
+        else
+            return usage(argv[0]);
+    }
+    if (argc == 1) return run_gate(argv[0]);
+    if (run.ops == 0) run.ops = 30 * ROUND_OPS;
+    struct totals totals;
+    if (!run_rounds(argv[0], &run, &totals)) return 1;
+    print_totals("equal", &totals);
+    return 0;
+}
