@@ -1,0 +1,63 @@
+"""Check that includes point downwards: base < device < core < api, and all else sits on the header.
+
+python3 tools/layers.py        prints each include that breaks a rule; exits with 1 when there is one
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYERS = ("base", "device", "core", "api")
+PUBLIC_HEADER = "pagedkv.h"
+_INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]', re.MULTILINE)
+# An installed header may name these and nothing else.
+_STANDARD_OF_HEADER = {"stddef.h", "stdint.h"}
+
+
+def includes(path: Path) -> list[tuple[str, str]]:
+    """Pairs (opening quote, name) of the includes of a file."""
+    return _INCLUDE.findall(path.read_text())
+
+
+def runtime_violations(root: Path) -> Iterator[str]:
+    """A file may include its own layer and those below, by a path that starts with the layer."""
+    for path in sorted((root / "runtime").rglob("*.[ch]")):
+        layer = path.relative_to(root / "runtime").parts[0]
+        if layer not in LAYERS:
+            yield f"{path.relative_to(root)}: lies in none of the layers {', '.join(LAYERS)}"
+            continue
+        for quote, name in includes(path):
+            target = name.split("/")[0]
+            if quote == "<" or name == PUBLIC_HEADER:
+                continue
+            if target not in LAYERS:
+                yield f"{path.relative_to(root)}: includes {name}, which names no layer"
+            elif LAYERS.index(target) > LAYERS.index(layer):
+                yield f"{path.relative_to(root)}: {layer} includes {name} of the higher layer {target}"
+
+
+def outside_violations(root: Path) -> Iterator[str]:
+    """The header stands alone; examples and the binding know nothing but the header."""
+    for quote, name in includes(root / "include" / PUBLIC_HEADER):
+        if quote != "<" or name not in _STANDARD_OF_HEADER:
+            yield f"include/{PUBLIC_HEADER}: includes {name}"
+    users = [*(root / "examples").rglob("*.c"), *(root / "python").rglob("*.py")]
+    for path in sorted(users):
+        for quote, name in includes(path):
+            if quote == '"' and name != PUBLIC_HEADER:
+                yield f"{path.relative_to(root)}: includes {name}; only {PUBLIC_HEADER} is public"
+
+
+def main() -> int:
+    violations = [*runtime_violations(ROOT), *outside_violations(ROOT)]
+    for violation in violations:
+        print(violation)
+    return 1 if violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
