@@ -1,6 +1,6 @@
-"""Check that includes point downwards: base < device < core < api, and all else sits on the header.
+"""Check that includes point downwards: base < device < core < api; all else sits on the header.
 
-python3 tools/layers.py        prints each include that breaks a rule; exits with 1 when there is one
+python3 tools/layers.py        prints each include that breaks a rule; exits with 1 on any
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def runtime_violations(root: Path) -> Iterator[str]:
             if target not in LAYERS:
                 yield f"{path.relative_to(root)}: includes {name}, which names no layer"
             elif LAYERS.index(target) > LAYERS.index(layer):
-                yield f"{path.relative_to(root)}: {layer} includes {name} of the higher layer {target}"
+                yield f"{path.relative_to(root)}: includes {name}, of a layer above {layer}"
 
 
 def outside_violations(root: Path) -> Iterator[str]:
