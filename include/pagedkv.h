@@ -260,6 +260,15 @@ PKV_API const char* pkv_cache_isa(const pkv_cache* cache);
 
 /* ---- Sequences --------------------------------------------------------------------------------- */
 
+/* An array [rows][heads][dim] in host memory (of the CPU device). The dims of a head are contiguous;
+ * strides are in elements, 0 meaning packed: head_stride = dim, row_stride = heads * dim. */
+typedef struct pkv_array {
+    void* data;                     /* aligned to its element */
+    uint32_t dtype;                 /* enum pkv_dtype */
+    uint64_t row_stride;
+    uint64_t head_stride;
+} pkv_array;
+
 typedef struct pkv_seq { uint64_t id; } pkv_seq;
 
 typedef struct pkv_seq_info {
@@ -307,15 +316,25 @@ PKV_API int pkv_seq_get_info(pkv_cache* cache, pkv_seq seq, pkv_seq_info* info);
 PKV_API int pkv_seq_blocks(pkv_cache* cache, pkv_seq seq, uint32_t group, uint32_t begin,
                            uint32_t end, uint32_t* blocks);
 
-/* Programs that compute with kernels of their own reserve and commit sequence by sequence, without a
- * plan: append gives slots, the program writes K/V there, commit declares them computed.
+/* K/V that were computed elsewhere (another process, a prefill server, a file) come in without a plan:
+ * append reserves slots, pkv_seq_write stores K/V for each layer, commit declares them computed.
+ * Append may be called again before the commit; the tokens add up.
  *
  * tokens  [count] ids, or NULL when they are unknown: the sequence is then not cached from here on.
  * slots   [count], filled for group 0; may be NULL.
  * To give up uncommitted tokens, truncate to the committed length.
- * Errors  as pkv_plan_begin. */
+ * Errors  PKV_EINVAL (count 0), PKV_ESTALE, PKV_EBUSY (in a plan), and PKV_ETOOBIG, PKV_ENOBLOCKS,
+ *         PKV_ENOLEAVES, PKV_EIO, PKV_ETIMEDOUT as at pkv_plan_begin. */
 PKV_API int pkv_seq_append(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens, uint32_t count,
                            uint32_t* slots);
+
+/* Store K and V of all reserved tokens of a sequence that is in no plan, for one layer.
+ * k       [reserved][kv_heads][key_dim]
+ * v       [reserved][kv_heads][value_dim]
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan), PKV_ERANGE (layer, or nothing is reserved),
+ *         PKV_ENONFINITE, PKV_EIO. After an error the slots of this layer hold nothing defined. */
+PKV_API int pkv_seq_write(pkv_cache* cache, pkv_seq seq, uint32_t layer, const pkv_array* k,
+                          const pkv_array* v);
 
 /* Commit all reserved tokens of a sequence that is in no plan.
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan). */
@@ -360,15 +379,6 @@ PKV_API int pkv_plan_begin(pkv_cache* cache, const pkv_entry* entries, uint32_t 
 /* Errors  PKV_EINVAL, PKV_ESTALE, PKV_ERANGE (group). */
 PKV_API int pkv_plan_get_info(pkv_cache* cache, pkv_plan plan, uint32_t group, pkv_plan_info* info);
 
-/* An array [rows][heads][dim] in host memory (of the CPU device). The dims of a head are contiguous;
- * strides are in elements, 0 meaning packed: head_stride = dim, row_stride = heads * dim. */
-typedef struct pkv_array {
-    void* data;                     /* aligned to its element */
-    uint32_t dtype;                 /* enum pkv_dtype */
-    uint64_t row_stride;
-    uint64_t head_stride;
-} pkv_array;
-
 /* Store K and V of the plan's new tokens for one layer, converted to the types of the cache.
  * k       [tokens][kv_heads][key_dim]
  * v       [tokens][kv_heads][value_dim]
@@ -403,7 +413,8 @@ PKV_API int pkv_attend(pkv_cache* cache, pkv_plan plan, uint32_t layer,
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (a write or attend still runs). */
 PKV_API int pkv_plan_commit(pkv_cache* cache, pkv_plan plan);
 
-/* Give up a plan: its blocks are free again and its sequences are as long as before. The handle dies.
+/* Give up a plan: its new blocks are free again and its sequences are as long as before; a shared last
+ * block that the plan copied stays copied. The handle dies.
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY. */
 PKV_API int pkv_plan_abort(pkv_cache* cache, pkv_plan plan);
 

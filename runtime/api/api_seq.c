@@ -124,25 +124,20 @@ int pkv_seq_commit(pkv_cache* cache, pkv_seq seq) {
     return pkvi_unlock(cache, commit_seq(cache, seq));
 }
 
-/* ---- Read back --------------------------------------------------------------------------------- */
+/* ---- K/V in and out ---------------------------------------------------------------------------- */
 
-enum { READ_CHUNK_TOKENS = 256 };
+enum { CHUNK_TOKENS = 256 };
+
+/* Positions [begin, end) of one layer, and the arrays that go with them. */
+struct span {
+    uint32_t layer;
+    uint32_t begin;
+    uint32_t end;
+    pkv_array k;
+    pkv_array v;
+};
 
 /* A reader keeps the sequence as it is, so that the copying itself can run outside the lock. */
-static int reader_enter(pkv_cache* cache, pkv_seq handle, uint32_t begin, uint32_t end,
-                        struct pkvi_seq** seq) {
-    const uint32_t block_tokens = cache->pool.block_tokens;
-    PKVI_TRY(pkvi_seq_find(&cache->seqs, handle, seq));
-    if ((*seq)->in_plan) return PKV_EBUSY;
-    if (begin > end) return PKV_ERANGE;
-    if (end > (*seq)->length) return PKV_ERANGE;
-    const uint32_t page_end = begin < end ? pkvi_ceil_div(end, block_tokens) : 0;
-    for (uint32_t page = begin / block_tokens; page < page_end; page++)
-        if (pkvi_table_get(&cache->leaves, &(*seq)->table, page) == PKV_NO_BLOCK) return PKV_ERANGE;
-    (*seq)->readers++;
-    return PKV_OK;
-}
-
 static void reader_leave(pkv_cache* cache, struct pkvi_seq* seq) {
     pkvi_lock(cache);
     seq->readers--;
@@ -155,28 +150,62 @@ static void advance(pkv_array* array, uint32_t rows) {
     array->data = (unsigned char*)array->data + bytes;
 }
 
-static int read_tokens(pkv_cache* cache, const struct pkvi_seq* seq, uint32_t layer, uint32_t begin,
-                       uint32_t end, pkv_array k, pkv_array v) {
-    uint32_t slots[READ_CHUNK_TOKENS];
-    while (begin < end) {
-        const uint32_t rest = end - begin;
-        const uint32_t count = rest < READ_CHUNK_TOKENS ? rest : READ_CHUNK_TOKENS;
+static int read_slots(pkv_cache* cache, const struct span* span, const uint32_t* slots,
+                      uint32_t count) {
+    const struct pkvi_read_job job = {
+        .layout = &cache->layout,
+        .space = &cache->pool.space,
+        .layer = span->layer,
+        .tokens = count,
+        .slots = slots,
+        .k = span->k,
+        .v = span->v,
+    };
+    return cache->device->ops->read(cache->device, &job);
+}
+
+static int write_slots(pkv_cache* cache, const struct span* span, const uint32_t* slots,
+                       uint32_t count) {
+    const struct pkvi_write_job job = {
+        .layout = &cache->layout,
+        .space = &cache->pool.space,
+        .layer = span->layer,
+        .tokens = count,
+        .slots = slots,
+        .k = span->k,
+        .v = span->v,
+    };
+    return cache->device->ops->write(cache->device, &job);
+}
+
+/* Hand a span to `move` in pieces whose slots fit the stack. */
+static int move_span(pkv_cache* cache, const struct pkvi_seq* seq, struct span span,
+                     int (*move)(pkv_cache* cache, const struct span* span, const uint32_t* slots,
+                                 uint32_t count)) {
+    uint32_t slots[CHUNK_TOKENS];
+    while (span.begin < span.end) {
+        const uint32_t rest = span.end - span.begin;
+        const uint32_t count = rest < CHUNK_TOKENS ? rest : CHUNK_TOKENS;
         for (uint32_t i = 0; i < count; i++)
-            slots[i] = pkvi_seq_slot(cache, seq, begin + i);
-        const struct pkvi_read_job job = {
-            .layout = &cache->layout,
-            .space = &cache->pool.space,
-            .layer = layer,
-            .tokens = count,
-            .slots = slots,
-            .k = k,
-            .v = v,
-        };
-        PKVI_TRY(cache->device->ops->read(cache->device, &job));
-        advance(&k, count);
-        advance(&v, count);
-        begin += count;
+            slots[i] = pkvi_seq_slot(cache, seq, span.begin + i);
+        PKVI_TRY(move(cache, &span, slots, count));
+        advance(&span.k, count);
+        advance(&span.v, count);
+        span.begin += count;
     }
+    return PKV_OK;
+}
+
+static int read_enter(pkv_cache* cache, pkv_seq handle, uint32_t begin, uint32_t end,
+                      struct pkvi_seq** seq) {
+    const uint32_t block_tokens = cache->pool.block_tokens;
+    PKVI_TRY(pkvi_seq_find(&cache->seqs, handle, seq));
+    if ((*seq)->in_plan) return PKV_EBUSY;
+    if (end > (*seq)->length) return PKV_ERANGE;
+    const uint32_t page_end = begin < end ? pkvi_ceil_div(end, block_tokens) : 0;
+    for (uint32_t page = begin / block_tokens; page < page_end; page++)
+        if (pkvi_table_get(&cache->leaves, &(*seq)->table, page) == PKV_NO_BLOCK) return PKV_ERANGE;
+    (*seq)->readers++;
     return PKV_OK;
 }
 
@@ -194,15 +223,44 @@ int pkv_seq_read(pkv_cache* cache, pkv_seq seq, uint32_t layer, uint32_t begin, 
     const pkv_group_config* group = &cache->layout.group;
     if (layer >= group->layers) return PKV_ERANGE;
     if (begin > end) return PKV_ERANGE;
-    const uint32_t rows = end - begin;
-    pkv_array k_resolved;
-    pkv_array v_resolved;
+    struct span span = {.layer = layer, .begin = begin, .end = end};
     struct pkvi_seq* found;
-    PKVI_TRY(resolve_optional(k, rows, group->kv_heads, group->key_dim, &k_resolved));
-    PKVI_TRY(resolve_optional(v, rows, group->kv_heads, group->value_dim, &v_resolved));
+    PKVI_TRY(resolve_optional(k, end - begin, group->kv_heads, group->key_dim, &span.k));
+    PKVI_TRY(resolve_optional(v, end - begin, group->kv_heads, group->value_dim, &span.v));
     pkvi_lock(cache);
-    PKVI_TRY(pkvi_unlock(cache, reader_enter(cache, seq, begin, end, &found)));
-    const int status = read_tokens(cache, found, layer, begin, end, k_resolved, v_resolved);
+    PKVI_TRY(pkvi_unlock(cache, read_enter(cache, seq, begin, end, &found)));
+    const int status = move_span(cache, found, span, read_slots);
+    reader_leave(cache, found);
+    return status;
+}
+
+/* The arrays can only be checked when it is known how many tokens are reserved. */
+static int write_enter(pkv_cache* cache, pkv_seq handle, const pkv_array* k, const pkv_array* v,
+                       struct span* span, struct pkvi_seq** seq) {
+    const pkv_group_config* group = &cache->layout.group;
+    PKVI_TRY(pkvi_seq_find(&cache->seqs, handle, seq));
+    const uint32_t rows = (*seq)->reserved;
+    if ((*seq)->in_plan) return PKV_EBUSY;
+    if (rows == 0) return PKV_ERANGE;
+    PKVI_TRY(pkvi_array_resolve(k, rows, group->kv_heads, group->key_dim, false, &span->k));
+    PKVI_TRY(pkvi_array_resolve(v, rows, group->kv_heads, group->value_dim, false, &span->v));
+    span->begin = (*seq)->length;
+    span->end = (*seq)->length + rows;
+    (*seq)->readers++;
+    return PKV_OK;
+}
+
+int pkv_seq_write(pkv_cache* cache, pkv_seq seq, uint32_t layer, const pkv_array* k,
+                  const pkv_array* v) {
+    if (cache == NULL) return PKV_EINVAL;
+    if (k == NULL) return PKV_EINVAL;
+    if (v == NULL) return PKV_EINVAL;
+    if (layer >= cache->layout.group.layers) return PKV_ERANGE;
+    struct span span = {.layer = layer};
+    struct pkvi_seq* found;
+    pkvi_lock(cache);
+    PKVI_TRY(pkvi_unlock(cache, write_enter(cache, seq, k, v, &span, &found)));
+    const int status = move_span(cache, found, span, write_slots);
     reader_leave(cache, found);
     return status;
 }

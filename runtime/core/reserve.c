@@ -51,7 +51,25 @@ static void decide_tail(const pkv_cache* cache, struct pkvi_reservation* item, u
     item->own_leaf = leaf_is_shared && leaf_is_written;
 }
 
-static int decide_item(const pkv_cache* cache, struct pkvi_reservation* item, struct need* need) {
+static uint32_t tail_leaf(const struct pkvi_reservation* item) {
+    const struct pkvi_table* table = &item->seq->table;
+    return table->leaves[(table->pages - 1) / PKVI_LEAF_PAGES];
+}
+
+/* Will the last leaf still be shared when the turn comes to item `index`? Each item before it that leaves the
+ * same leaf makes it one table less. */
+static bool takes_own_leaf(const pkv_cache* cache, uint32_t index) {
+    const struct pkvi_reservation* items = cache->scratch.items;
+    if (!items[index].own_leaf) return false;
+    const uint32_t leaf = tail_leaf(&items[index]);
+    uint32_t tables = cache->leaves.refs[leaf];
+    for (uint32_t i = 0; i < index; i++)
+        tables -= items[i].own_leaf && tail_leaf(&items[i]) == leaf;
+    return tables > 1;
+}
+
+static int decide_item(const pkv_cache* cache, uint32_t index, struct need* need) {
+    struct pkvi_reservation* item = &cache->scratch.items[index];
     const struct pkvi_seq* seq = item->seq;
     const uint32_t used = seq->length + seq->reserved;
     if (item->count > cache->config.sequence_tokens_max - used) return PKV_ETOOBIG;
@@ -59,7 +77,8 @@ static int decide_item(const pkv_cache* cache, struct pkvi_reservation* item, st
     item->new_pages = pages - seq->table.pages;
     decide_tail(cache, item, used);
     need->blocks += item->new_pages + item->copy_tail;
-    need->leaves += pkvi_leaves_for(pages) - pkvi_leaves_for(seq->table.pages) + item->own_leaf;
+    need->leaves += pkvi_leaves_for(pages) - pkvi_leaves_for(seq->table.pages);
+    need->leaves += takes_own_leaf(cache, index);
     return PKV_OK;
 }
 
@@ -196,7 +215,7 @@ static uint32_t apply_item(pkv_cache* cache, const struct pkvi_reservation* item
 int pkvi_reserve(pkv_cache* cache, uint32_t count) {
     struct need need = {0, 0};
     for (uint32_t i = 0; i < count; i++)
-        PKVI_TRY(decide_item(cache, &cache->scratch.items[i], &need));
+        PKVI_TRY(decide_item(cache, i, &need));
     uint32_t evictions;
     PKVI_TRY(decide_evictions(cache, need.blocks, &evictions));
     PKVI_TRY(decide_leaves(cache, need.leaves));

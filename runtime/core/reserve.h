@@ -12,7 +12,7 @@ struct pkvi_reservation {
     const uint32_t* tokens; /* [count] or NULL */
     uint32_t count;
     uint32_t new_pages;
-    bool own_leaf;  /* the last leaf is shared and will be written: copy it first */
+    bool own_leaf;  /* the last leaf is shared and will be written: copy it, unless nobody else is left */
     bool copy_tail; /* the last page is partly filled and shared: copy its block first */
 };
 

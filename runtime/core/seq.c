@@ -170,7 +170,9 @@ static uint32_t first_rollable_page(const pkv_cache* cache) {
 
 /* Have pages gone that a sequence of `length` tokens would need? */
 static bool has_rolled_past(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t length) {
-    if (seq->rolled_end <= first_rollable_page(cache)) return false;
+    const uint32_t first = first_rollable_page(cache);
+    if (seq->rolled_end <= first) return false;
+    if (length <= (uint64_t)first * cache->pool.block_tokens) return false; /* sinks only */
     return (uint64_t)seq->rolled_end * cache->pool.block_tokens > window_begin(cache, length);
 }
 
@@ -181,6 +183,7 @@ static void cut_to(pkv_cache* cache, struct pkvi_seq* seq, uint32_t length) {
     seq->length = length;
     seq->reserved = 0;
     if (seq->known > length) seq->known = length;
+    if (seq->rolled_end > pages) seq->rolled_end = pages;
 }
 
 int pkvi_seq_truncate(pkv_cache* cache, struct pkvi_seq* seq, uint32_t length) {
