@@ -89,9 +89,7 @@ static int check_limits(pkv_config* config, const char** why) {
 
 static int check_leaves(pkv_config* config, const char** why) {
     const uint64_t per_sequence = pkvi_leaves_for(pkvi_config_pages_max(config));
-    /* One more than the longest table has: of the sequences that share a leaf and write in one step
-     * each is counted as taking a copy, although the last one will keep the original. */
-    const uint64_t all = (per_sequence + 1) * config->sequences_max;
+    const uint64_t all = per_sequence * config->sequences_max;
     REQUIRE(config->table_leaves_max != 0 || all <= UINT32_MAX / PKVI_LEAF_PAGES, PKV_ETOOBIG,
             "table_leaves_max: set it; sequences_max times sequence_tokens_max is too large");
     set_default(&config->table_leaves_max, (uint32_t)all);
