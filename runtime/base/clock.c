@@ -22,8 +22,7 @@ uint64_t pkvi_clock_now_us(struct pkvi_clock* clock) {
 }
 
 void pkvi_clock_advance(struct pkvi_clock* clock, uint64_t us) {
-    if (clock->is_virtual)
-        atomic_fetch_add_explicit(&clock->virtual_us, us, memory_order_relaxed);
+    if (clock->is_virtual) atomic_fetch_add_explicit(&clock->virtual_us, us, memory_order_relaxed);
 }
 
 void pkvi_clock_sleep(struct pkvi_clock* clock, uint64_t us) {

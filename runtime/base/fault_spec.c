@@ -4,17 +4,25 @@
  * PKV_EFAULTSPEC; nothing is stored outside `programs`, which the caller throws away then. */
 #include "base/fault_spec.h"
 
-#include <ctype.h>
-#include <stdlib.h>
+#ifndef PKV_NO_FAULTS
+
 #include <string.h>
 
 struct cursor {
     const char* at;
 };
 
+/* The character classes are spelled out: the C library's depend on the locale of the program. */
+static bool is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
+
+static bool is_letter(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
 static void skip_space(struct cursor* cursor) {
-    while (isspace((unsigned char)*cursor->at))
-        cursor->at++;
+    cursor->at += strspn(cursor->at, " \t\n\v\f\r");
 }
 
 /* Take `text` if it stands here. */
@@ -27,7 +35,9 @@ static bool take(struct cursor* cursor, const char* text) {
 }
 
 static bool is_word_char(char c) {
-    return isalnum((unsigned char)c) || c == '_' || c == '.' || c == '*';
+    if (is_letter(c)) return true;
+    if (is_digit(c)) return true;
+    return c == '_' || c == '.' || c == '*';
 }
 
 /* Take a run of word characters. */
@@ -39,21 +49,58 @@ static size_t take_word(struct cursor* cursor, const char** word) {
     return (size_t)(cursor->at - *word);
 }
 
-/* Take a number that is followed by `mark`; leave the cursor alone when it is not. */
-static bool take_number_before(struct cursor* cursor, char mark, double* number) {
+/* Take a run of digits that says a number below 2^32. */
+static bool take_number(struct cursor* cursor, uint64_t* number) {
+    skip_space(cursor);
+    if (!is_digit(*cursor->at)) return false;
+    *number = 0;
+    for (; is_digit(*cursor->at); cursor->at++) {
+        *number = *number * 10 + (uint64_t)(*cursor->at - '0');
+        if (*number > UINT32_MAX) return false;
+    }
+    return true;
+}
+
+/* Take a number that is followed by `mark`; leave the cursor alone when none is. */
+static bool take_number_before(struct cursor* cursor, const char* mark, uint64_t* number) {
     struct cursor ahead = *cursor;
-    skip_space(&ahead);
-    if (!isdigit((unsigned char)*ahead.at)) return false;
-    char* end;
-    *number = strtod(ahead.at, &end);
-    if (*end != mark) return false;
-    cursor->at = end + 1;
+    uint64_t value;
+    if (!take_number(&ahead, &value)) return false;
+    if (!take(&ahead, mark)) return false;
+    *number = value;
+    *cursor = ahead;
+    return true;
+}
+
+/* Take the decimals behind a point, as many as there are. */
+static double take_decimals(struct cursor* cursor) {
+    double value = 0.0;
+    double weight = 0.1;
+    for (; is_digit(*cursor->at); cursor->at++, weight /= 10.0)
+        value += weight * (*cursor->at - '0');
+    return value;
+}
+
+/* Take 5% or 0.25%; leave the cursor alone when there is no such thing. */
+static bool take_percent(struct cursor* cursor, double* percent) {
+    struct cursor ahead = *cursor;
+    uint64_t whole;
+    if (!take_number(&ahead, &whole)) return false;
+    double value = (double)whole;
+    if (*ahead.at == '.') {
+        ahead.at++;
+        if (!is_digit(*ahead.at)) return false;
+        value += take_decimals(&ahead);
+    }
+    if (!take(&ahead, "%")) return false;
+    *percent = value;
+    *cursor = ahead;
     return true;
 }
 
 /* ---- Terms ------------------------------------------------------------------------------------- */
 
-enum argument_kind { NO_ARGUMENT, NUMBER, STATUS };
+enum argument_kind { NO_ARGUMENT, A_NUMBER, A_STATUS };
 
 struct action {
     const char* name;
@@ -62,9 +109,9 @@ struct action {
 };
 
 static const struct action actions[] = {
-    {"off", PKVI_ACT_OFF, NO_ARGUMENT},     {"return", PKVI_ACT_RETURN, STATUS},
-    {"delay", PKVI_ACT_DELAY, NUMBER},      {"drop", PKVI_ACT_DROP, NO_ARGUMENT},
-    {"dup", PKVI_ACT_DUP, NO_ARGUMENT},     {"corrupt", PKVI_ACT_CORRUPT, NUMBER},
+    {"off", PKVI_ACT_OFF, NO_ARGUMENT},     {"return", PKVI_ACT_RETURN, A_STATUS},
+    {"delay", PKVI_ACT_DELAY, A_NUMBER},    {"drop", PKVI_ACT_DROP, NO_ARGUMENT},
+    {"dup", PKVI_ACT_DUP, NO_ARGUMENT},     {"corrupt", PKVI_ACT_CORRUPT, A_NUMBER},
     {"pause", PKVI_ACT_PAUSE, NO_ARGUMENT}, {"yield", PKVI_ACT_YIELD, NO_ARGUMENT},
     {"crash", PKVI_ACT_CRASH, NO_ARGUMENT},
 };
@@ -77,47 +124,46 @@ static const struct action* find_action(const char* word, size_t length) {
     return NULL;
 }
 
-/* A status by its name without PKV_; success is not one that an operation can fail with. */
+/* The value of a status by its name without PKV_; 0 when there is none. */
+static int find_status(const char* word, size_t length) {
+    static const struct {
+        const char* name;
+        int value;
+    } statuses[] = {
+#define STATUS(name, value, message) {#name, value},
+        PKV_STATUS_MAP(STATUS)
+#undef STATUS
+    };
+    for (size_t i = 0; i < sizeof statuses / sizeof *statuses; i++) {
+        if (strlen(statuses[i].name) != length) continue;
+        if (memcmp(statuses[i].name, word, length) == 0) return statuses[i].value;
+    }
+    return PKV_OK;
+}
+
+/* Success is not something that an operation can fail with: return(OK) is refused. */
 static int parse_status(struct cursor* cursor, int* status) {
     const char* word;
     const size_t length = take_word(cursor, &word);
-    for (int candidate = -1; pkv_status_name(candidate) != NULL; candidate--) {
-        const char* name = pkv_status_name(candidate);
-        if (strlen(name) != length) continue;
-        if (memcmp(name, word, length) != 0) continue;
-        *status = candidate;
-        return PKV_OK;
-    }
-    return PKV_EFAULTSPEC;
+    *status = find_status(word, length);
+    return *status != PKV_OK ? PKV_OK : PKV_EFAULTSPEC;
 }
 
 static int parse_argument(struct cursor* cursor, enum argument_kind kind,
                           struct pkvi_fault_term* term) {
     if (kind == NO_ARGUMENT) return PKV_OK;
     if (!take(cursor, "(")) return PKV_EFAULTSPEC;
-    if (kind == STATUS) {
-        PKVI_TRY(parse_status(cursor, &term->status));
-        return take(cursor, ")") ? PKV_OK : PKV_EFAULTSPEC;
-    }
-    double number;
-    if (!take_number_before(cursor, ')', &number)) return PKV_EFAULTSPEC;
-    if (number >= 1e15) return PKV_EFAULTSPEC;
-    term->argument = (uint64_t)number;
-    return PKV_OK;
+    if (kind == A_STATUS) PKVI_TRY(parse_status(cursor, &term->status));
+    if (kind == A_NUMBER && !take_number(cursor, &term->argument)) return PKV_EFAULTSPEC;
+    return take(cursor, ")") ? PKV_OK : PKV_EFAULTSPEC;
 }
 
 static int parse_term(struct cursor* cursor, struct pkvi_fault_term* term) {
     *term = (struct pkvi_fault_term){.percent = 100.0};
-    double number;
-    if (take_number_before(cursor, '%', &number)) {
-        if (number > 100.0) return PKV_EFAULTSPEC;
-        term->percent = number;
-    }
-    if (take_number_before(cursor, '*', &number)) {
-        if (number < 1.0) return PKV_EFAULTSPEC;
-        if (number >= 1e15) return PKV_EFAULTSPEC;
-        term->limit = (uint64_t)number;
-    }
+    take_percent(cursor, &term->percent);
+    if (term->percent > 100.0) return PKV_EFAULTSPEC;
+    const bool is_limited = take_number_before(cursor, "*", &term->limit);
+    if (is_limited && term->limit == 0) return PKV_EFAULTSPEC;
     const char* word;
     const size_t length = take_word(cursor, &word);
     const struct action* action = find_action(word, length);
@@ -170,3 +216,5 @@ int pkvi_fault_parse(const char* spec, struct pkvi_fault_program* programs) {
         if (*cursor.at != '\0' && *cursor.at != ';') return PKV_EFAULTSPEC;
     }
 }
+
+#endif

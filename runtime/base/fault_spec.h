@@ -11,8 +11,8 @@ struct pkvi_fault_term {
     enum pkvi_fault_action action;
     int status;
     uint64_t argument;
-    double percent;  /* of visits */
-    uint64_t limit;  /* times it may be used; 0: any number */
+    double percent; /* of visits */
+    uint64_t limit; /* times it may be used; 0: any number */
     uint64_t used;
 };
 
@@ -26,7 +26,8 @@ struct pkvi_fault_program {
 };
 
 /* Parse `spec` (grammar in pagedkv.h) into programs[PKVI_FAULT_COUNT], which are zeroed first. When several
- * parts name a point, the last one counts.
+ * parts name a point, the last one counts. Numbers are below 2^32, only a percentage may have decimals, and
+ * white space may stand between any two things.
  * Errors  PKV_EFAULTSPEC. */
 int pkvi_fault_parse(const char* spec, struct pkvi_fault_program* programs);
 

@@ -1,6 +1,7 @@
 /* hash.c - see hash.h. */
 #include "base/hash.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/random.h>
 
@@ -30,7 +31,8 @@ static inline void sip_word(uint64_t v[4], uint64_t word) {
 /* The last, partial word carries the length in its top byte. */
 static uint64_t last_word(const unsigned char* data, size_t bytes) {
     uint64_t word = 0;
-    memcpy(&word, data + bytes / 8 * 8, bytes % 8); /* little endian, as all supported targets are */
+    memcpy(&word, data + bytes / 8 * 8,
+           bytes % 8); /* little endian, as all supported targets are */
     return word | (uint64_t)bytes << 56;
 }
 
@@ -58,9 +60,18 @@ uint64_t pkvi_random_next(uint64_t* state) {
     return z ^ z >> 31;
 }
 
+/* A signal can interrupt the wait for the system's own seed early after boot. */
+static int ask_system(uint64_t* seed) {
+    ssize_t got;
+    do
+        got = getrandom(seed, sizeof *seed, 0);
+    while (got < 0 && errno == EINTR);
+    return got == (ssize_t)sizeof *seed ? PKV_OK : PKV_EIO;
+}
+
 int pkvi_seed_open(struct pkvi_faults* faults, uint64_t seed, uint64_t* state) {
     PKVI_TRY(pkvi_fault_check(faults, PKVI_FAULT_SEED_READ));
-    if (seed == 0 && getrandom(&seed, sizeof seed, 0) != (ssize_t)sizeof seed) return PKV_EIO;
+    if (seed == 0) PKVI_TRY(ask_system(&seed));
     *state = seed;
     return PKV_OK;
 }

@@ -4,10 +4,10 @@
 
 #ifdef PKV_TINY
 enum {
-    PKVI_LEAF_PAGES = 2,        /* pages named by one page table leaf */
-    PKVI_EXTENT_BYTES = 1,      /* smallest extent: one block */
-    PKVI_HASH_BITS_MAX = 2,     /* of the prefix index: nearly everything collides */
-    PKVI_SPLIT_TOKENS = 16      /* tokens of one split of the attention sum */
+    PKVI_LEAF_PAGES = 2,    /* pages named by one page table leaf */
+    PKVI_EXTENT_BYTES = 1,  /* smallest extent: one block */
+    PKVI_HASH_BITS_MAX = 2, /* of the prefix index: nearly everything collides */
+    PKVI_SPLIT_TOKENS = 16  /* tokens of one split of the attention sum */
 };
 #else
 enum {

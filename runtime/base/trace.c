@@ -1,6 +1,7 @@
 /* trace.c - see trace.h. */
 #include "base/trace.h"
 
+/* pre: value <= 2^31 */
 static uint32_t power_of_two_from(uint32_t value) {
     uint32_t power = 1;
     while (power < value)
@@ -19,7 +20,8 @@ void pkvi_trace_close(struct pkvi_trace* trace, struct pkvi_mem* mem) {
     pkvi_mem_give(mem, trace->events);
 }
 
-void pkvi_trace_note(struct pkvi_trace* trace, const char* what, uint64_t subject, uint64_t detail) {
+void pkvi_trace_note(struct pkvi_trace* trace, const char* what, uint64_t subject,
+                     uint64_t detail) {
     pkv_trace_event* event = &trace->events[trace->next & (trace->capacity - 1)];
     *event = (pkv_trace_event){trace->next, pkvi_clock_now_us(trace->clock), what, subject, detail};
     trace->next++;

@@ -14,6 +14,7 @@ struct pkvi_trace {
     struct pkvi_clock* clock;
 };
 
+/* `capacity` is rounded up to a power of two; pre: at most 2^31. */
 int pkvi_trace_open(struct pkvi_trace* trace, struct pkvi_mem* mem, uint32_t capacity,
                     struct pkvi_clock* clock);
 void pkvi_trace_close(struct pkvi_trace* trace, struct pkvi_mem* mem);
@@ -22,6 +23,7 @@ void pkvi_trace_close(struct pkvi_trace* trace, struct pkvi_mem* mem);
 void pkvi_trace_note(struct pkvi_trace* trace, const char* what, uint64_t subject, uint64_t detail);
 
 /* Newest min(capacity, kept) events, oldest first; returns how many. */
-uint32_t pkvi_trace_copy(const struct pkvi_trace* trace, pkv_trace_event* events, uint32_t capacity);
+uint32_t pkvi_trace_copy(const struct pkvi_trace* trace, pkv_trace_event* events,
+                         uint32_t capacity);
 
 #endif
