@@ -1,0 +1,41 @@
+/* test_clock.c - a virtual clock moves when it is told to, a monotonic one only by itself. */
+#include "base/clock.h"
+#include "unit.h"
+
+TEST(a_virtual_clock_moves_only_when_advanced) {
+    struct pkvi_clock clock;
+    pkvi_clock_init(&clock, true);
+    ASSERT_EQ(pkvi_clock_now_us(&clock), 0);
+    pkvi_clock_advance(&clock, 5);
+    ASSERT_EQ(pkvi_clock_now_us(&clock), 5);
+    pkvi_clock_sleep(&clock, 3600000000U);
+    ASSERT_EQ(pkvi_clock_now_us(&clock), 3600000005U);
+    ASSERT_EQ(pkvi_clock_now_us(&clock), 3600000005U);
+}
+
+TEST(a_monotonic_clock_starts_at_zero_and_never_goes_back) {
+    struct pkvi_clock clock;
+    uint64_t last_us = 0;
+    pkvi_clock_init(&clock, false);
+    for (int i = 0; i < 10000; i++) {
+        const uint64_t now_us = pkvi_clock_now_us(&clock);
+        ASSERT_GE(now_us, last_us);
+        last_us = now_us;
+    }
+    ASSERT_LT(last_us, 1ULL << 40);
+}
+
+TEST(a_monotonic_clock_cannot_be_advanced) {
+    struct pkvi_clock clock;
+    pkvi_clock_init(&clock, false);
+    pkvi_clock_advance(&clock, 1ULL << 50);
+    ASSERT_LT(pkvi_clock_now_us(&clock), 1ULL << 50);
+}
+
+TEST(sleeping_takes_at_least_its_time) {
+    struct pkvi_clock clock;
+    pkvi_clock_init(&clock, false);
+    const uint64_t before_us = pkvi_clock_now_us(&clock);
+    pkvi_clock_sleep(&clock, 2000);
+    ASSERT_GE(pkvi_clock_now_us(&clock) - before_us, 2000);
+}
