@@ -130,6 +130,7 @@ struct pkvi_device_config {
     uint32_t plan_sequences_max;
     uint32_t sequence_tokens_max;
     uint32_t copies_max; /* copies that are in flight at once, at most */
+    uint64_t seed;       /* of the simulated device's latencies */
     struct pkvi_mem* mem;
     struct pkvi_faults* faults;
     struct pkvi_clock* clock;

@@ -1,36 +1,50 @@
 /* sim.c - the deterministic device: everything that a real one may do to us, in virtual time.
  *
  * Writes, reads and attention run on the scalar reference. Copies are asynchronous: each gets a due time
- * drawn from a seeded generator, so that they complete in another order than they were submitted in;
- * waiting moves the virtual clock forward to the due time. The fault points make it misbehave:
+ * drawn from a seeded generator, so that they complete in another order than they were submitted in. A
+ * copy's bytes land when the virtual clock has reached its due time and the device is entered next, in the
+ * order of due times; waiting moves the clock forward. A copy that nobody waits for still lands, late, over
+ * whatever its destination has become by then.
+ *
+ *     free --copy--> in flight --due--> landed --wait--> free
+ *                                         '--wait, dup--> again --due or fence--> free
+ *
+ * The fault points make it misbehave:
  *
  *   device.copy.submit   return: the copy is refused; delay: submission takes time
- *   device.copy.done     return: it fails, and the destination holds rubbish
+ *   device.copy.done     visited by each wait
+ *                        return: it failed, and the destination holds rubbish
  *                        delay: it is late
  *                        drop: its completion never comes; waiting gives up after a virtual second
- *                        dup: its bytes land a second time, just before the next operation of the device
- *                        corrupt(n): n bits flip on the way; the device's checksum notices: PKV_EIO
+ *                        dup: the transfer is repeated; see below
+ *                        corrupt(n): n random bits flip on the way; the device's checksum notices: PKV_EIO
  *   device.zero, device.write, device.read, device.attend   return, delay
  *
- * A second landing is harmless exactly when the core hands the destination to nobody else before it has
- * waited for all its copies; it is modelled so that tests can tell.
+ * A repeated transfer lands a second time when it is due, or at the next fence: an operation other than a
+ * copy, or the first copy after all others were waited for. So it is harmless exactly when nobody touches
+ * the memory of a batch of copies, by a further copy or by hand, before all of the batch has been waited
+ * for. A device that could land later than that would be beyond any defence.
  *
- * Threads: the core's lock orders copies; write, read and attend have no state. */
+ * Threads: a mutex orders the queue; the jobs of write, read and attend run outside it. */
 #include "device/device.h"
 
 #include "base/hash.h"
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
-    LATENCY_US_MAX = 100,    /* of a healthy copy */
-    TIMEOUT_US = 1000000,    /* how long wait() waits for a completion that never comes */
+    LATENCY_US_MAX = 100, /* of a healthy copy */
+    TIMEOUT_US = 1000000, /* how long wait() waits for a completion that never comes */
     RUBBISH = 0xab,
     ARENA_ALIGNMENT = 4096,
 };
 
+enum copy_state { FREE, IN_FLIGHT, LANDED, AGAIN };
+
 struct copy {
-    uint64_t ticket; /* 0: the slot is free */
+    enum copy_state state;
+    uint64_t ticket; /* while in flight or landed; never used twice */
     unsigned char* to;
     const unsigned char* from;
     uint64_t bytes;
@@ -42,144 +56,246 @@ struct sim {
     struct pkvi_mem* mem;
     struct pkvi_faults* faults;
     struct pkvi_clock* clock;
-    struct copy* copies; /* [copies_max] in flight */
+    pthread_mutex_t lock;
+    struct copy* copies; /* [copies_max] */
     uint32_t copies_max;
+    uint32_t counts[AGAIN + 1]; /* copies in each state */
     uint64_t last_ticket;
     uint64_t random;
-    struct copy again; /* a completed copy that will land once more; bytes 0: none */
 };
 
 static struct sim* sim_of(struct pkvi_device* device) {
     return (struct sim*)device;
 }
 
-/* Let a doubled completion have its second effect. Every operation begins with it. */
-static void land_again(struct sim* sim) {
-    if (sim->again.bytes == 0) return;
-    memcpy(sim->again.to, sim->again.from, sim->again.bytes);
-    sim->again.bytes = 0;
+/* ---- The queue --------------------------------------------------------------------------------- */
+
+static void set_state(struct sim* sim, struct copy* copy, enum copy_state state) {
+    sim->counts[copy->state]--;
+    sim->counts[state]++;
+    copy->state = state;
 }
 
-static int sim_alloc(struct pkvi_device* device, uint64_t bytes, void** base) {
-    struct sim* sim = sim_of(device);
-    PKVI_TRY(pkvi_fault_check(sim->faults, PKVI_FAULT_DEVICE_ALLOC));
-    if (posix_memalign(base, ARENA_ALIGNMENT, bytes) != 0) return PKV_ENOMEM;
-    memset(*base, 0, bytes);
-    return PKV_OK;
+static bool will_land(const struct copy* copy) {
+    return copy->state == IN_FLIGHT || copy->state == AGAIN;
 }
 
-static void sim_free(struct pkvi_device* device, void* base, uint64_t bytes) {
-    (void)device;
-    (void)bytes;
-    free(base);
+/* The next copy to land, up to and including `now_us`; NULL when there is none. */
+static struct copy* earliest(struct sim* sim, uint64_t now_us) {
+    struct copy* best = NULL;
+    if (sim->counts[IN_FLIGHT] + sim->counts[AGAIN] == 0) return NULL;
+    for (uint32_t i = 0; i < sim->copies_max; i++) {
+        struct copy* copy = &sim->copies[i];
+        if (!will_land(copy)) continue;
+        if (copy->due_us > now_us) continue;
+        if (best == NULL || copy->due_us < best->due_us) best = copy;
+    }
+    return best;
 }
 
-static struct copy* find_copy(struct sim* sim, uint64_t ticket) {
-    for (uint32_t i = 0; i < sim->copies_max; i++)
-        if (sim->copies[i].ticket == ticket) return &sim->copies[i];
+static void land(struct sim* sim, struct copy* copy) {
+    memcpy(copy->to, copy->from, copy->bytes);
+    set_state(sim, copy, copy->state == IN_FLIGHT ? LANDED : FREE);
+}
+
+/* Land everything that is due, oldest first. */
+static void settle_until(struct sim* sim, uint64_t now_us) {
+    for (struct copy* copy; (copy = earliest(sim, now_us)) != NULL;)
+        land(sim, copy);
+}
+
+static void settle(struct sim* sim) {
+    settle_until(sim, pkvi_clock_now_us(sim->clock));
+}
+
+/* Land every repetition, due or not. */
+static void fence_locked(struct sim* sim) {
+    settle(sim);
+    for (uint32_t i = 0; sim->counts[AGAIN] > 0; i++)
+        if (sim->copies[i].state == AGAIN) land(sim, &sim->copies[i]);
+}
+
+static void fence(struct sim* sim) {
+    pthread_mutex_lock(&sim->lock);
+    fence_locked(sim);
+    pthread_mutex_unlock(&sim->lock);
+}
+
+static struct copy* find_free(struct sim* sim) {
+    if (sim->counts[FREE] == 0) return NULL;
+    struct copy* copy = sim->copies;
+    while (copy->state != FREE)
+        copy++;
+    return copy;
+}
+
+static struct copy* find_ticket(struct sim* sim, uint64_t ticket) {
+    for (uint32_t i = 0; i < sim->copies_max; i++) {
+        struct copy* copy = &sim->copies[i];
+        if (copy->state != IN_FLIGHT && copy->state != LANDED) continue;
+        if (copy->ticket == ticket) return copy;
+    }
     return NULL;
+}
+
+static uint64_t draw_due_us(struct sim* sim) {
+    return pkvi_clock_now_us(sim->clock) + pkvi_random_next(&sim->random) % LATENCY_US_MAX;
+}
+
+/* Let the clock reach `due_us`, and say what it shows then. */
+static uint64_t pass_until(struct sim* sim, uint64_t due_us) {
+    const uint64_t now_us = pkvi_clock_now_us(sim->clock);
+    if (due_us <= now_us) return now_us;
+    pkvi_clock_advance(sim->clock, due_us - now_us);
+    return due_us;
+}
+
+/* ---- Copies ------------------------------------------------------------------------------------ */
+
+/* A slot for a further copy: a first one is a fence, and repetitions make room when nothing else does. */
+static struct copy* take_slot(struct sim* sim) {
+    const bool is_first = sim->counts[IN_FLIGHT] + sim->counts[LANDED] == 0;
+    settle(sim);
+    if (is_first || sim->counts[FREE] == 0) fence_locked(sim);
+    return find_free(sim);
+}
+
+static int submit(struct sim* sim, void* to, const void* from, uint64_t bytes, uint64_t* ticket) {
+    struct copy* copy = take_slot(sim);
+    if (copy == NULL) return PKV_EIO; /* more in flight than was said at open */
+    copy->to = to;
+    copy->from = from;
+    copy->bytes = bytes;
+    copy->ticket = ++sim->last_ticket;
+    copy->due_us = draw_due_us(sim);
+    set_state(sim, copy, IN_FLIGHT);
+    *ticket = copy->ticket;
+    return PKV_OK;
 }
 
 static int sim_copy(struct pkvi_device* device, void* to, const void* from, uint64_t bytes,
                     uint64_t* ticket) {
     struct sim* sim = sim_of(device);
-    land_again(sim);
     PKVI_TRY(pkvi_fault_check(sim->faults, PKVI_FAULT_DEVICE_COPY_SUBMIT));
-    struct copy* copy = find_copy(sim, 0);
-    if (copy == NULL) return PKV_EIO; /* more in flight than was said at open */
-    const uint64_t latency_us = pkvi_random_next(&sim->random) % LATENCY_US_MAX;
-    *copy = (struct copy){
-        .ticket = ++sim->last_ticket,
-        .to = to,
-        .from = from,
-        .bytes = bytes,
-        .due_us = pkvi_clock_now_us(sim->clock) + latency_us,
-    };
-    *ticket = copy->ticket;
-    return PKV_OK;
+    pthread_mutex_lock(&sim->lock);
+    const int status = submit(sim, to, from, bytes, ticket);
+    pthread_mutex_unlock(&sim->lock);
+    return status;
 }
 
-static void flip_bits(const struct copy* copy, uint64_t bits, uint64_t random) {
-    for (uint64_t i = 0; i < bits; i++) {
-        const uint64_t bit = pkvi_random_next(&random) % (copy->bytes * 8);
+static void flip_bits(const struct copy* copy, uint64_t count, uint64_t random) {
+    const uint64_t bits = copy->bytes * 8;
+    for (uint64_t i = 0; i < count && i < bits; i++) {
+        const uint64_t bit = pkvi_random_next(&random) % bits;
         copy->to[bit / 8] ^= (unsigned char)(1U << bit % 8);
     }
 }
 
-static void pass_until(struct sim* sim, uint64_t due_us) {
-    const uint64_t now_us = pkvi_clock_now_us(sim->clock);
-    if (due_us > now_us) pkvi_clock_advance(sim->clock, due_us - now_us);
+static int time_out(struct sim* sim, struct copy* copy) {
+    set_state(sim, copy, FREE);
+    pkvi_clock_advance(sim->clock, TIMEOUT_US);
+    settle(sim);
+    return PKV_ETIMEDOUT;
 }
 
-/* What becomes of a copy whose time has come. */
-static int complete(struct sim* sim, const struct copy* copy, struct pkvi_fault fault) {
+/* Wait for the bytes to land, then do to them what the fault says. */
+static int complete(struct sim* sim, struct copy* copy, struct pkvi_fault fault) {
+    if (fault.action == PKVI_ACT_DROP) return time_out(sim, copy);
+    if (fault.action == PKVI_ACT_DELAY) copy->due_us += fault.argument;
+    settle_until(sim, pass_until(sim, copy->due_us));
+    set_state(sim, copy, FREE);
     switch (fault.action) {
     case PKVI_ACT_RETURN:
         memset(copy->to, RUBBISH, copy->bytes);
         return fault.status;
-    case PKVI_ACT_DROP:
-        pkvi_clock_advance(sim->clock, TIMEOUT_US);
-        return PKV_ETIMEDOUT;
     case PKVI_ACT_CORRUPT:
-        memcpy(copy->to, copy->from, copy->bytes);
         flip_bits(copy, fault.argument, fault.random);
         return fault.argument > 0 ? PKV_EIO : PKV_OK;
-    case PKVI_ACT_DELAY:
-        pkvi_clock_advance(sim->clock, fault.argument);
-        break;
     case PKVI_ACT_DUP:
-        sim->again = *copy;
-        break;
+        copy->due_us = draw_due_us(sim);
+        set_state(sim, copy, AGAIN);
+        return PKV_OK;
     default:
-        break;
+        return PKV_OK;
     }
-    memcpy(copy->to, copy->from, copy->bytes);
+}
+
+/* The fault point is visited between the two critical sections: a pause there stops nobody else. */
+static int sim_wait(struct pkvi_device* device, uint64_t ticket) {
+    struct sim* sim = sim_of(device);
+    pthread_mutex_lock(&sim->lock);
+    struct copy* copy = find_ticket(sim, ticket);
+    pthread_mutex_unlock(&sim->lock);
+    if (copy == NULL) return PKV_EINVAL;
+    const struct pkvi_fault fault = pkvi_fault_visit(sim->faults, PKVI_FAULT_DEVICE_COPY_DONE);
+    pthread_mutex_lock(&sim->lock);
+    const int status = complete(sim, copy, fault);
+    pthread_mutex_unlock(&sim->lock);
+    return status;
+}
+
+/* ---- Memory ------------------------------------------------------------------------------------ */
+
+static int sim_alloc(struct pkvi_device* device, uint64_t bytes, void** base) {
+    struct sim* sim = sim_of(device);
+    PKVI_TRY(pkvi_fault_check(sim->faults, PKVI_FAULT_DEVICE_ALLOC));
+    void* memory;
+    if (posix_memalign(&memory, ARENA_ALIGNMENT, bytes) != 0) return PKV_ENOMEM;
+    memset(memory, 0, bytes);
+    *base = memory;
     return PKV_OK;
 }
 
-static int sim_wait(struct pkvi_device* device, uint64_t ticket) {
+/* What is in flight lands while there is still memory to land in, and is forgotten. */
+static void sim_free(struct pkvi_device* device, void* base, uint64_t bytes) {
     struct sim* sim = sim_of(device);
-    land_again(sim);
-    struct copy* slot = ticket != 0 ? find_copy(sim, ticket) : NULL;
-    if (slot == NULL) return PKV_EINVAL;
-    const struct copy copy = *slot;
-    slot->ticket = 0;
-    pass_until(sim, copy.due_us);
-    return complete(sim, &copy, pkvi_fault_visit(sim->faults, PKVI_FAULT_DEVICE_COPY_DONE));
+    (void)bytes;
+    pthread_mutex_lock(&sim->lock);
+    settle_until(sim, UINT64_MAX);
+    for (uint32_t i = 0; i < sim->copies_max; i++)
+        set_state(sim, &sim->copies[i], FREE);
+    pthread_mutex_unlock(&sim->lock);
+    free(base);
 }
 
 static int sim_zero(struct pkvi_device* device, void* to, uint64_t bytes) {
     struct sim* sim = sim_of(device);
-    land_again(sim);
     PKVI_TRY(pkvi_fault_check(sim->faults, PKVI_FAULT_DEVICE_ZERO));
+    fence(sim);
     memset(to, 0, bytes);
     return PKV_OK;
 }
 
+/* ---- Jobs -------------------------------------------------------------------------------------- */
+
 static int sim_write(struct pkvi_device* device, const struct pkvi_write_job* job) {
     struct sim* sim = sim_of(device);
-    land_again(sim);
     PKVI_TRY(pkvi_fault_check(sim->faults, PKVI_FAULT_DEVICE_WRITE));
+    fence(sim);
     return pkvi_reference_write(job);
 }
 
 static int sim_read(struct pkvi_device* device, const struct pkvi_read_job* job) {
     struct sim* sim = sim_of(device);
-    land_again(sim);
     PKVI_TRY(pkvi_fault_check(sim->faults, PKVI_FAULT_DEVICE_READ));
+    fence(sim);
     return pkvi_reference_read(job);
 }
 
 static int sim_attend(struct pkvi_device* device, const struct pkvi_attend_job* job) {
     struct sim* sim = sim_of(device);
-    land_again(sim);
     PKVI_TRY(pkvi_fault_check(sim->faults, PKVI_FAULT_DEVICE_ATTEND));
+    fence(sim);
     return pkvi_reference_attend(job);
 }
 
+/* ---- Open and close ---------------------------------------------------------------------------- */
+
+/* The arena is gone by now, and with it everything that was in flight. */
 static void sim_close(struct pkvi_device* device) {
     struct sim* sim = sim_of(device);
     struct pkvi_mem* mem = sim->mem;
+    pthread_mutex_destroy(&sim->lock);
     pkvi_mem_give(mem, sim->copies);
     pkvi_mem_give(mem, sim);
 }
@@ -197,20 +313,33 @@ static const struct pkvi_device_ops sim_ops = {
     .close = sim_close,
 };
 
-int pkvi_sim_open(const struct pkvi_device_config* config, struct pkvi_device** device) {
-    struct sim* sim;
-    PKVI_TRY(pkvi_mem_take(config->mem, 1, sizeof *sim, (void**)&sim));
+static void set_up(struct sim* sim, const struct pkvi_device_config* config) {
     sim->device = (struct pkvi_device){.ops = &sim_ops, .isa = "reference"};
     sim->mem = config->mem;
     sim->faults = config->faults;
     sim->clock = config->clock;
     sim->copies_max = config->copies_max;
-    const int status = pkvi_mem_take(config->mem, config->copies_max, sizeof *sim->copies,
-                                     (void**)&sim->copies);
-    if (status != PKV_OK) {
-        pkvi_mem_give(config->mem, sim);
-        return status;
+    sim->counts[FREE] = config->copies_max;
+    sim->random = config->seed;
+}
+
+int pkvi_sim_open(const struct pkvi_device_config* config, struct pkvi_device** device) {
+    struct sim* sim;
+    PKVI_TRY(pkvi_mem_take(config->mem, 1, sizeof *sim, (void**)&sim));
+    set_up(sim, config);
+    int status =
+        pkvi_mem_take(config->mem, config->copies_max, sizeof *sim->copies, (void**)&sim->copies);
+    if (status != PKV_OK) goto fail_sim;
+    if (pthread_mutex_init(&sim->lock, NULL) != 0) {
+        status = PKV_ENOMEM;
+        goto fail_copies;
     }
     *device = &sim->device;
     return PKV_OK;
+
+fail_copies:
+    pkvi_mem_give(config->mem, sim->copies);
+fail_sim:
+    pkvi_mem_give(config->mem, sim);
+    return status;
 }
