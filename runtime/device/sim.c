@@ -246,12 +246,11 @@ static int sim_alloc(struct pkvi_device* device, uint64_t bytes, void** base) {
     return PKV_OK;
 }
 
-/* What is in flight lands while there is still memory to land in, and is forgotten. */
+/* What is in flight is forgotten: nothing lands in memory that is gone. */
 static void sim_free(struct pkvi_device* device, void* base, uint64_t bytes) {
     struct sim* sim = sim_of(device);
     (void)bytes;
     pthread_mutex_lock(&sim->lock);
-    settle_until(sim, UINT64_MAX);
     for (uint32_t i = 0; i < sim->copies_max; i++)
         set_state(sim, &sim->copies[i], FREE);
     pthread_mutex_unlock(&sim->lock);

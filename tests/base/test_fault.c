@@ -131,14 +131,15 @@ TEST(a_schedule_is_a_function_of_seed_and_name_alone) {
 }
 
 TEST(points_have_generators_of_their_own) {
-    uint64_t alloc = 0;
-    uint64_t fork = 0;
+    uint64_t bits[PKVI_FAULT_COUNT] = {0};
     ASSERT_OK(pkvi_faults_init(&faults, "*=50%return(EIO)", 7));
-    for (int i = 0; i < DICE; i++) {
-        alloc = alloc << 1 | (check() != PKV_OK);
-        fork = fork << 1 | (pkvi_fault_check(&faults, PKVI_FAULT_SEQ_FORK) != PKV_OK);
+    for (int i = 0; i < PKVI_FAULT_COUNT * DICE; i++) {
+        const enum pkvi_fault_point point = (enum pkvi_fault_point)(i % PKVI_FAULT_COUNT);
+        bits[point] = bits[point] << 1 | (pkvi_fault_check(&faults, point) != PKV_OK);
     }
-    ASSERT_NE(alloc, fork);
+    for (int i = 0; i < PKVI_FAULT_COUNT; i++)
+        for (int other = 0; other < i; other++)
+            ASSERT_NE(bits[i], bits[other]);
     pkvi_faults_free(&faults);
 }
 
@@ -205,6 +206,14 @@ TEST(a_bad_specification_leaves_the_old_one_in_force) {
     ASSERT_STATUS(pkvi_faults_set(&faults, "mem.alloc=off; nosuch=off", 9), PKV_EFAULTSPEC);
     ASSERT_STATUS(check(), PKV_EIO);
     ASSERT_EQ(visits_of(PKVI_FAULT_MEM_ALLOC), 2);
+    pkvi_faults_free(&faults);
+}
+
+/* A thread may have seen the point armed just before the specification was replaced. */
+TEST(a_visit_that_comes_too_late_does_not_count) {
+    ASSERT_OK(pkvi_faults_init(&faults, "", 0));
+    ASSERT_EQ(pkvi_fault_draw(&faults, PKVI_FAULT_MEM_ALLOC).action, PKVI_ACT_OFF);
+    ASSERT_EQ(visits_of(PKVI_FAULT_MEM_ALLOC), 0);
     pkvi_faults_free(&faults);
 }
 

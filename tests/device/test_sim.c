@@ -258,6 +258,25 @@ TEST(a_copy_that_nobody_waits_for_lands_late) {
     tear_down();
 }
 
+/* Both copies have the same destination, which no sane core would do: whose bytes stay tells the order. */
+TEST(copies_land_in_the_order_of_their_due_times) {
+    int first_stays = 0;
+    int second_stays = 0;
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        set_up_seeded(seed);
+        submit(10, 0);
+        submit(10, 1);
+        pkvi_clock_advance(&it.clock, 100);
+        ASSERT_OK(it.ops->zero(it.device, piece(20), PIECE));
+        first_stays += filling(10) == 1;
+        second_stays += filling(10) == 2;
+        tear_down();
+    }
+    ASSERT_EQ(first_stays + second_stays, 20);
+    ASSERT_GE(first_stays, 4);
+    ASSERT_GE(second_stays, 4);
+}
+
 /* ---- Copies that go wrong ---------------------------------------------------------------------- */
 
 TEST(a_refused_copy_takes_no_slot) {
