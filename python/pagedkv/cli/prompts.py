@@ -1,6 +1,9 @@
 """Reads the prompts of `pagedkv run`: plain text, one prompt per line, or JSON lines.
 
-    {"prompt": "...", "id": "a-01", "group": "a", "max_tokens": 64}      only prompt is required
+    {"prompt": "...", "id": "a-01", "group": "a", "max_tokens": 64}
+
+Only `prompt` is required. `samples`, `temperature`, `top_k`, `top_p` and `seed` may stand there
+too, and mean what the options of that name mean; an option that is given counts for all prompts.
 
 A file is JSON lines when its first line starts with "{". Every line must be good: a mistake is
 reported as file:line, and nothing is served.
@@ -9,24 +12,28 @@ reported as file:line, and nothing is served.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pagedkv.engine import RequestError
 
-FIELDS = {"prompt": str, "id": str, "group": str, "max_tokens": int}
+TEXTS = ("prompt", "id", "group")
+COUNTS = ("max_tokens", "samples")
+NUMBERS = ("temperature", "top_k", "top_p", "seed")  # ranges are SamplingParams' business
+FIELDS = TEXTS + COUNTS + NUMBERS
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One line. `where` is file:line, for messages; max_tokens None means the default."""
+    """One line. `where` is file:line, for messages; `options` holds what the line states of COUNTS
+    and NUMBERS."""
 
     where: str
     id: str
     text: str
     group: str = ""
-    max_tokens: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -68,23 +75,25 @@ def _parse_json(where: str, number: int, line: str) -> Prompt:
         id=value.get("id", str(number)),
         text=value["prompt"],
         group=value.get("group", ""),
-        max_tokens=value.get("max_tokens"),
+        options={name: value[name] for name in COUNTS + NUMBERS if name in value},
     )
 
 
 def _check_fields(where: str, value: dict[str, Any]) -> None:
-    for name, field in value.items():
+    for name, content in value.items():
         if name not in FIELDS:
             known = ", ".join(FIELDS)
             raise RequestError(f"{where}: field {name!r} is unknown; known are {known}")
-        if type(field) is not FIELDS[name]:
-            kind = "a string" if FIELDS[name] is str else "a whole number"
-            raise RequestError(f"{where}: {name} must be {kind}, is {field!r}")
+        if name in TEXTS and not isinstance(content, str):
+            raise RequestError(f"{where}: {name} must be a string, is {content!r}")
+        if name in COUNTS and (type(content) is not int or not 1 <= content < 1 << 31):
+            raise RequestError(f"{where}: {name} must be a whole number >= 1, is {content!r}")
+        whole = (int,) if name in ("top_k", "seed") else (int, float)
+        if name in NUMBERS and type(content) not in whole:
+            raise RequestError(f"{where}: {name} must be a number, is {content!r}")
     if not value.get("prompt"):
         state = "empty" if "prompt" in value else "missing"
         raise RequestError(f"{where}: the prompt is {state}")
-    if value.get("max_tokens", 1) < 1:
-        raise RequestError(f"{where}: max_tokens must be at least 1, is {value['max_tokens']}")
 
 
 def _refuse_twins(prompts: list[Prompt]) -> None:

@@ -75,9 +75,8 @@ def difference(found: Difference, tokenizer: Tokenizer) -> str:
     ]
     lines += [
         f"  contiguous logit {logit:.6f} for token {token} {tokenizer.decode([token])!r}"
-        for token, logit in found.top
+        for token, logit in found.logits
     ]
-    lines.append(f"  these two are {found.top[0][1] - found.top[-1][1]:.6f} apart")
     return "\n".join(lines)
 
 

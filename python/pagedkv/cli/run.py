@@ -2,14 +2,13 @@
 
     arguments -> prompts -> checkpoint -> tokenizer -> cache -> checks -> serve -> table [-> check]
 
-Everything left of "serve" may refuse, with one message and exit code 2, before a token is computed.
-Exit code 1 means that `--check` found a difference or that serving failed.
+Everything left of "serve" may refuse, with one message and exit code 2, before a token is
+computed. Exit code 1 means that `--check` found a difference or that serving failed.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from contextlib import ExitStack
@@ -35,14 +34,18 @@ from pagedkv.engine import (
     summarise,
 )
 
-from . import report
+from . import blas, report
 from .progress import ProgressBar, Rate
-from .prompts import Prompt, read_prompts
+from .prompts import NUMBERS, Prompt, read_prompts
 
 DATA = Path(pagedkv.__file__).parent / "data"
 MODEL = DATA / "docstrings-3m"
 PROMPTS = DATA / "prompts.jsonl"
-MAX_TOKENS = 64
+DEFAULTS = {
+    "max_tokens": 64, "samples": 1, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0,
+}  # fmt: skip
+# A model below this gains little by a second BLAS thread and may lose a lot (see blas.py).
+SMALL_MODEL_PARAMETERS = 50_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,15 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--threads", type=at_least_0, default=0, metavar="N", help="attention threads; 0: all cores"
     )
-    add("--temperature", type=float, default=0.0, metavar="T", help="0: greedy")
-    add("--top-k", type=int, default=0, metavar="K", help="0: off")
-    add("--top-p", type=float, default=1.0, metavar="P", help="1: off")
-    add("--seed", type=int, default=0, metavar="S", help="of sampling")
-    add("--samples", type=at_least_1, default=1, metavar="N", help="continuations of each prompt")
-    add(
-        "--max-tokens", type=at_least_1, metavar="N",
-        help=f"of each output, instead of what the prompts state (where they do not: {MAX_TOKENS})",
-    )  # fmt: skip
+    own = "; a prompt that states its own is overruled"
+    add("--temperature", type=float, metavar="T", help="default 0: greedy" + own)
+    add("--top-k", type=int, metavar="K", help="default 0: off" + own)
+    add("--top-p", type=float, metavar="P", help="default 1: off" + own)
+    add("--seed", type=int, metavar="S", help="of sampling, default 0" + own)
+    add("--samples", type=at_least_1, metavar="N", help="of each prompt, default 1" + own)
+    add("--max-tokens", type=at_least_1, metavar="N", help="of each output, default 64" + own)
     add("--check", action="store_true", help="compare with a contiguous cache, token by token")
     add("--show", type=at_least_0, default=0, metavar="N", help="print N of the texts")
     add("--json", type=Path, metavar="FILE", help="write figures and texts")
@@ -117,13 +118,14 @@ class _Job:
 
 def _prepare(options: argparse.Namespace, stack: ExitStack) -> _Job:
     """Read and check everything, cheapest first."""
-    sampling = SamplingParams(options.temperature, options.top_k, options.top_p, options.seed)
     if options.json is not None and not options.json.absolute().parent.is_dir():
         raise RequestError(f"{options.json}: its folder does not exist")
     prompts = read_prompts(options.prompts)
     checkpoint = load_checkpoint(options.model)
     tokenizer = Tokenizer(options.model, checkpoint.config.vocab)
-    requests = [_request(prompt, tokenizer, sampling, options) for prompt in prompts]
+    requests = [_request(prompt, tokenizer, options) for prompt in prompts]
+    if checkpoint.parameters < SMALL_MODEL_PARAMETERS:
+        blas.limit_threads(1)
     model = Model(checkpoint, options.device, options.row_tile)
     cache = stack.enter_context(
         cache_for(
@@ -133,7 +135,7 @@ def _prepare(options: argparse.Namespace, stack: ExitStack) -> _Job:
             dtype=options.kv_dtype,
             batch=options.batch,
             step_tokens=options.step_tokens,
-            threads=options.threads or len(os.sched_getaffinity(0)),
+            threads=options.threads,
             device=options.device,
         )
     )
@@ -143,18 +145,23 @@ def _prepare(options: argparse.Namespace, stack: ExitStack) -> _Job:
     return _Job(engine, tokenizer, requests)
 
 
-def _request(
-    prompt: Prompt, tokenizer: Tokenizer, sampling: SamplingParams, options: argparse.Namespace
-) -> Request:
+def _request(prompt: Prompt, tokenizer: Tokenizer, options: argparse.Namespace) -> Request:
     tokens = tokenizer.encode(prompt.text)
     if len(tokens) == 0:
         raise RequestError(f"{prompt.where}: the prompt has no tokens")
+    given = {name: getattr(options, name) for name in DEFAULTS}
+    values = {**DEFAULTS, **prompt.options}
+    values |= {name: value for name, value in given.items() if value is not None}
+    try:
+        sampling = SamplingParams(*(values[name] for name in NUMBERS))
+    except RequestError as error:
+        raise RequestError(f"{prompt.where}: {error}") from error
     return Request(
         id=prompt.id,
         prompt=tokens,
-        max_tokens=options.max_tokens or prompt.max_tokens or MAX_TOKENS,
+        max_tokens=values["max_tokens"],
         sampling=sampling,
-        samples=options.samples,
+        samples=values["samples"],
         group=prompt.group,
         text=prompt.text,
     )
@@ -163,7 +170,7 @@ def _request(
 def _serve(job: _Job, options: argparse.Namespace) -> int:
     engine = job.engine
     began = time.perf_counter()
-    with ProgressBar("serve", len(job.requests) * options.samples) as bar:
+    with ProgressBar("serve", sum(request.samples for request in job.requests)) as bar:
         rate = Rate()
 
         def on_step(now: Progress) -> None:

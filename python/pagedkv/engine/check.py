@@ -2,9 +2,12 @@
 
 The reference shares the model's weights and the sampler's seed with the run under test and
 nothing else: no pages, no batch, no C library. Its projections are bitwise those of the run
-(linear.py), so what can differ is attention, by rounding. A difference is a difference all the
-same, and is reported with the two logits that were closest to each other there: a real defect
-shows a wide gap, a near tie a gap of a few float32 steps.
+(linear.py), so what can differ is attention, by rounding: on the shipped model some 1e-5 in the
+logits, and some 1e-3 when K and V are f16 or bf16, since a last bit then decides to which
+neighbour a value is rounded.
+
+A difference is a difference all the same. It is reported with the logits of the two tokens: a real
+defect shows a wide gap, and a tie (or, when sampling, a draw on the border) one of that size.
 """
 
 from __future__ import annotations
@@ -26,14 +29,15 @@ class Difference:
     index      which generated token, from 0
     expected   the reference's tokens from there on; empty when it had stopped
     actual     the run's tokens from there on
-    top        the reference's two largest logits there, as (token, logit)
+    logits     the reference's logits there, as (token, logit): of its own token, of the run's,
+               and of the two most likely ones
     """
 
     completion: Completion
     index: int
     expected: list[int]
     actual: list[int]
-    top: list[tuple[int, float]]
+    logits: list[tuple[int, float]]
 
 
 def first_difference(
@@ -62,5 +66,6 @@ def first_difference(
         min(len(expected), len(actual)),
     )
     row = logits[min(index, len(logits) - 1)]
-    top = [(int(token), float(row[token])) for token in np.argsort(-row)[:2]]
-    return Difference(completion, index, expected[index:], actual[index:], top)
+    shown = [*expected[index : index + 1], *actual[index : index + 1], *np.argsort(-row)[:2]]
+    pairs_shown = [(int(token), float(row[token])) for token in dict.fromkeys(map(int, shown))]
+    return Difference(completion, index, expected[index:], actual[index:], pairs_shown)
