@@ -81,6 +81,37 @@ TEST(append_gives_slots_that_commit_makes_part_of_the_sequence) {
     pkv_cache_destroy(cache);
 }
 
+TEST(what_was_computed_elsewhere_is_written_to_appended_slots) {
+    pkv_cache* cache = fixture_open();
+    const pkv_seq seq = fixture_seq(cache, 0);
+    const uint32_t tokens[6] = {1, 2, 3, 4, 5, 6};
+    float k[6][FIXTURE_DIM];
+    float v[6][FIXTURE_DIM];
+    const pkv_array k_array = {.data = k};
+    const pkv_array v_array = {.data = v};
+    for (uint32_t i = 0; i < 6; i++) {
+        for (uint32_t d = 0; d < FIXTURE_DIM; d++) {
+            k[i][d] = (float)(1000 * tokens[i] + i);
+            v[i][d] = -k[i][d];
+        }
+    }
+    ASSERT_STATUS(pkv_seq_write(cache, seq, 0, &k_array, &v_array), PKV_ERANGE);
+    ASSERT_OK(pkv_seq_append(cache, seq, tokens, 5, NULL));
+    ASSERT_OK(pkv_seq_append(cache, seq, tokens + 5, 1, NULL));
+    ASSERT_STATUS(pkv_seq_write(cache, seq, 1, &k_array, &v_array), PKV_ERANGE);
+    ASSERT_STATUS(pkv_seq_write(cache, seq, 0, NULL, &v_array), PKV_EINVAL);
+    ASSERT_STATUS(pkv_seq_write(cache, seq, 0, &k_array, NULL), PKV_EINVAL);
+    ASSERT_OK(pkv_seq_write(cache, seq, 0, &k_array, &v_array));
+    ASSERT_OK(pkv_seq_commit(cache, seq));
+    fixture_expect(cache, seq, tokens, 6);
+    ASSERT_STATUS(pkv_seq_write(cache, seq, 0, &k_array, &v_array), PKV_ERANGE);
+    const pkv_entry entry = {seq, tokens, 1};
+    pkv_plan plan;
+    ASSERT_OK(pkv_plan_begin(cache, &entry, 1, &plan));
+    ASSERT_STATUS(pkv_seq_write(cache, seq, 0, &k_array, &v_array), PKV_EBUSY);
+    pkv_cache_destroy(cache);
+}
+
 TEST(truncating_to_the_length_gives_reserved_tokens_up) {
     pkv_cache* cache = fixture_open();
     const pkv_seq seq = fixture_seq(cache, 0);

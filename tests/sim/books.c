@@ -138,6 +138,7 @@ static int call_seq(sim* s, pkv_seq seq, uint32_t which) {
     case 6: return pkv_seq_commit(s->cache, seq);
     case 7: return pkv_seq_read(s->cache, seq, 0, 0, 1, &array, NULL);
     case 8: return pkv_plan_begin(s->cache, &entry, 1, &plan);
+    case 9: return pkv_seq_write(s->cache, seq, 0, &array, &array);
     default: return pkv_seq_free(s->cache, seq.id == 0 ? (pkv_seq){1} : seq);
     }
 }
@@ -159,7 +160,7 @@ static int call_plan(sim* s, pkv_plan plan, uint32_t which) {
 void sim_hostile(sim* s) {
     const bool as_plan = sim_percent(s, 35);
     const uint64_t id = forge(s, as_plan);
-    const uint32_t which = sim_below(s, as_plan ? 5 : 10);
+    const uint32_t which = sim_below(s, as_plan ? 5 : 11);
     const bool plans_are_full = !as_plan && which == 8 && s->model.plans == s->config.plans_max;
     const model_verdict verdict = {
         MODEL_BIT(PKV_ESTALE) | (plans_are_full ? MODEL_BIT(PKV_EBUSY) : 0), 0};

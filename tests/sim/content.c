@@ -60,6 +60,27 @@ void sim_write_plan(sim* s, sim_plan* plan) {
         model_spoil(&s->model, plan->seqs[i]);
 }
 
+/* The same for what was appended outside plans. */
+void sim_write_seq(sim* s, uint32_t seq) {
+    const pkv_group_config* group = &s->config.groups[0];
+    const model_verdict verdict = model_write_errors(&s->model, seq);
+    const bool is_right = verdict.must == 0;
+    const pkv_array k = {.data = s->k};
+    const pkv_array v = {.data = s->v};
+    bool written = true;
+    if (is_right) model_write(&s->model, seq);
+    for (uint32_t layer = 0; layer < (is_right ? group->layers : 1); layer++) {
+        uint32_t k_rows = 0;
+        uint32_t v_rows = 0;
+        if (is_right) fill_rows(s->k, &k_rows, &s->model.seqs[seq], layer, group, 0.0F);
+        if (is_right) fill_rows(s->v, &v_rows, &s->model.seqs[seq], layer, group, 0.5F);
+        sim_before(s, verdict);
+        const int status = pkv_seq_write(s->cache, sim_handle(s, seq), layer, &k, &v);
+        written &= sim_judge(s, "seq.write", verdict, status, seq, layer);
+    }
+    if (is_right && !written) model_spoil(&s->model, seq);
+}
+
 /* ---- Read -------------------------------------------------------------------------------------- */
 
 /* A slot that was never written may hold nothing, or what the same tenant once stored in that layer and

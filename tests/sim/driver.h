@@ -124,6 +124,7 @@ void sim_free_seq(sim* s, uint32_t seq);
 
 /* content.c: K/V. */
 void sim_write_plan(sim* s, sim_plan* plan);
+void sim_write_seq(sim* s, uint32_t seq);
 void sim_read_range(sim* s, uint32_t seq, uint32_t begin, uint32_t end);
 void sim_attend_plan(sim* s, const sim_plan* plan);
 

@@ -419,6 +419,13 @@ void model_reserve(model* m, const model_entry* entries, uint32_t count) {
 
 /* ---- Write, commit, abort ---------------------------------------------------------------------- */
 
+model_verdict model_write_errors(const model* m, uint32_t seq) {
+    model_verdict verdict = model_free_errors(m, seq);
+    if (!is_alive(m, seq)) return verdict;
+    if (m->seqs[seq].reserved == 0) verdict.must |= MODEL_BIT(PKV_ERANGE);
+    return verdict;
+}
+
 void model_write(model* m, uint32_t seq) {
     model_seq* s = &m->seqs[seq];
     for (uint32_t i = s->length; i < s->length + s->reserved; i++)

@@ -121,6 +121,9 @@ void model_reserve(model* m, const model_entry* entries, uint32_t count);
 uint32_t model_evictions(const model* m, const model_entry* entries, uint32_t count);
 void model_evict(model* m, uint32_t count);
 
+/* Of pkv_seq_write; pkv_write cannot fail by itself. */
+model_verdict model_write_errors(const model* m, uint32_t seq);
+
 /* The reserved tokens of a sequence now hold what they should, or nothing known. */
 void model_write(model* m, uint32_t seq);
 void model_spoil(model* m, uint32_t seq);

@@ -262,10 +262,23 @@ static void op_append(sim* s) {
     if (last_slot != want) sim_fail(s, "slot %u, want %u", last_slot, want);
 }
 
-static void op_commit_seq(sim* s) {
+/* Mostly one that has appended tokens. */
+static uint32_t draw_appended(sim* s) {
     uint32_t seq = sim_draw_seq(s);
-    for (uint32_t i = 0; i < s->config.sequences_max && sim_percent(s, 90); i++)
-        if (s->model.seqs[i].alive && s->model.seqs[i].reserved > 0) seq = i;
+    for (uint32_t i = 0; i < s->config.sequences_max && sim_percent(s, 90); i++) {
+        const model_seq* candidate = &s->model.seqs[i];
+        if (candidate->alive && !candidate->in_plan && candidate->reserved > 0) seq = i;
+    }
+    return seq;
+}
+
+static void op_seq_write(sim* s) {
+    sim_write_seq(s, draw_appended(s));
+}
+
+static void op_commit_seq(sim* s) {
+    const uint32_t seq = draw_appended(s);
+    if (sim_percent(s, 80)) sim_write_seq(s, seq);
     const model_verdict verdict = model_commit_errors(&s->model, seq);
     sim_before(s, verdict);
     const int status = pkv_seq_commit(s->cache, sim_handle(s, seq));
@@ -330,9 +343,9 @@ static const struct {
     uint32_t weight;
 } ops[] = {
     {op_create, 8}, {op_match, 8},      {op_fork, 5},   {op_truncate, 6}, {op_free, 6},
-    {op_info, 3},   {op_blocks, 4},     {op_read, 14},  {op_begin, 18},   {op_append, 3},
+    {op_info, 3},   {op_blocks, 4},     {op_read, 14},  {op_begin, 18},   {op_append, 4},
     {op_write, 4},  {op_commit_seq, 4}, {op_attend, 2}, {op_end, 22},     {sim_hostile, 4},
-    {op_clock, 1},
+    {op_clock, 1},  {op_seq_write, 2},
 };
 
 void sim_op(sim* s) {
