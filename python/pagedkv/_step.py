@@ -183,6 +183,8 @@ class Step:
         if lse is not None:
             call.lse = _lse_pointer(lse, (self.tokens, heads))
         status = lib.pkv_attend(cache._live(), self._handle, index, call)
+        if status == lib.PKV_EINVAL:
+            raise InvalidArgument("out: expected elements that do not overlap each other")
         if status:
             raise self._error(status, "Step.attend: q")
         return out
@@ -225,7 +227,11 @@ class Step:
         self._end(lib.pkv_plan_commit, "Step.commit")
 
     def abort(self) -> None:
-        """Give the step up: its sequences are as long as before. Raises Busy."""
+        """Give the step up: its sequences are as long as before, their content is the same.
+
+        A shared last block that was copied for the step stays copied. Raises Busy while a write or
+        attend runs.
+        """
         self._end(lib.pkv_plan_abort, "Step.abort")
 
     def __enter__(self) -> Step:

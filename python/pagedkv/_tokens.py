@@ -96,8 +96,8 @@ def _addresses(flat: TokenArray, counts: NDArray[np.uint32]) -> NDArray[np.uint6
 def _join_lists(tokens: list[list[int]]) -> TokenArray:
     """Decoding passes many short lists: they are joined in one go."""
     try:
-        return _as_uint32("entries", np.array(list(chain.from_iterable(tokens))))
-    except (InvalidArgument, TypeError, ValueError, OverflowError):
+        return token_array("entries", list(chain.from_iterable(tokens)))
+    except InvalidArgument:
         return _join(tokens)  # which names the entry
 
 

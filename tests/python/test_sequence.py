@@ -1,0 +1,166 @@
+"""Sequences: length, sharing, tables, and slots for kernels of one's own."""
+
+import gc
+
+import numpy as np
+import pagedkv
+import pytest
+from support import BLOCK, grow, make_cache, vectors
+
+
+def test_length_and_state() -> None:
+    with make_cache() as cache, cache.sequence(tenant=2**64 - 1) as sequence:
+        assert len(sequence) == sequence.length == 0
+        assert sequence
+        assert sequence.tenant == 2**64 - 1
+        with cache.step([(sequence, [1, 2, 3, 4, 5])]):
+            assert sequence.in_step
+            assert (sequence.length, sequence.reserved) == (0, 5)
+        assert not sequence.in_step
+        assert (len(sequence), sequence.reserved, sequence.pages) == (5, 0, 2)
+        assert repr(sequence) == f"<pagedkv.Sequence of 5 tokens, tenant {2**64 - 1}>"
+
+
+def test_close_is_idempotent_and_final() -> None:
+    with make_cache() as cache:
+        sequence = cache.sequence()
+        sequence.close()
+        sequence.close()
+        assert sequence.closed
+        assert repr(sequence) == "<pagedkv.Sequence, closed>"
+        for use in (sequence.fork, sequence.blocks, lambda: len(sequence)):
+            with pytest.raises(pagedkv.StaleHandle, match="^sequence: it has been closed$"):
+                use()
+        assert cache.stats().sequences == 0
+
+
+def test_garbage_collection_ends_a_sequence() -> None:
+    with make_cache() as cache:
+        sequence = cache.sequence()
+        assert cache.stats().sequences == 1
+        del sequence
+        gc.collect()
+        assert cache.stats().sequences == 0
+
+
+def test_too_many_sequences() -> None:
+    with make_cache(sequences=2) as cache:
+        kept = [cache.sequence(), cache.sequence()]
+        with pytest.raises(pagedkv.OutOfSequences):
+            cache.sequence()
+        kept.pop().close()
+        kept.append(cache.sequence())
+
+
+@pytest.mark.parametrize("tenant", [-1, 2**64, 1.0, "me"])
+def test_bad_tenant(tenant: object) -> None:
+    with make_cache() as cache, pytest.raises(pagedkv.InvalidArgument, match="^tenant: "):
+        cache.sequence(tenant)  # type: ignore[arg-type]
+
+
+def test_match_finds_whole_blocks_of_the_same_tenant() -> None:
+    prompt = list(range(3 * BLOCK + 2))
+    with make_cache() as cache:
+        with cache.sequence(tenant=7) as first:
+            grow(cache, first, prompt)
+        with cache.sequence(tenant=7) as again:
+            assert again.match(prompt[:-1]) == 3 * BLOCK
+            assert len(again) == 3 * BLOCK
+            k, _ = cache.read(again, 1)
+            np.testing.assert_array_equal(k, vectors(prompt[: 3 * BLOCK], 1))
+        with cache.sequence(tenant=8) as stranger:
+            assert stranger.match(prompt) == 0
+        with cache.sequence(tenant=7) as other:
+            assert other.match([99, *prompt[1:]]) == 0
+            assert other.match(np.array(prompt, np.int64)) == 3 * BLOCK
+            with pytest.raises(pagedkv.Busy):
+                other.match(prompt)
+
+
+def test_match_without_prefix_index() -> None:
+    with make_cache(prefix=False) as cache:
+        with cache.sequence() as first:
+            grow(cache, first, list(range(8)))
+        assert cache.stats().blocks_cached == 0
+        with cache.sequence() as again:
+            assert again.match(list(range(8))) == 0
+
+
+def test_fork_shares_and_then_diverges() -> None:
+    with make_cache() as cache:
+        parent = cache.sequence()
+        grow(cache, parent, [1, 2, 3, 4, 5, 6])
+        child = parent.fork()
+        assert list(child.blocks()) == list(parent.blocks())
+        grow(cache, child, [70])
+        grow(cache, parent, [80])
+        assert parent.blocks()[0] == child.blocks()[0]
+        assert parent.blocks()[1] != child.blocks()[1]
+        assert cache.stats().cow_copies == 1
+        np.testing.assert_array_equal(cache.read(child, 0)[0][6:], vectors([70], 0))
+        np.testing.assert_array_equal(cache.read(parent, 0)[0][6:], vectors([80], 0))
+        np.testing.assert_array_equal(cache.read(child, 0, 0, 6)[0], vectors([1, 2, 3, 4, 5, 6], 0))
+
+
+def test_truncate() -> None:
+    with make_cache() as cache, cache.sequence() as sequence:
+        grow(cache, sequence, list(range(10)))
+        sequence.truncate(5)
+        assert (len(sequence), sequence.pages) == (5, 2)
+        with pytest.raises(pagedkv.OutOfRange):
+            sequence.truncate(6)
+        with pytest.raises(pagedkv.InvalidArgument, match="^length: "):
+            sequence.truncate(-1)
+        assert len(sequence) == 5
+
+
+def test_window_rolls_blocks_off() -> None:
+    with make_cache(window=BLOCK, sinks=1) as cache, cache.sequence() as sequence:
+        grow(cache, sequence, list(range(4 * BLOCK)))
+        table = sequence.blocks()
+        assert len(table) == 4
+        assert table[0] != pagedkv.NO_BLOCK
+        assert pagedkv.NO_BLOCK in table[1:3]
+        with pytest.raises(pagedkv.OutOfRange):
+            cache.read(sequence, 0)
+
+
+def test_blocks_of_a_range() -> None:
+    with make_cache() as cache, cache.sequence() as sequence:
+        grow(cache, sequence, list(range(10)))
+        table = sequence.blocks()
+        assert table.dtype == np.uint32
+        assert list(sequence.blocks(1, 2)) == [table[1]]
+        assert list(sequence.blocks(2)) == [table[2]]
+        assert list(sequence.blocks(3, 3)) == []
+        for begin, end in [(0, 4), (2, 1)]:
+            with pytest.raises(pagedkv.OutOfRange, match=rf"pages \[{begin}, {end}\)"):
+                sequence.blocks(begin, end)
+
+
+def test_append_and_commit() -> None:
+    with make_cache() as cache, cache.sequence() as sequence:
+        slots = sequence.append([1, 2, 3, 4, 5])
+        table = sequence.blocks()
+        assert list(slots) == [table[i // BLOCK] * BLOCK + i % BLOCK for i in range(5)]
+        assert (len(sequence), sequence.reserved) == (0, 5)
+        with pytest.raises(pagedkv.Busy):
+            sequence.fork()
+        sequence.truncate(0)
+        assert (len(sequence), sequence.reserved) == (0, 0)
+        sequence.append([1, 2])
+        sequence.commit()
+        assert len(sequence) == 2
+        with pytest.raises(pagedkv.InvalidArgument):
+            sequence.append([])
+
+
+def test_unknown_tokens_are_not_cached() -> None:
+    with make_cache() as cache:
+        with cache.sequence() as sequence:
+            assert len(sequence.append(pagedkv.UnknownTokens(BLOCK))) == BLOCK
+            sequence.commit()
+        assert cache.stats().blocks_cached == 0
+    assert repr(pagedkv.UnknownTokens(3)) == "UnknownTokens(3)"
+    with pytest.raises(pagedkv.InvalidArgument, match="^count: "):
+        pagedkv.UnknownTokens(-3)
