@@ -90,6 +90,18 @@ def test_json(run: Run, folder: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
 
 
+def test_the_default_job(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The shipped model and prompts, with short outputs: requests wait, and paging pays."""
+    file = tmp_path / "out.json"
+    assert main(["run", "--check", "--max-tokens", "6", "--json", str(file)]) == 0
+    assert re.search(r"^equal: (\d+)/\1$", capsys.readouterr().out, re.M)
+    summary = json.loads(file.read_text())["summary"]
+    assert summary["requests"] >= 64
+    assert summary["blocks_peak"] <= summary["blocks_total"]
+    assert summary["blocks_reserved_peak"] > 1.5 * summary["blocks_peak"]
+    assert summary["prefix_tokens_reused"] > summary["prompt_tokens"] / 2
+
+
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
 def test_kv_dtypes(run: Run, dtype: str) -> None:
     assert run("--kv-dtype", dtype, "--check", "--threads", 2)[0] == 0

@@ -62,6 +62,11 @@ FAMILIES: dict[str, tuple[str, int, dict[str, Any]]] = {
         0,
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}},
     ),
+    "llama-dynamic-rope": (
+        "LlamaConfig",
+        3,
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}},
+    ),
     "mistral-window": ("MistralConfig", 1, {"sliding_window": 20}),
     "qwen2": ("Qwen2Config", 0, {"num_key_value_heads": 4}),
     "qwen2-yarn": ("Qwen2Config", 1, {"rope_parameters": YARN_ROPE}),

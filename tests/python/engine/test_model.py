@@ -1,6 +1,8 @@
 """The pieces of the model against formulas written down again, and independence of the batch."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -144,7 +146,31 @@ def test_devices() -> None:
     assert to_host(array) is array
 
 
+def test_only_functions_that_cupy_has_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model on a module that offers what numpy and cupy share, and nothing else."""
+    write_checkpoint(tmp_path, attention_bias=True)
+    checkpoint = load_checkpoint(tmp_path)
+    shared = (
+        "abs", "asarray", "ascontiguousarray", "cos", "empty_like", "exp", "float32", "matmul",
+        "mean", "sin", "split", "sqrt", "where", "zeros",
+    )  # fmt: skip
+    cupy = SimpleNamespace(**{name: getattr(np, name) for name in shared})
+    cupy.cuda = SimpleNamespace(is_available=lambda: True)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    prompt = np.arange(20)
+
+    def logits(model: Model) -> Any:
+        attend = ContiguousCache(model.config, 20).attend
+        return model.forward(prompt, prompt, np.array([3, 19]), attend)
+
+    on_gpu = logits(Model(checkpoint, "cuda"))
+    np.testing.assert_allclose(on_gpu, logits(Model(checkpoint)), rtol=1e-4, atol=1e-4)
+    cupy.cuda = SimpleNamespace(is_available=lambda: False)
+    with pytest.raises(EngineError, match="cupy finds no usable GPU"):
+        Model(checkpoint, "cuda")
+
+
 def test_no_cupy_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "cupy", None)
+    monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(EngineError, match="needs the cupy package"):
         array_module("cuda")

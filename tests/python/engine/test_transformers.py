@@ -30,15 +30,16 @@ families = pytest.importorskip("families", reason="needs the test extra (torch, 
 
 GENERATED = 20
 PROMPTS = families.make_prompts(64)
+LONG_PROMPT = np.random.default_rng(2).integers(0, families.VOCAB, 480).astype(np.uint32)
 
 
 @dataclasses.dataclass
 class Case:
     """A checkpoint, loaded here, and what transformers generates with it."""
 
-    folder: Path
     model: Model
     expected: list[list[int]]
+    expected_long: list[int]
 
 
 @pytest.fixture(scope="module", params=families.FAMILIES)
@@ -46,7 +47,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp(request.param)
     theirs = families.make_checkpoint(request.param, folder)
     expected = [families.greedy_tokens(theirs, prompt, GENERATED) for prompt in PROMPTS]
-    return Case(folder, Model(load_checkpoint(folder)), expected)
+    expected_long = families.greedy_tokens(theirs, LONG_PROMPT, GENERATED)
+    return Case(Model(load_checkpoint(folder)), expected, expected_long)
 
 
 def serve(model: Model, prompts: list[np.ndarray], **options: Any) -> list[list[int]]:
@@ -70,10 +72,16 @@ def test_paged_in_a_pool_that_is_too_small_for_all(case: Case) -> None:
     assert tokens == case.expected[:12]
 
 
+def test_a_long_prompt(case: Case) -> None:
+    """30 pages, in chunks of 7: beyond every window, and every length a rope was stretched from."""
+    assert serve(case.model, [LONG_PROMPT], batch=1, step_tokens=7) == [case.expected_long]
+
+
 def test_contiguous(case: Case) -> None:
     """Also checks the margin that makes the other comparisons independent of rounding."""
     smallest = np.inf
-    for prompt, expected in zip(PROMPTS, case.expected, strict=True):
+    wanted = [*zip(PROMPTS, case.expected, strict=True), (LONG_PROMPT, case.expected_long)]
+    for prompt, expected in wanted:
         tokens, logits = generate_alone(case.model, prompt, GENERATED, Sampler(SamplingParams()))
         assert tokens == expected
         for row in logits:
