@@ -84,6 +84,8 @@ def main() -> None:
         if tokens + output > config["max_position_embeddings"]:
             raise SystemExit(f"prompt {i} of group {group_name} has {tokens} tokens: too many")
         row = {"id": f"{i:03}", "group": group_name, "prompt": text, "max_tokens": output}
+        if group_name == "short":
+            row |= {"samples": 3, "temperature": 0.8, "seed": i}  # several answers: forks
         lines.append(json.dumps(row, ensure_ascii=False))
     options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
