@@ -455,7 +455,8 @@ PKV_API int pkv_check(pkv_cache* cache, pkv_report* report);
  *           yield           the thread yields
  *           crash           the process ends at once, as by kill -9
  *
- * A term that has used up its N times hands over to the next one. Visits are counted while a point is
+ * A term that has used up its N times hands over to the next one; a chain has at most 8. When several
+ * parts name a point, the last one counts. Numbers are below 2^32. Visits are counted while a point is
  * named by the specification. Actions that make no sense at a point do nothing there. */
 
 typedef struct pkv_fault_info {
@@ -469,7 +470,7 @@ typedef struct pkv_fault_info {
  * Errors  PKV_EINVAL, PKV_EFAULTSPEC (the old specification stays), PKV_ENOTSUP (built without). */
 PKV_API int pkv_faults_set(pkv_cache* cache, const char* spec, uint64_t seed);
 
-/* How many fault points this build has. */
+/* How many fault points the library knows; a build without them (PKV_FAULTS=OFF) still names them. */
 PKV_API uint32_t pkv_fault_count(void);
 
 /* Describe point `index`, with its counters in `cache`; `cache` may be NULL: counters are then 0.

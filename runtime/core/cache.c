@@ -18,6 +18,7 @@ static int open_device(pkv_cache* cache) {
         .plan_sequences_max = config->plan_sequences_max,
         .sequence_tokens_max = config->sequence_tokens_max,
         .copies_max = config->plan_sequences_max,
+        .seed = config->fault_seed,
         .mem = &cache->mem,
         .faults = &cache->faults,
         .clock = &cache->clock,
