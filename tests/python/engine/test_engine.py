@@ -149,6 +149,41 @@ def test_sampling_does_not_depend_on_the_batch(model: Model) -> None:
             assert tokens_of(engine.run(requests)) == expected
 
 
+@pytest.mark.parametrize("seed", range(24))
+def test_random_settings_change_nothing(model: Model, window_model: Model, seed: int) -> None:
+    """Any pool that holds the largest request, any batch, chunk, block and type: the tokens are
+    those of four samples at a time with room to spare."""
+    generator = np.random.default_rng(seed)
+    draw = generator.integers
+    chosen = window_model if draw(2) else model
+    batch, block_tokens = int(draw(1, 12)), int(2 ** draw(0, 6))
+    settings: dict[str, Any] = {
+        "batch": batch,
+        "step_tokens": int(draw(batch, batch + 80)),
+        "block_tokens": block_tokens,
+        "dtype": str(generator.choice(["f32", "f16", "bf16"])),
+        "threads": int(draw(1, 3)),
+    }
+    sampling = SamplingParams(temperature=float(draw(2)), seed=seed)
+    requests = [
+        Request(
+            str(index),
+            np.append(PREAMBLE[: draw(50)], draw(0, 61, draw(1, 30))).astype(np.uint32),
+            int(draw(1, 30)),
+            sampling,
+            samples=int(draw(1, min(4, batch) + 1)),
+        )
+        for index in range(draw(1, 20))
+    ]
+    with engine_for(chosen, **settings, blocks=100) as engine:
+        need = max(engine.scheduler.blocks_held(one.tokens_max - 1, 1) for one in requests)
+    with engine_for(chosen, **settings, blocks=need + int(draw(0, 12))) as engine:
+        tight = tokens_of(engine.run(requests))
+    roomy = settings | {"batch": 4, "step_tokens": 1000, "threads": 1}
+    with engine_for(chosen, **roomy, blocks=4000) as engine:
+        assert tokens_of(engine.run(requests)) == tight, f"seed {seed}: {settings}"
+
+
 def test_stop_tokens(model: Model) -> None:
     requests = make_requests(6, max_tokens=30)
     stop = alone(model, requests)[0][4]
