@@ -1,7 +1,7 @@
 /* example.h - what the examples share: stop with a message when a call fails, and made-up K and V.
  *
- * A real program computes q, K and V with its model. The examples need numbers that depend on the token and its
- * position and on nothing else, as they do in a model. */
+ * A real program computes q, K and V with its model. The examples need numbers that depend on the
+ * token and its position and on nothing else, as they do in a model. */
 #ifndef EXAMPLE_H
 #define EXAMPLE_H
 
@@ -49,10 +49,11 @@ static inline float example_value(uint32_t token, uint32_t position, uint32_t i)
     return (float)sin(0.7 * token + 0.3 * position + 1.1 * i);
 }
 
-/* One step: reserve, write and attend layer by layer, commit. `out` gets the last layer's attention,
- * [count][HEADS][DIM]. Returns the status of the reservation; nothing has changed when it is not PKV_OK. */
-static inline int example_step(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens, uint32_t count,
-                               float* out) {
+/* One step: reserve, write and attend layer by layer, commit. `out` gets the last layer's
+ * attention, [count][HEADS][DIM]. Returns the status of the reservation; nothing has changed when
+ * it is not PKV_OK. */
+static inline int example_step(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens,
+                               uint32_t count, float* out) {
     static float k[ROWS_MAX * KV_HEADS * DIM];
     static float v[ROWS_MAX * KV_HEADS * DIM];
     static float q[ROWS_MAX * HEADS * DIM];

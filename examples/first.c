@@ -1,7 +1,7 @@
 /* first.c - the first program: a prompt goes in, tokens come out, attention reads all of them.
  *
- * This is the program of the manual in pagedkv.h, complete. It uses nothing of example.h but the macros OK and
- * EXPECT, so that every call to the library can be seen. */
+ * This is the program of the manual in pagedkv.h, complete. It uses nothing of example.h but the
+ * macros OK and EXPECT, so that every call to the library can be seen. */
 #include "example.h"
 
 #include <string.h>
@@ -16,13 +16,16 @@ static void compute(uint32_t token, uint32_t position, float* q, float* k, float
     }
 }
 
-/* One step of one sequence: `count` new tokens. `out` [count][HEADS][DIM] is the attention of the last layer. */
-static void step(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens, uint32_t count, float* out) {
+/* One step of one sequence: `count` new tokens. `out` [count][HEADS][DIM] is the attention of the
+ * last layer. */
+static void step(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens, uint32_t count,
+                 float* out) {
     static float q[ROWS_MAX * HEADS * DIM];
     static float k[ROWS_MAX * KV_HEADS * DIM];
     static float v[ROWS_MAX * KV_HEADS * DIM];
 
-    /* Reserve slots for the new tokens. All of them get one, or the call fails and nothing has changed. */
+    /* Reserve slots for the new tokens. All of them get one, or the call fails and nothing has
+     * changed. */
     pkv_entry entry = {seq, tokens, count};
     pkv_plan plan;
     OK(pkv_plan_begin(cache, &entry, 1, &plan));

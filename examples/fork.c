@@ -1,7 +1,8 @@
 /* fork.c - several continuations of one prompt share its blocks, and copy only what they change.
  *
- * A fork names the same blocks as its parent. When one of them writes into a block that others see, which can only
- * be the last, partly filled one, it gets a copy of that block first (copy on write). */
+ * A fork names the same blocks as its parent. When one of them writes into a block that others see,
+ * which can only be the last, partly filled one, it gets a copy of that block first (copy on
+ * write). */
 #include "example.h"
 
 #include <string.h>

@@ -25,7 +25,8 @@ int main(void) {
     OK(pkv_seq_create(cache, 0, &running));
     OK(pkv_seq_create(cache, 0, &waiting));
     OK(example_step(cache, running, tokens, LONG, out));
-    printf("running: %d tokens, %u of %d blocks\n", LONG, example_stats(cache).blocks_active, BLOCKS);
+    printf("running: %d tokens, %u of %d blocks\n", LONG, example_stats(cache).blocks_active,
+           BLOCKS);
 
     /* 64 more tokens need four blocks; two are free. The failed call has changed nothing. */
     int status = example_step(cache, waiting, tokens + 100, 64, out);
@@ -43,8 +44,7 @@ int main(void) {
     OK(pkv_seq_free(cache, running));
     OK(example_step(cache, waiting, tokens + 100, 64, out));
     printf("after freeing the first sequence: 64 tokens fit, %u blocks cached, %llu evicted\n",
-           example_stats(cache).blocks_cached,
-           (unsigned long long)example_stats(cache).evictions);
+           example_stats(cache).blocks_cached, (unsigned long long)example_stats(cache).evictions);
     EXPECT(example_stats(cache).evictions == 2);
 
     /* Resume: what was not evicted is found again and need not be computed. */

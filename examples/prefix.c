@@ -1,7 +1,8 @@
 /* prefix.c - a second request with the same beginning does not compute it again.
  *
- * Full blocks of committed tokens enter the prefix index. pkv_seq_match attaches those that begin a new prompt, by
- * comparing token ids, and says how many tokens need not be computed. Tenants never see each other's. */
+ * Full blocks of committed tokens enter the prefix index. pkv_seq_match attaches those that begin a
+ * new prompt, by comparing token ids, and says how many tokens need not be computed. Tenants never
+ * see each other's. */
 #include "example.h"
 
 static uint32_t match(pkv_cache* cache, uint64_t tenant, const uint32_t* tokens, uint32_t count,

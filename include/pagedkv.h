@@ -1,9 +1,10 @@
 /* pagedkv.h - the embeddable paged KV cache: the whole public interface and its manual.
  *
- * A language model keeps the keys and values (K/V) of every token it has seen. libpagedkv keeps them
- * in fixed-size blocks, finds them through page tables, shares them between sequences, and computes
- * attention over them. It is to the KV cache what an embedded database is to tables: a library that
- * you link, with no server, no framework, no threads that you did not ask for and no global state.
+ * A language model keeps the keys and values (K/V) of every token it has seen. libpagedkv keeps
+ * them in fixed-size blocks, finds them through page tables, shares them between sequences, and
+ * computes attention over them. It is to the KV cache what an embedded database is to tables: a
+ * library that you link, with no server, no framework, no threads that you did not ask for and no
+ * global state.
  *
  * WORDS
  *   token position   index of a token in its sequence, from 0
@@ -77,7 +78,8 @@ extern "C" {
 #define PKV_API
 #endif
 
-/* ---- Version and status ------------------------------------------------------------------------ */
+/* ---- Version and status
+ * ----------------------------------------------------------------------- */
 
 #define PKV_VERSION_MAJOR 0
 #define PKV_VERSION_MINOR 1
@@ -87,24 +89,24 @@ extern "C" {
 
 /* Every status: name, value, message. The enum, pkv_status_name, pkv_status_message and the Python
  * exceptions are made from this table. Values never change meaning; new ones are appended. */
-#define PKV_STATUS_MAP(X)                                                                     \
-    X(OK, 0, "success")                                                                       \
-    X(EINVAL, -1, "an argument is not valid")                                                 \
-    X(ESTALE, -2, "the handle names nothing alive: freed, forged, zero or of another cache")  \
-    X(EBUSY, -3, "the object is in use: an open plan, uncommitted tokens or a running call")  \
-    X(ENOMEM, -4, "the memory hook returned no memory")                                       \
-    X(ENOBLOCKS, -5, "not enough free or evictable blocks now")                               \
-    X(ETOOBIG, -6, "more than the configured limits can ever hold")                           \
-    X(ENOSEQS, -7, "every sequence slot is taken")                                            \
-    X(ENOLEAVES, -8, "every page table leaf is taken")                                        \
-    X(ERANGE, -9, "a position lies outside the sequence, or its block has rolled off")        \
-    X(ENOTSUP, -10, "not supported by this device or this version")                           \
-    X(EVERSION, -11, "the program was compiled for another version of the library")           \
-    X(EIO, -12, "a device operation failed")                                                  \
-    X(ETIMEDOUT, -13, "a device operation did not complete in time")                          \
-    X(ENONFINITE, -14, "a value is NaN or infinite, or is so in the type it is stored in")    \
-    X(EFAULTSPEC, -15, "the fault specification does not parse or names no known point")      \
-    X(ECORRUPT, -16, "an internal invariant does not hold")                                   \
+#define PKV_STATUS_MAP(X)                                                                          \
+    X(OK, 0, "success")                                                                            \
+    X(EINVAL, -1, "an argument is not valid")                                                      \
+    X(ESTALE, -2, "the handle names nothing alive: freed, forged, zero or of another cache")       \
+    X(EBUSY, -3, "the object is in use: an open plan, uncommitted tokens or a running call")       \
+    X(ENOMEM, -4, "the memory hook returned no memory")                                            \
+    X(ENOBLOCKS, -5, "not enough free or evictable blocks now")                                    \
+    X(ETOOBIG, -6, "more than the configured limits can ever hold")                                \
+    X(ENOSEQS, -7, "every sequence slot is taken")                                                 \
+    X(ENOLEAVES, -8, "every page table leaf is taken")                                             \
+    X(ERANGE, -9, "a position lies outside the sequence, or its block has rolled off")             \
+    X(ENOTSUP, -10, "not supported by this device or this version")                                \
+    X(EVERSION, -11, "the program was compiled for another version of the library")                \
+    X(EIO, -12, "a device operation failed")                                                       \
+    X(ETIMEDOUT, -13, "a device operation did not complete in time")                               \
+    X(ENONFINITE, -14, "a value is NaN or infinite, or is so in the type it is stored in")         \
+    X(EFAULTSPEC, -15, "the fault specification does not parse or names no known point")           \
+    X(ECORRUPT, -16, "an internal invariant does not hold")                                        \
     X(EDEVICE, -17, "the device has failed for good")
 
 enum pkv_status {
@@ -120,12 +122,13 @@ PKV_API uint32_t pkv_version(void);
 PKV_API const char* pkv_status_name(int status);
 PKV_API const char* pkv_status_message(int status);
 
-/* ---- Configuration ----------------------------------------------------------------------------- */
+/* ---- Configuration
+ * ---------------------------------------------------------------------------- */
 
 enum pkv_limit {
-    PKV_GROUPS_MAX = 8,             /* groups in a config; this version takes exactly one */
-    PKV_BLOCK_TOKENS_MAX = 256,     /* and a power of two */
-    PKV_HEAD_DIM_MAX = 256          /* and a multiple of 16 */
+    PKV_GROUPS_MAX = 8,         /* groups in a config; this version takes exactly one */
+    PKV_BLOCK_TOKENS_MAX = 256, /* and a power of two */
+    PKV_HEAD_DIM_MAX = 256      /* and a multiple of 16 */
 };
 
 /* Element types, of arrays that you pass and of the cache itself. */
@@ -136,15 +139,15 @@ enum pkv_sentinel { PKV_NO_BLOCK = 0x7fffffff };
 
 /* The geometry of one group. Zero in a field with a default means that default. */
 typedef struct pkv_group_config {
-    uint32_t layers;                /* layers in this group, 1..1024 */
-    uint32_t kv_heads;              /* KV heads of each layer, 1..1024 */
-    uint32_t key_dim;               /* elements of one key: a multiple of 16, 16..256 */
-    uint32_t value_dim;             /* elements of one value, likewise; default key_dim */
-    uint32_t k_dtype;               /* enum pkv_dtype in which keys are stored; default f32 */
-    uint32_t v_dtype;               /* enum pkv_dtype in which values are stored; default f32 */
-    uint32_t block_tokens;          /* tokens in a block: a power of two, 1..256; default 16 */
-    uint32_t window;                /* sliding window in tokens, the token itself included; 0: none */
-    uint32_t sinks;                 /* first tokens that stay visible behind the window */
+    uint32_t layers;       /* layers in this group, 1..1024 */
+    uint32_t kv_heads;     /* KV heads of each layer, 1..1024 */
+    uint32_t key_dim;      /* elements of one key: a multiple of 16, 16..256 */
+    uint32_t value_dim;    /* elements of one value, likewise; default key_dim */
+    uint32_t k_dtype;      /* enum pkv_dtype in which keys are stored; default f32 */
+    uint32_t v_dtype;      /* enum pkv_dtype in which values are stored; default f32 */
+    uint32_t block_tokens; /* tokens in a block: a power of two, 1..256; default 16 */
+    uint32_t window;       /* sliding window in tokens, the token itself included; 0: none */
+    uint32_t sinks;        /* first tokens that stay visible behind the window */
 } pkv_group_config;
 
 /* Where the library gets host memory for its own structures.
@@ -165,34 +168,34 @@ typedef struct pkv_parallel_hook {
 } pkv_parallel_hook;
 
 typedef struct pkv_config {
-    uint32_t struct_size;           /* set by pkv_config_init */
-    uint32_t version;               /* set by pkv_config_init */
-    const char* device;             /* "cpu" (default) or "sim", the deterministic test device */
-    const char* isa;                /* "scalar", "avx2", "avx512", "neon"; default: $PKV_ISA, else best */
-    uint32_t group_count;           /* default 1 */
-    uint32_t blocks;                /* blocks of the pool: required, 1..2^24 */
+    uint32_t struct_size; /* set by pkv_config_init */
+    uint32_t version;     /* set by pkv_config_init */
+    const char* device;   /* "cpu" (default) or "sim", the deterministic test device */
+    const char* isa;      /* "scalar", "avx2", "avx512", "neon"; default: $PKV_ISA, else best */
+    uint32_t group_count; /* default 1 */
+    uint32_t blocks;      /* blocks of the pool: required, 1..2^24 */
     pkv_group_config groups[PKV_GROUPS_MAX];
-    uint32_t sequences_max;         /* sequences alive at once; default 256 */
-    uint32_t sequence_tokens_max;   /* of one sequence; default: what the blocks hold, <= 32768 */
-    uint32_t plans_max;             /* open plans; default 2 */
-    uint32_t plan_sequences_max;    /* sequences in one plan; default sequences_max */
-    uint32_t plan_tokens_max;       /* new tokens in one plan; default 4096 */
-    uint32_t table_leaves_max;      /* page table leaves; default: as many as can ever be needed */
-    uint32_t trace_events_max;      /* events the trace ring keeps; default 1024 */
-    uint32_t threads;               /* threads of the CPU device, the caller included; default 1 */
-    uint32_t prefix_off;            /* nonzero: no prefix index, nothing is cached after free */
-    uint64_t seed;                  /* of hashes and handles; 0: from the operating system */
-    const char* faults;             /* fault specification (see FAULTS); NULL: $PKV_FAULTS, else none */
-    uint64_t fault_seed;            /* of the faults' random choices */
+    uint32_t sequences_max;       /* sequences alive at once; default 256 */
+    uint32_t sequence_tokens_max; /* of one sequence; default: what the blocks hold, <= 32768 */
+    uint32_t plans_max;           /* open plans; default 2 */
+    uint32_t plan_sequences_max;  /* sequences in one plan; default sequences_max */
+    uint32_t plan_tokens_max;     /* new tokens in one plan; default 4096 */
+    uint32_t table_leaves_max;    /* page table leaves; default: as many as can ever be needed */
+    uint32_t trace_events_max;    /* events the trace ring keeps; default 1024 */
+    uint32_t threads;             /* threads of the CPU device, the caller included; default 1 */
+    uint32_t prefix_off;          /* nonzero: no prefix index, nothing is cached after free */
+    uint64_t seed;                /* of hashes and handles; 0: from the operating system */
+    const char* faults;  /* fault specification (see FAULTS); NULL: $PKV_FAULTS, else none */
+    uint64_t fault_seed; /* of the faults' random choices */
     pkv_memory_hook memory;
     pkv_parallel_hook parallel;
 } pkv_config;
 
 /* What a config will take. */
 typedef struct pkv_sizes {
-    uint64_t block_bytes;           /* one block: all layers, K and V */
-    uint64_t arena_bytes;           /* device memory for all blocks */
-    uint32_t blocks_per_extent;     /* blocks in one extent of the arena */
+    uint64_t block_bytes;       /* one block: all layers, K and V */
+    uint64_t arena_bytes;       /* device memory for all blocks */
+    uint32_t blocks_per_extent; /* blocks in one extent of the arena */
     uint32_t extents;
 } pkv_sizes;
 
@@ -206,7 +209,8 @@ PKV_API int pkv_config_init(pkv_config* config, uint32_t version);
  * Errors  PKV_EINVAL, PKV_EVERSION, PKV_ENOTSUP, PKV_ETOOBIG. */
 PKV_API int pkv_config_check(const pkv_config* config, const char** why, pkv_sizes* sizes);
 
-/* ---- Cache ------------------------------------------------------------------------------------- */
+/* ---- Cache
+ * ------------------------------------------------------------------------------------ */
 
 typedef struct pkv_cache pkv_cache;
 
@@ -220,35 +224,35 @@ PKV_API void pkv_cache_destroy(pkv_cache* cache);
 
 /* Counters of a cache. blocks_free + blocks_active + blocks_cached == blocks_total at all times. */
 typedef struct pkv_stats {
-    uint32_t struct_size;           /* set by the caller: sizeof(pkv_stats) */
+    uint32_t struct_size; /* set by the caller: sizeof(pkv_stats) */
     uint32_t blocks_total;
-    uint32_t blocks_free;           /* hold nothing */
-    uint32_t blocks_active;         /* named by at least one sequence */
-    uint32_t blocks_cached;         /* named by the prefix index only: evictable */
-    uint32_t blocks_peak;           /* highest blocks_active so far */
+    uint32_t blocks_free;   /* hold nothing */
+    uint32_t blocks_active; /* named by at least one sequence */
+    uint32_t blocks_cached; /* named by the prefix index only: evictable */
+    uint32_t blocks_peak;   /* highest blocks_active so far */
     uint32_t extents_total;
-    uint32_t extents_used;          /* extents that a pool holds */
-    uint32_t sequences;             /* alive */
-    uint32_t plans;                 /* open */
-    uint32_t leaves_total;          /* page table leaves */
+    uint32_t extents_used; /* extents that a pool holds */
+    uint32_t sequences;    /* alive */
+    uint32_t plans;        /* open */
+    uint32_t leaves_total; /* page table leaves */
     uint32_t leaves_free;
     uint64_t plans_committed;
     uint64_t plans_aborted;
-    uint64_t tokens_committed;      /* computed and committed, prefix hits not counted */
-    uint64_t prefix_query_tokens;   /* asked of pkv_seq_match */
-    uint64_t prefix_hit_tokens;     /* found by it */
-    uint64_t prefix_inserts;        /* blocks that entered the index */
-    uint64_t prefix_duplicates;     /* blocks given back since an equal one was in the index */
-    uint64_t evictions;             /* cached blocks that were dropped for room */
+    uint64_t tokens_committed;    /* computed and committed, prefix hits not counted */
+    uint64_t prefix_query_tokens; /* asked of pkv_seq_match */
+    uint64_t prefix_hit_tokens;   /* found by it */
+    uint64_t prefix_inserts;      /* blocks that entered the index */
+    uint64_t prefix_duplicates;   /* blocks given back since an equal one was in the index */
+    uint64_t evictions;           /* cached blocks that were dropped for room */
     uint64_t forks;
-    uint64_t cow_copies;            /* blocks copied since a shared one was to be written */
-    uint64_t scrubs;                /* blocks zeroed on change of tenant */
-    uint64_t rolled_blocks;         /* table entries dropped behind the window */
-    uint64_t table_rows_extended;   /* plan rows that only grew or stayed as they were */
-    uint64_t table_rows_rewritten;  /* plan rows written from their start */
-    uint64_t heap_calls;            /* calls of the memory hook that allocated */
-    uint64_t heap_bytes;            /* host memory held */
-    uint64_t arena_bytes;           /* device memory held */
+    uint64_t cow_copies;           /* blocks copied since a shared one was to be written */
+    uint64_t scrubs;               /* blocks zeroed on change of tenant */
+    uint64_t rolled_blocks;        /* table entries dropped behind the window */
+    uint64_t table_rows_extended;  /* plan rows that only grew or stayed as they were */
+    uint64_t table_rows_rewritten; /* plan rows written from their start */
+    uint64_t heap_calls;           /* calls of the memory hook that allocated */
+    uint64_t heap_bytes;           /* host memory held */
+    uint64_t arena_bytes;          /* device memory held */
 } pkv_stats;
 
 /* Copy the counters. stats->struct_size says how much of the struct the caller knows.
@@ -258,24 +262,28 @@ PKV_API int pkv_cache_stats(pkv_cache* cache, pkv_stats* stats);
 /* The instruction set level that the cache's kernels run with: "scalar", "avx2", ... Static. */
 PKV_API const char* pkv_cache_isa(const pkv_cache* cache);
 
-/* ---- Sequences --------------------------------------------------------------------------------- */
+/* ---- Sequences
+ * -------------------------------------------------------------------------------- */
 
-/* An array [rows][heads][dim] in host memory (of the CPU device). The dims of a head are contiguous;
- * strides are in elements, 0 meaning packed: head_stride = dim, row_stride = heads * dim. */
+/* An array [rows][heads][dim] in host memory (of the CPU device). The dims of a head are
+ * contiguous; strides are in elements, 0 meaning packed: head_stride = dim, row_stride = heads *
+ * dim. */
 typedef struct pkv_array {
-    void* data;                     /* aligned to its element */
-    uint32_t dtype;                 /* enum pkv_dtype */
+    void* data;     /* aligned to its element */
+    uint32_t dtype; /* enum pkv_dtype */
     uint64_t row_stride;
     uint64_t head_stride;
 } pkv_array;
 
-typedef struct pkv_seq { uint64_t id; } pkv_seq;
+typedef struct pkv_seq {
+    uint64_t id;
+} pkv_seq;
 
 typedef struct pkv_seq_info {
-    uint32_t length;                /* committed tokens */
-    uint32_t reserved;              /* uncommitted tokens that have slots, behind the length */
-    uint32_t pages;                 /* pages of the table, rolled ones included */
-    uint32_t in_plan;               /* 1 while an open plan names the sequence */
+    uint32_t length;   /* committed tokens */
+    uint32_t reserved; /* uncommitted tokens that have slots, behind the length */
+    uint32_t pages;    /* pages of the table, rolled ones included */
+    uint32_t in_plan;  /* 1 while an open plan names the sequence */
     uint64_t tenant;
 } pkv_seq_info;
 
@@ -284,10 +292,11 @@ typedef struct pkv_seq_info {
 PKV_API int pkv_seq_create(pkv_cache* cache, uint64_t tenant, pkv_seq* seq);
 
 /* Attach the longest cached prefix of `tokens` [count] to an empty sequence, in whole blocks.
- * Token ids are compared, one by one; only blocks that the same tenant committed are found. Pass one
- * token less than the prompt has when you need the logits of its last token.
+ * Token ids are compared, one by one; only blocks that the same tenant committed are found. Pass
+ * one token less than the prompt has when you need the logits of its last token.
  * matched set to the tokens that need not be computed: the new length of the sequence.
- * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (not empty, or in a plan), PKV_ETOOBIG, PKV_ENOLEAVES. */
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (not empty, or in a plan), PKV_ETOOBIG,
+ *         PKV_ENOLEAVES. */
 PKV_API int pkv_seq_match(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens, uint32_t count,
                           uint32_t* matched);
 
@@ -316,9 +325,9 @@ PKV_API int pkv_seq_get_info(pkv_cache* cache, pkv_seq seq, pkv_seq_info* info);
 PKV_API int pkv_seq_blocks(pkv_cache* cache, pkv_seq seq, uint32_t group, uint32_t begin,
                            uint32_t end, uint32_t* blocks);
 
-/* K/V that were computed elsewhere (another process, a prefill server, a file) come in without a plan:
- * append reserves slots, pkv_seq_write stores K/V for each layer, commit declares them computed.
- * Append may be called again before the commit; the tokens add up.
+/* K/V that were computed elsewhere (another process, a prefill server, a file) come in without a
+ * plan: append reserves slots, pkv_seq_write stores K/V for each layer, commit declares them
+ * computed. Append may be called again before the commit; the tokens add up.
  *
  * tokens  [count] ids, or NULL when they are unknown: the sequence is then not cached from here on.
  * slots   [count], filled for group 0; may be NULL.
@@ -331,8 +340,9 @@ PKV_API int pkv_seq_append(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens
 /* Store K and V of all reserved tokens of a sequence that is in no plan, for one layer.
  * k       [reserved][kv_heads][key_dim]
  * v       [reserved][kv_heads][value_dim]
- * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan), PKV_ERANGE (layer, or nothing is reserved),
- *         PKV_ENONFINITE, PKV_EIO. After an error the slots of this layer hold nothing defined. */
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan), PKV_ERANGE (layer, or nothing is
+ *         reserved), PKV_ENONFINITE, PKV_EIO. After an error the slots of this layer hold nothing
+ *         defined. */
 PKV_API int pkv_seq_write(pkv_cache* cache, pkv_seq seq, uint32_t layer, const pkv_array* k,
                           const pkv_array* v);
 
@@ -340,36 +350,40 @@ PKV_API int pkv_seq_write(pkv_cache* cache, pkv_seq seq, uint32_t layer, const p
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan). */
 PKV_API int pkv_seq_commit(pkv_cache* cache, pkv_seq seq);
 
-/* ---- Steps: plan, write, attend, commit -------------------------------------------------------- */
+/* ---- Steps: plan, write, attend, commit
+ * ------------------------------------------------------- */
 
-typedef struct pkv_plan { uint64_t id; } pkv_plan;
+typedef struct pkv_plan {
+    uint64_t id;
+} pkv_plan;
 
 /* One sequence of a step and its new tokens: a chunk of a prompt, or the one sampled last. */
 typedef struct pkv_entry {
     pkv_seq seq;
-    const uint32_t* tokens;         /* [count] ids; NULL: unknown, not cached from here on */
-    uint32_t count;                 /* new tokens, at least 1 */
+    const uint32_t* tokens; /* [count] ids; NULL: unknown, not cached from here on */
+    uint32_t count;         /* new tokens, at least 1 */
 } pkv_entry;
 
-/* What a plan decided. All arrays belong to the plan and are valid until it is committed or aborted.
- * Rows of arrays that you pass to pkv_write and pkv_attend are the new tokens in entry order. */
+/* What a plan decided. All arrays belong to the plan and are valid until it is committed or
+ * aborted. Rows of arrays that you pass to pkv_write and pkv_attend are the new tokens in entry
+ * order. */
 typedef struct pkv_plan_info {
-    uint32_t entries;               /* sequences */
-    uint32_t tokens;                /* new tokens of all of them: rows */
-    uint32_t table_stride;          /* elements between rows of block_table */
-    const uint32_t* starts;         /* [entries + 1] first row of each entry; starts[entries] == tokens */
-    const uint32_t* lengths;        /* [entries] tokens of the sequence with the new ones */
-    const uint32_t* positions;      /* [tokens] position of each row in its sequence */
-    const uint32_t* slots;          /* [tokens] slot of each row in the group */
-    const uint32_t* block_table;    /* [entries][table_stride] block of each page */
+    uint32_t entries;        /* sequences */
+    uint32_t tokens;         /* new tokens of all of them: rows */
+    uint32_t table_stride;   /* elements between rows of block_table */
+    const uint32_t* starts;  /* [entries + 1] first row of each entry; starts[entries] == tokens */
+    const uint32_t* lengths; /* [entries] tokens of the sequence with the new ones */
+    const uint32_t* positions;   /* [tokens] position of each row in its sequence */
+    const uint32_t* slots;       /* [tokens] slot of each row in the group */
+    const uint32_t* block_table; /* [entries][table_stride] block of each page */
 } pkv_plan_info;
 
-/* Open a plan: reserve the blocks of every entry, all or nothing. Shared blocks that would be written
- * are copied first. When free blocks do not suffice, the least recently used cached ones are evicted,
- * but only when that is enough.
- * Errors  PKV_EINVAL (also: count 0, a sequence named twice), PKV_ESTALE, PKV_EBUSY (a sequence with
- *         reserved tokens or in a plan, or plans_max plans are open), PKV_ETOOBIG (a limit, or more
- *         blocks than there are: it can never fit), PKV_ENOBLOCKS (not now), PKV_ENOLEAVES,
+/* Open a plan: reserve the blocks of every entry, all or nothing. Shared blocks that would be
+ * written are copied first. When free blocks do not suffice, the least recently used cached ones
+ * are evicted, but only when that is enough.
+ * Errors  PKV_EINVAL (also: count 0, a sequence named twice), PKV_ESTALE, PKV_EBUSY (a sequence
+ *         with reserved tokens or in a plan, or plans_max plans are open), PKV_ETOOBIG (a limit, or
+ *         more blocks than there are: it can never fit), PKV_ENOBLOCKS (not now), PKV_ENOLEAVES,
  *         PKV_EIO and PKV_ETIMEDOUT (copy or scrub failed).
  *         After PKV_EIO and PKV_ETIMEDOUT no sequence has changed, but cached blocks that were
  *         evicted to make room, and zeroed free blocks, stay so. */
@@ -391,20 +405,21 @@ PKV_API int pkv_write(pkv_cache* cache, pkv_plan plan, uint32_t layer, const pkv
 /* One attention call: softmax(scale * q k^T) v with a causal mask over absolute positions, and the
  * window and sinks of the group. Query head h reads KV head h / (query_heads / kv_heads). */
 typedef struct pkv_attention {
-    pkv_array q;                    /* [tokens][query_heads][key_dim], read */
-    pkv_array out;                  /* [tokens][query_heads][value_dim], written; must not overlap q */
-    float* lse;                     /* [tokens][query_heads] natural log of the softmax sum; or NULL */
-    uint32_t query_heads;           /* a multiple of kv_heads, at most 65536 */
-    float scale;                    /* 0: 1 / sqrt(key_dim) */
-    float softcap;                  /* c > 0: scores become c * tanh(score / c) */
+    pkv_array q;          /* [tokens][query_heads][key_dim], read */
+    pkv_array out;        /* [tokens][query_heads][value_dim], written; must not overlap q */
+    float* lse;           /* [tokens][query_heads] natural log of the softmax sum; or NULL */
+    uint32_t query_heads; /* a multiple of kv_heads, at most 65536 */
+    float scale;          /* 0: 1 / sqrt(key_dim) */
+    float softcap;        /* c > 0: scores become c * tanh(score / c) */
 } pkv_attention;
 
-/* Attend from the plan's new tokens to all tokens of their sequences up to themselves. K and V of the
- * layer must have been written. The output of a sequence is bitwise the same whatever else is in the
- * plan, wherever its blocks lie, however it is cut into chunks and however many threads run.
+/* Attend from the plan's new tokens to all tokens of their sequences up to themselves. K and V of
+ * the layer must have been written. The output of a sequence is bitwise the same whatever else is
+ * in the plan, wherever its blocks lie, however it is cut into chunks and however many threads run.
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_ERANGE (layer), PKV_ENONFINITE (in q; out is untouched),
  *         PKV_EIO.
- * Threads calls for different layers or plans may run at once; the thread pool serves one at a time. */
+ * Threads calls for different layers or plans may run at once; the thread pool serves one at a
+ * time. */
 PKV_API int pkv_attend(pkv_cache* cache, pkv_plan plan, uint32_t layer,
                        const pkv_attention* attention);
 
@@ -413,8 +428,8 @@ PKV_API int pkv_attend(pkv_cache* cache, pkv_plan plan, uint32_t layer,
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (a write or attend still runs). */
 PKV_API int pkv_plan_commit(pkv_cache* cache, pkv_plan plan);
 
-/* Give up a plan: its new blocks are free again and its sequences are as long as before; a shared last
- * block that the plan copied stays copied. The handle dies.
+/* Give up a plan: its new blocks are free again and its sequences are as long as before; a shared
+ * last block that the plan copied stays copied. The handle dies.
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY. */
 PKV_API int pkv_plan_abort(pkv_cache* cache, pkv_plan plan);
 
@@ -422,16 +437,17 @@ PKV_API int pkv_plan_abort(pkv_cache* cache, pkv_plan plan);
  * k       [end - begin][kv_heads][key_dim] or NULL
  * v       [end - begin][kv_heads][value_dim] or NULL
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan), PKV_ERANGE (also: rolled off), PKV_EIO. */
-PKV_API int pkv_seq_read(pkv_cache* cache, pkv_seq seq, uint32_t layer, uint32_t begin, uint32_t end,
-                         const pkv_array* k, const pkv_array* v);
+PKV_API int pkv_seq_read(pkv_cache* cache, pkv_seq seq, uint32_t layer, uint32_t begin,
+                         uint32_t end, const pkv_array* k, const pkv_array* v);
 
-/* ---- Checking ---------------------------------------------------------------------------------- */
+/* ---- Checking
+ * --------------------------------------------------------------------------------- */
 
 typedef struct pkv_report {
-    const char* broken;             /* the first invariant that does not hold, by its name in DESIGN.md;
+    const char* broken;        /* the first invariant that does not hold, by its name in DESIGN.md;
                                        NULL when all hold. Static. */
-    uint64_t sequences_digest;      /* hash of all that sequences can see: lengths, tables, references */
-    uint64_t cache_digest;          /* the above, and free lists, prefix index, eviction order */
+    uint64_t sequences_digest; /* hash of all that sequences can see: lengths, tables, references */
+    uint64_t cache_digest;     /* the above, and free lists, prefix index, eviction order */
 } pkv_report;
 
 /* Recount everything and compare with the books: every reference, list, table and index entry.
@@ -455,31 +471,34 @@ PKV_API int pkv_check(pkv_cache* cache, pkv_report* report);
  *           yield           the thread yields
  *           crash           the process ends at once, as by kill -9
  *
- * A term that has used up its N times hands over to the next one; a chain has at most 8. When several
- * parts name a point, the last one counts. Numbers are below 2^32. Visits are counted while a point is
- * named by the specification. Actions that make no sense at a point do nothing there. */
+ * A term that has used up its N times hands over to the next one; a chain has at most 8. When
+ * several parts name a point, the last one counts. Numbers are below 2^32. Visits are counted while
+ * a point is named by the specification. Actions that make no sense at a point do nothing there. */
 
 typedef struct pkv_fault_info {
-    const char* name;               /* "device.copy.done"; static */
-    const char* meaning;            /* what happens there; static */
-    uint64_t visits;                /* while named by a specification */
-    uint64_t fired;                 /* visits at which an action other than off was taken */
+    const char* name;    /* "device.copy.done"; static */
+    const char* meaning; /* what happens there; static */
+    uint64_t visits;     /* while named by a specification */
+    uint64_t fired;      /* visits at which an action other than off was taken */
 } pkv_fault_info;
 
 /* Replace the fault specification of a cache; NULL or "" turns all points off. Counters restart.
  * Errors  PKV_EINVAL, PKV_EFAULTSPEC (the old specification stays), PKV_ENOTSUP (built without). */
 PKV_API int pkv_faults_set(pkv_cache* cache, const char* spec, uint64_t seed);
 
-/* How many fault points the library knows; a build without them (PKV_FAULTS=OFF) still names them. */
+/* How many fault points the library knows; a build without them (PKV_FAULTS=OFF) still names
+ * them. */
 PKV_API uint32_t pkv_fault_count(void);
 
 /* Describe point `index`, with its counters in `cache`; `cache` may be NULL: counters are then 0.
  * Errors  PKV_EINVAL, PKV_ERANGE. */
 PKV_API int pkv_fault_get(pkv_cache* cache, uint32_t index, pkv_fault_info* info);
 
-/* ---- Clock and trace --------------------------------------------------------------------------- */
+/* ---- Clock and trace
+ * -------------------------------------------------------------------------- */
 
-/* Microseconds since the cache was created: of the monotonic clock, or of the virtual one ("sim"). */
+/* Microseconds since the cache was created: of the monotonic clock, or of the virtual one
+ * ("sim"). */
 PKV_API uint64_t pkv_clock_us(pkv_cache* cache);
 
 /* Move the virtual clock of the "sim" device forward.
@@ -488,11 +507,11 @@ PKV_API int pkv_clock_advance(pkv_cache* cache, uint64_t us);
 
 /* The last operations, for post-mortems. */
 typedef struct pkv_trace_event {
-    uint64_t number;                /* counts from 0 without gaps */
+    uint64_t number; /* counts from 0 without gaps */
     uint64_t time_us;
-    const char* what;               /* "seq.fork", "prefix.evict", ...; static */
-    uint64_t subject;               /* handle or block number */
-    uint64_t detail;                /* tokens, blocks, or the status as a positive number */
+    const char* what; /* "seq.fork", "prefix.evict", ...; static */
+    uint64_t subject; /* handle or block number */
+    uint64_t detail;  /* tokens, blocks, or the status as a positive number */
 } pkv_trace_event;
 
 /* Copy the newest min(capacity, kept) events, oldest first, and say how many in *count.

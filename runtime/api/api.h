@@ -1,7 +1,7 @@
 /* api.h - what the public functions share: a lock around the books, and checks of arrays.
  *
- * This layer looks at arguments, takes the lock, and calls the core. Nothing below it checks a pointer
- * again, nothing above it exists. */
+ * This layer looks at arguments, takes the lock, and calls the core. Nothing below it checks a
+ * pointer again, nothing above it exists. */
 #ifndef PKVI_API_API_H
 #define PKVI_API_API_H
 

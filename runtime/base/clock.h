@@ -1,7 +1,7 @@
 /* clock.h - the only source of time: monotonic, or virtual under the simulated device.
  *
- * A virtual clock moves only when somebody advances it, so that a simulated run takes the same course
- * every time. Threads: any. */
+ * A virtual clock moves only when somebody advances it, so that a simulated run takes the same
+ * course every time. Threads: any. */
 #ifndef PKVI_BASE_CLOCK_H
 #define PKVI_BASE_CLOCK_H
 

@@ -1,7 +1,7 @@
 /* fault.c - see fault.h. Parsing is in fault_spec.c; here is what happens at a visit.
  *
- * A build with PKV_NO_FAULTS keeps the names of the points and refuses every specification; nothing else of
- * this file is compiled then, and visits vanish from their callers. */
+ * A build with PKV_NO_FAULTS keeps the names of the points and refuses every specification; nothing
+ * else of this file is compiled then, and visits vanish from their callers. */
 #include "base/fault.h"
 
 #include "base/fault_spec.h"
@@ -127,7 +127,8 @@ void pkvi_faults_counts(struct pkvi_faults* faults, enum pkvi_fault_point point,
     pthread_mutex_unlock(&state->lock);
 }
 
-/* ---- Visits ------------------------------------------------------------------------------------ */
+/* ---- Visits
+ * ------------------------------------------------------------------------------------ */
 
 static struct pkvi_fault_term* current_term(struct pkvi_fault_program* program) {
     for (uint32_t i = 0; i < program->term_count; i++) {
@@ -143,8 +144,8 @@ static bool dice_say_yes(struct pkvi_fault_program* program, double percent) {
     return unit * 100.0 < percent;
 }
 
-/* One visit, under the lock. A thread that saw the point armed may find the specification replaced by one
- * that does not name it: then this was no visit. */
+/* One visit, under the lock. A thread that saw the point armed may find the specification replaced
+ * by one that does not name it: then this was no visit. */
 static struct pkvi_fault draw(struct pkvi_fault_program* program) {
     struct pkvi_fault fault = {PKVI_ACT_OFF, PKV_OK, 0, 0};
     if (program->term_count == 0) return fault;

@@ -1,7 +1,8 @@
 /* fault.h - named fault points: operations that can be told to fail.
  *
- * Why     What never fails in a test fails in production. Every operation that can fail visits a point;
- *         a specification (grammar in pagedkv.h, after fail(9) and fail-rs) makes it misbehave.
+ * Why     What never fails in a test fails in production. Every operation that can fail visits a
+ *         point; a specification (grammar in pagedkv.h, after fail(9) and fail-rs) makes it
+ *         misbehave.
  * Cost    A point that is off is one relaxed load of its `armed` flag and a branch not taken.
  * Holds   F1  each point has its own random generator, seeded from (seed, name): a schedule at one
  *             point does not depend on how often others are visited
@@ -14,7 +15,8 @@
 #include "base/status.h"
 #include <stdatomic.h>
 
-/* Every point: identifier, public name, what happens there. In the order in which they are listed. */
+/* Every point: identifier, public name, what happens there. In the order in which they are
+ * listed. */
 #define PKVI_FAULT_MAP(X)                                                                          \
     X(MEM_ALLOC, "mem.alloc", "host memory for the library's own structures")                      \
     X(SEED_READ, "seed.read", "random bytes from the operating system")                            \
@@ -69,8 +71,8 @@ struct pkvi_faults {
     struct pkvi_clock* clock;             /* on which delays pass; NULL: real time */
 };
 
-/* Set up with `spec` ("" or NULL: all off). Uses malloc of its own, since the memory hook itself is a
- * fault point.
+/* Set up with `spec` ("" or NULL: all off). Uses malloc of its own, since the memory hook itself is
+ * a fault point.
  * Errors  PKV_ENOMEM, PKV_EFAULTSPEC; then nothing needs to be freed. */
 int pkvi_faults_init(struct pkvi_faults* faults, const char* spec, uint64_t seed);
 void pkvi_faults_free(struct pkvi_faults* faults);
@@ -85,11 +87,12 @@ void pkvi_faults_counts(struct pkvi_faults* faults, enum pkvi_fault_point point,
 const char* pkvi_fault_name(enum pkvi_fault_point point);
 const char* pkvi_fault_meaning(enum pkvi_fault_point point);
 
-/* The slow path of pkvi_fault_visit: counts, draws, and itself executes pause, yield and crash (which
- * are then reported as off). */
+/* The slow path of pkvi_fault_visit: counts, draws, and itself executes pause, yield and crash
+ * (which are then reported as off). */
 struct pkvi_fault pkvi_fault_draw(struct pkvi_faults* faults, enum pkvi_fault_point point);
 
-/* Visit a point and learn what to do: for operations that can also be late, lost, doubled, corrupted. */
+/* Visit a point and learn what to do: for operations that can also be late, lost, doubled,
+ * corrupted. */
 static inline struct pkvi_fault pkvi_fault_visit(struct pkvi_faults* faults,
                                                  enum pkvi_fault_point point) {
 #ifndef PKV_NO_FAULTS

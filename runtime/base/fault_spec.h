@@ -25,9 +25,9 @@ struct pkvi_fault_program {
     uint64_t fired;
 };
 
-/* Parse `spec` (grammar in pagedkv.h) into programs[PKVI_FAULT_COUNT], which are zeroed first. When several
- * parts name a point, the last one counts. Numbers are below 2^32, only a percentage may have decimals, and
- * white space may stand between any two things.
+/* Parse `spec` (grammar in pagedkv.h) into programs[PKVI_FAULT_COUNT], which are zeroed first. When
+ * several parts name a point, the last one counts. Numbers are below 2^32, only a percentage may
+ * have decimals, and white space may stand between any two things.
  * Errors  PKV_EFAULTSPEC. */
 int pkvi_fault_parse(const char* spec, struct pkvi_fault_program* programs);
 

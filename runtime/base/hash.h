@@ -1,8 +1,9 @@
 /* hash.h - keyed hashing and small random generators.
  *
- * SipHash-1-3 (Aumasson, Bernstein, "SipHash: a fast short-input PRF", 2012, with 1 and 3 rounds) indexes
- * the prefix cache: its key is secret, so nobody can aim for collisions. A hash is only ever an index;
- * equality is decided by comparing. SplitMix64 (Steele, Lea, Flood, 2014) serves seeds and fault dice. */
+ * SipHash-1-3 (Aumasson, Bernstein, "SipHash: a fast short-input PRF", 2012, with 1 and 3 rounds)
+ * indexes the prefix cache: its key is secret, so nobody can aim for collisions. A hash is only
+ * ever an index; equality is decided by comparing. SplitMix64 (Steele, Lea, Flood, 2014) serves
+ * seeds and fault dice. */
 #ifndef PKVI_BASE_HASH_H
 #define PKVI_BASE_HASH_H
 

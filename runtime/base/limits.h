@@ -1,4 +1,5 @@
-/* limits.h - compile-time sizes, which the tiny-limits build shrinks so that rare paths become common. */
+/* limits.h - compile-time sizes, which the tiny-limits build shrinks so that rare paths become
+ * common. */
 #ifndef PKVI_BASE_LIMITS_H
 #define PKVI_BASE_LIMITS_H
 

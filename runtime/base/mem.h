@@ -1,7 +1,8 @@
 /* mem.h - host memory for the library's own structures, through the application's hook.
  *
- * Why     One place where memory is taken makes out-of-memory testable (each call visits "mem.alloc")
- *         and lets an application account for every byte. After create, nothing calls it.
+ * Why     One place where memory is taken makes out-of-memory testable (each call visits
+ *         "mem.alloc") and lets an application account for every byte. After create, nothing calls
+ *         it.
  * Holds   M1  bytes == sum of what the hook was asked for and has not got back
  *         M2  memory handed out is zeroed and aligned to 64 bytes
  * Threads none: used by create and destroy only, on the caller's thread. */

@@ -1,7 +1,8 @@
 /* status.h - how errors travel inside the runtime, and arithmetic that cannot overflow unnoticed.
  *
- * Every fallible internal function returns PKV_OK or a negative pkv_status. PKVI_TRY passes a failure
- * on at once; a function that must undo something first says so with ordered labels instead. */
+ * Every fallible internal function returns PKV_OK or a negative pkv_status. PKVI_TRY passes a
+ * failure on at once; a function that must undo something first says so with ordered labels
+ * instead. */
 #ifndef PKVI_BASE_STATUS_H
 #define PKVI_BASE_STATUS_H
 

@@ -1,7 +1,8 @@
 /* arena.h - device memory, cut into extents that pools borrow.
  *
- * Why     Pools of different block sizes can share memory only in pieces that fit all of them. An extent
- *         is such a piece: a pool takes one, cuts it into blocks, and gives it back when all are free.
+ * Why     Pools of different block sizes can share memory only in pieces that fit all of them. An
+ *         extent is such a piece: a pool takes one, cuts it into blocks, and gives it back when all
+ *         are free.
  * State   a LIFO list of free extents, so that memory used last, still warm, is used next
  * Holds   A1  an extent is on the free list or is held by exactly one pool
  * Threads the cache's lock. */

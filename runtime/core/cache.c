@@ -1,7 +1,7 @@
 /* cache.c - builds a cache from its parts and takes it apart again.
  *
- * The struct starts zeroed and every close function accepts a part that was never opened, so that a failure
- * anywhere on the way up is answered by the same way down. */
+ * The struct starts zeroed and every close function accepts a part that was never opened, so that a
+ * failure anywhere on the way up is answered by the same way down. */
 #include "core/cache.h"
 
 #include <stdlib.h>
@@ -68,7 +68,8 @@ static void close_parts(pkv_cache* cache) {
     pkvi_trace_close(&cache->trace, mem);
 }
 
-/* The cache object itself comes from the hook too; it moves its own accounting in once it exists. */
+/* The cache object itself comes from the hook too; it moves its own accounting in once it
+ * exists. */
 static int allocate(const pkv_config* config, struct pkvi_faults* faults, pkv_cache** cache) {
     struct pkvi_mem mem;
     void* memory;

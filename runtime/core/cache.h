@@ -1,7 +1,7 @@
 /* cache.h - the cache object: everything that pkv_cache_create takes, in one place.
  *
- * Modules below it (arena, pool, prefix, table) know nothing of it; modules above (seq, plan, check) work
- * on it. All of it is guarded by `lock`, which api/ takes and core/ assumes. */
+ * Modules below it (arena, pool, prefix, table) know nothing of it; modules above (seq, plan,
+ * check) work on it. All of it is guarded by `lock`, which api/ takes and core/ assumes. */
 #ifndef PKVI_CORE_CACHE_H
 #define PKVI_CORE_CACHE_H
 

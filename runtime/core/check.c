@@ -1,8 +1,9 @@
 /* check.c - see check.h.
  *
- * Each check_* function looks at one structure, trusts only what was checked before it, and returns the
- * name of the first invariant that it finds broken, or NULL. Walks along lists are bounded by the number
- * of elements there can be, so that a ring made by a bug is found and not followed for ever. */
+ * Each check_* function looks at one structure, trusts only what was checked before it, and returns
+ * the name of the first invariant that it finds broken, or NULL. Walks along lists are bounded by
+ * the number of elements there can be, so that a ring made by a bug is found and not followed for
+ * ever. */
 #include "core/check.h"
 
 #include "core/cache.h"
@@ -44,7 +45,8 @@ static void clear(pkv_cache* cache) {
     memset(checker->extent_states, EXTENT_HELD, cache->arena.extent_count);
 }
 
-/* ---- Sequences and tables ---------------------------------------------------------------------- */
+/* ---- Sequences and tables
+ * ---------------------------------------------------------------------- */
 
 static bool may_be_rolled(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t page) {
     if (page >= seq->rolled_end) return false;
@@ -129,7 +131,8 @@ static const char* check_seqs(pkv_cache* cache) {
     return check_leaves(cache);
 }
 
-/* ---- Prefix index ------------------------------------------------------------------------------ */
+/* ---- Prefix index
+ * ------------------------------------------------------------------------------ */
 
 static bool keys_are_equal(const pkv_cache* cache, uint32_t a, uint32_t b) {
     const struct pkvi_prefix* prefix = &cache->prefix;
@@ -186,7 +189,8 @@ static const char* check_prefix(pkv_cache* cache) {
     return check_idle(cache);
 }
 
-/* ---- Pool and arena ---------------------------------------------------------------------------- */
+/* ---- Pool and arena
+ * ---------------------------------------------------------------------------- */
 
 static const char* check_arena(pkv_cache* cache) {
     const struct pkvi_arena* arena = &cache->arena;
@@ -243,7 +247,8 @@ static const char* check_pool(pkv_cache* cache) {
     return NULL;
 }
 
-/* ---- Plans ------------------------------------------------------------------------------------- */
+/* ---- Plans
+ * ------------------------------------------------------------------------------------- */
 
 static const char* check_row(const pkv_cache* cache, const struct pkvi_plan* plan, uint32_t index) {
     const struct pkvi_seq* seq;
@@ -273,7 +278,8 @@ static const char* check_plans(pkv_cache* cache) {
     return NULL;
 }
 
-/* ---- Digests ----------------------------------------------------------------------------------- */
+/* ---- Digests
+ * ----------------------------------------------------------------------------------- */
 
 static uint64_t fold(uint64_t digest, uint64_t value) {
     uint64_t state = digest ^ value;
@@ -308,7 +314,8 @@ static uint64_t digest_free_lists(const pkv_cache* cache, uint64_t digest) {
         for (uint32_t b = pool->extents[e].free_head; b != PKVI_NONE; b = pool->next[b])
             digest = fold(digest, b);
     }
-    for (uint32_t leaf = cache->leaves.free_head; leaf != PKVI_NONE; leaf = cache->leaves.next[leaf])
+    for (uint32_t leaf = cache->leaves.free_head; leaf != PKVI_NONE;
+         leaf = cache->leaves.next[leaf])
         digest = fold(digest, leaf);
     for (uint32_t s = cache->seqs.free_head; s != PKVI_NONE; s = cache->seqs.slots[s].next_free)
         digest = fold(digest, s);

@@ -1,7 +1,7 @@
 /* check.h - the judge: recounts everything and compares it with the books.
  *
- * Tests call it after every step, applications when they are in doubt. The names of the invariants are
- * those in the headers of arena, pool, prefix, table, seq and plan, and in DESIGN.md. */
+ * Tests call it after every step, applications when they are in doubt. The names of the invariants
+ * are those in the headers of arena, pool, prefix, table, seq and plan, and in DESIGN.md. */
 #ifndef PKVI_CORE_CHECK_H
 #define PKVI_CORE_CHECK_H
 

@@ -3,9 +3,9 @@
  *   63          32 31     24 23         0
  *   [ generation ] [ kind  ] [ slot     ]
  *
- * A slot's generation starts at a random number of the cache and moves on when the slot is freed, so a
- * stale handle, one of another cache or one of another kind does not fit any more. Kinds are never 0,
- * so the zero handle names nothing. */
+ * A slot's generation starts at a random number of the cache and moves on when the slot is freed,
+ * so a stale handle, one of another cache or one of another kind does not fit any more. Kinds are
+ * never 0, so the zero handle names nothing. */
 #ifndef PKVI_CORE_HANDLE_H
 #define PKVI_CORE_HANDLE_H
 

@@ -4,7 +4,8 @@
 #include "core/cache.h"
 #include <string.h>
 
-/* ---- Slots and handles ------------------------------------------------------------------------- */
+/* ---- Slots and handles
+ * ------------------------------------------------------------------------- */
 
 static int open_arrays(struct pkvi_plan* plan, struct pkvi_mem* mem, const pkv_config* config,
                        uint32_t stride) {
@@ -71,7 +72,8 @@ static void close_plan(pkv_cache* cache, struct pkvi_plan* plan) {
     cache->plans.open_count--;
 }
 
-/* ---- Begin ------------------------------------------------------------------------------------- */
+/* ---- Begin
+ * ------------------------------------------------------------------------------------- */
 
 /* Turn one public entry into a reservation; `serial` finds a sequence that is named twice. */
 static int admit_entry(pkv_cache* cache, const pkv_entry* entry, uint64_t serial,
@@ -100,7 +102,8 @@ static int admit_entries(pkv_cache* cache, const pkv_entry* entries, uint32_t co
     return tokens <= cache->config.plan_tokens_max ? PKV_OK : PKV_ETOOBIG;
 }
 
-static void fill_tokens(const pkv_cache* cache, struct pkvi_plan* plan, const struct pkvi_seq* seq) {
+static void fill_tokens(const pkv_cache* cache, struct pkvi_plan* plan,
+                        const struct pkvi_seq* seq) {
     for (uint32_t i = 0; i < seq->reserved; i++) {
         plan->positions[plan->tokens] = seq->length + i;
         plan->slots[plan->tokens] = pkvi_seq_slot(cache, seq, seq->length + i);
@@ -164,7 +167,8 @@ int pkvi_seq_append(pkv_cache* cache, const pkv_entry* entry, uint32_t* slots) {
     return PKV_OK;
 }
 
-/* ---- End --------------------------------------------------------------------------------------- */
+/* ---- End
+ * --------------------------------------------------------------------------------------- */
 
 static struct pkvi_seq* release_entry(pkv_cache* cache, const struct pkvi_plan* plan,
                                       uint32_t index) {
@@ -178,7 +182,8 @@ int pkvi_plan_commit(pkv_cache* cache, struct pkvi_plan* plan) {
     for (uint32_t i = 0; i < plan->entries; i++)
         pkvi_seq_commit(cache, release_entry(cache, plan, i));
     cache->stats.plans_committed++;
-    pkvi_trace_note(&cache->trace, "plan.commit", plan_handle(&cache->plans, plan).id, plan->tokens);
+    pkvi_trace_note(&cache->trace, "plan.commit", plan_handle(&cache->plans, plan).id,
+                    plan->tokens);
     close_plan(cache, plan);
     return PKV_OK;
 }

@@ -1,8 +1,9 @@
 /* plan.h - what one step computes: a batch of reservations, and the arrays that kernels read.
  *
- * Rows of the block table stay where they are between steps. Row r remembers which sequence it showed, at
- * which version of its table, and how many pages; when the same sequence comes back at the same version,
- * only new pages are appended. An engine that keeps its batch in order therefore rewrites nothing.
+ * Rows of the block table stay where they are between steps. Row r remembers which sequence it
+ * showed, at which version of its table, and how many pages; when the same sequence comes back at
+ * the same version, only new pages are appended. An engine that keeps its batch in order therefore
+ * rewrites nothing.
  *
  * Holds   L1  a sequence is in at most one open plan
  *         L2  row r of an open plan equals the page table of its sequence

@@ -1,7 +1,7 @@
 /* pool.c - see pool.h for the picture and the invariants.
  *
- * Reading order: take and free are at the end and are the point of the file; what stands before them
- * keeps the extents' free lists and the list of open extents. */
+ * Reading order: take and free are at the end and are the point of the file; what stands before
+ * them keeps the extents' free lists and the list of open extents. */
 #include "core/pool.h"
 
 #include <assert.h>
@@ -55,7 +55,8 @@ int pkvi_pool_open(struct pkvi_pool* pool, struct pkvi_arena* arena, struct pkvi
         .open_head = PKVI_NONE,
     };
     const uint64_t token_bytes = (uint64_t)pool->block_tokens * sizeof *pool->tokens;
-    PKVI_TRY(pkvi_mem_take(mem, arena->extent_count, sizeof *pool->extents, (void**)&pool->extents));
+    PKVI_TRY(
+        pkvi_mem_take(mem, arena->extent_count, sizeof *pool->extents, (void**)&pool->extents));
     PKVI_TRY(pkvi_mem_take(mem, block_count, sizeof *pool->refs, (void**)&pool->refs));
     PKVI_TRY(pkvi_mem_take(mem, block_count, sizeof *pool->next, (void**)&pool->next));
     PKVI_TRY(pkvi_mem_take(mem, block_count, sizeof *pool->owner, (void**)&pool->owner));

@@ -6,18 +6,21 @@
  *
  *   extent   [ used | free | used | never used ... ]
  *                     |               ^
- *                     +-> free list   fresh: blocks from here on were never taken since the extent came
+ *                     +-> free list   fresh: blocks from here on were never taken since the extent
+ *                                     came
  *
- * An extent with room is on the list of open extents; takes are served from its front, so one extent
- * fills up before the next is begun and others can become empty and go back.
+ * An extent with room is on the list of open extents; takes are served from its front, so one
+ * extent fills up before the next is begun and others can become empty and go back.
  *
  * Holds   P1  refs[b] == page table leaf entries + prefix index nodes that name b
  *         P2  b can be taken  <=>  refs[b] == 0
- *         P3  free_count == blocks that can be taken, in held extents and in those the arena could give
+ *         P3  free_count == blocks that can be taken, in held extents and in those the arena could
+ *             give
  *         P4  an extent is held  <=>  at least one of its blocks is referenced
  *         P5  bytes in b were written by owner[b] only, or are zero when written[b] is 0
- * Not     A bitmap per extent was considered: it makes finding the lowest free block cheap, but every
- *         take then costs a search where a list costs two loads. Policies that need the order can sort.
+ * Not     A bitmap per extent was considered: it makes finding the lowest free block cheap, but
+ *         every take then costs a search where a list costs two loads. Policies that need the order
+ *         can sort.
  * Threads the cache's lock. */
 #ifndef PKVI_CORE_POOL_H
 #define PKVI_CORE_POOL_H
@@ -41,14 +44,14 @@ struct pkvi_pool {
     uint32_t block_count;
     uint32_t block_tokens;
     uint32_t free_count;
-    uint32_t open_free;  /* blocks that open extents can give without asking the arena */
-    uint32_t open_head;  /* first open extent, or PKVI_NONE */
+    uint32_t open_free; /* blocks that open extents can give without asking the arena */
+    uint32_t open_head; /* first open extent, or PKVI_NONE */
     struct pkvi_extent* extents;
-    uint32_t* refs;      /* [block_count] */
-    uint32_t* next;      /* [block_count] free list inside the extent */
-    uint64_t* owner;     /* [block_count] tenant whose bytes are in the block */
-    uint8_t* written;    /* [block_count] 0: all bytes are zero */
-    uint32_t* tokens;    /* [block_count][block_tokens] ids of the tokens in the block */
+    uint32_t* refs;   /* [block_count] */
+    uint32_t* next;   /* [block_count] free list inside the extent */
+    uint64_t* owner;  /* [block_count] tenant whose bytes are in the block */
+    uint8_t* written; /* [block_count] 0: all bytes are zero */
+    uint32_t* tokens; /* [block_count][block_tokens] ids of the tokens in the block */
 };
 
 int pkvi_pool_open(struct pkvi_pool* pool, struct pkvi_arena* arena, struct pkvi_mem* mem,
@@ -56,7 +59,8 @@ int pkvi_pool_open(struct pkvi_pool* pool, struct pkvi_arena* arena, struct pkvi
                    uint32_t block_count, uint32_t blocks_per_extent);
 void pkvi_pool_close(struct pkvi_pool* pool, struct pkvi_mem* mem);
 
-/* Ask whether `count` blocks may be taken once `evicted` cached ones have been freed: nothing changes.
+/* Ask whether `count` blocks may be taken once `evicted` cached ones have been freed: nothing
+ * changes.
  * Errors  PKV_ENOBLOCKS, or what the fault points pool.take and arena.take say. */
 int pkvi_pool_admit(struct pkvi_pool* pool, uint32_t count, uint32_t evicted);
 

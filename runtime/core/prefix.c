@@ -17,7 +17,8 @@ static uint32_t bucket_of(const struct pkvi_prefix* prefix, uint64_t tenant, uin
     key.parent = parent;
     key.parent_generation = parent_generation;
     memcpy(key.tokens, tokens, token_bytes);
-    const uint64_t hash = pkvi_hash(prefix->key, &key, offsetof(__typeof__(key), tokens) + token_bytes);
+    const uint64_t hash =
+        pkvi_hash(prefix->key, &key, offsetof(__typeof__(key), tokens) + token_bytes);
     return (uint32_t)hash & prefix->bucket_mask;
 }
 
@@ -43,8 +44,9 @@ int pkvi_prefix_open(struct pkvi_prefix* prefix, struct pkvi_pool* pool, struct 
         .idle_head = PKVI_NONE,
         .idle_tail = PKVI_NONE,
     };
-    uint32_t** const arrays[] = {&prefix->chain,      &prefix->parent,        &prefix->parent_generation,
-                                 &prefix->generation, &prefix->idle_previous, &prefix->idle_next};
+    uint32_t** const arrays[] = {
+        &prefix->chain,      &prefix->parent,        &prefix->parent_generation,
+        &prefix->generation, &prefix->idle_previous, &prefix->idle_next};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof(uint32_t), (void**)arrays[i]));
     PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *prefix->indexed, (void**)&prefix->indexed));

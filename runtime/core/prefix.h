@@ -1,27 +1,29 @@
 /* prefix.h - the prefix index: which block holds the K/V of these tokens after that prefix.
  *
- * A radix tree over blocks, kept without node objects: a full committed block is its own node, and all
- * that a node needs stands in arrays indexed by block number.
+ * A radix tree over blocks, kept without node objects: a full committed block is its own node, and
+ * all that a node needs stands in arrays indexed by block number.
  *
  *   tenant 7 -> [The quick brown fox] -> [jumps over the lazy] -> ...
  *                 block 12, parent: root     block 31, parent: 12
  *
  * A child is found by hashing (tenant, parent, tokens) and then comparing all three: equal tokens
  * under the identical parent prove the whole prefix by induction, so the hash is never a proof.
- * A parent is named by block number and generation; when a node leaves the index its generation moves
- * on, which makes its children unreachable at once without visiting them. They go as they get old.
+ * A parent is named by block number and generation; when a node leaves the index its generation
+ * moves on, which makes its children unreachable at once without visiting them. They go as they get
+ * old.
  *
  * Blocks that only the index names are idle: a list in the order in which their last holder let go.
- * Eviction takes from its front (least recently used). Sequences let go from their last page to their
- * first, so children stand before their parents and leaves go first.
+ * Eviction takes from its front (least recently used). Sequences let go from their last page to
+ * their first, so children stand before their parents and leaves go first.
  *
  * Holds   X1  a node's block has one reference from the index
  *         X2  idle  <=>  indexed and refs == 1
  *         X3  every node is on the chain of its hash bucket; no two nodes have equal keys
- *         X4  tokens of a node's block never change, since a block with a second holder is copied before
- *             it is written
- * Not     A chain of hashes over the whole prefix (as vLLM has it) makes a collision a wrong answer.
- *         Reference counts of children would let eviction skip inner nodes; the order makes it needless.
+ *         X4  tokens of a node's block never change, since a block with a second holder is copied
+ *             before it is written
+ * Not     A chain of hashes over the whole prefix (as vLLM has it) makes a collision a wrong
+ *         answer. Reference counts of children would let eviction skip inner nodes; the order makes
+ *         it needless.
  * Threads the cache's lock. */
 #ifndef PKVI_CORE_PREFIX_H
 #define PKVI_CORE_PREFIX_H
@@ -55,7 +57,8 @@ void pkvi_prefix_close(struct pkvi_prefix* prefix, struct pkvi_mem* mem);
 uint32_t pkvi_prefix_find(const struct pkvi_prefix* prefix, uint64_t tenant, uint32_t parent,
                           const uint32_t* tokens);
 
-/* Make `block`, whose tokens and owner are set, a node. pre: find gives PKVI_NONE; the parent is indexed. */
+/* Make `block`, whose tokens and owner are set, a node. pre: find gives PKVI_NONE; the parent is
+ * indexed. */
 void pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block, uint32_t parent);
 
 /* A table takes or drops a reference to `block`: keeps the idle list right. */

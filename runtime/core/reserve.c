@@ -2,19 +2,20 @@
  *
  *   decide  count blocks and leaves from the state as it is; refuse what does not fit
  *   take    evict cached blocks if need be, take blocks from the pool: cannot fail any more
- *   move    zero blocks that held another tenant's bytes, copy shared tails: the device can fail, and then
- *           the blocks go back and no sequence has noticed
+ *   move    zero blocks that held another tenant's bytes, copy shared tails: the device can fail,
+ *           and then the blocks go back and no sequence has noticed
  *   apply   put the blocks into the tables
  *
- * The blocks of a batch stand in scratch.blocks in a fixed order: for each item in turn the copy of its
- * tail, if any, and then its new pages. */
+ * The blocks of a batch stand in scratch.blocks in a fixed order: for each item in turn the copy of
+ * its tail, if any, and then its new pages. */
 #include "core/reserve.h"
 
 #include "core/cache.h"
 #include <assert.h>
 #include <string.h>
 
-int pkvi_scratch_open(struct pkvi_scratch* scratch, struct pkvi_mem* mem, const pkv_config* config) {
+int pkvi_scratch_open(struct pkvi_scratch* scratch, struct pkvi_mem* mem,
+                      const pkv_config* config) {
     const uint32_t items = config->plan_sequences_max;
     PKVI_TRY(pkvi_mem_take(mem, items, sizeof *scratch->items, (void**)&scratch->items));
     PKVI_TRY(pkvi_mem_take(mem, items, sizeof *scratch->tickets, (void**)&scratch->tickets));
@@ -27,7 +28,8 @@ void pkvi_scratch_close(struct pkvi_scratch* scratch, struct pkvi_mem* mem) {
     pkvi_mem_give(mem, scratch->items);
 }
 
-/* ---- Decide ------------------------------------------------------------------------------------ */
+/* ---- Decide
+ * ------------------------------------------------------------------------------------ */
 
 struct need {
     uint64_t blocks;
@@ -56,8 +58,8 @@ static uint32_t tail_leaf(const struct pkvi_reservation* item) {
     return table->leaves[(table->pages - 1) / PKVI_LEAF_PAGES];
 }
 
-/* Will the last leaf still be shared when the turn comes to item `index`? Each item before it that leaves the
- * same leaf makes it one table less. */
+/* Will the last leaf still be shared when the turn comes to item `index`? Each item before it that
+ * leaves the same leaf makes it one table less. */
 static bool takes_own_leaf(const pkv_cache* cache, uint32_t index) {
     const struct pkvi_reservation* items = cache->scratch.items;
     if (!items[index].own_leaf) return false;
@@ -101,7 +103,8 @@ static int decide_evictions(pkv_cache* cache, uint64_t blocks, uint32_t* evictio
     return pkvi_pool_admit(&cache->pool, (uint32_t)blocks, *evictions);
 }
 
-/* ---- Take and move ----------------------------------------------------------------------------- */
+/* ---- Take and move
+ * ----------------------------------------------------------------------------- */
 
 static void take_blocks(pkv_cache* cache, uint32_t blocks, uint32_t evictions) {
     for (uint32_t i = 0; i < evictions; i++) {
@@ -140,7 +143,8 @@ static int scrub_blocks(pkv_cache* cache, uint32_t count) {
     return PKV_OK;
 }
 
-static int submit_copy(pkv_cache* cache, const struct pkvi_seq* seq, uint32_t to, uint64_t* ticket) {
+static int submit_copy(pkv_cache* cache, const struct pkvi_seq* seq, uint32_t to,
+                       uint64_t* ticket) {
     const uint32_t from = pkvi_table_get(&cache->leaves, &seq->table, seq->table.pages - 1);
     const struct pkvi_space* space = &cache->pool.space;
     cache->pool.written[to] = 1;
@@ -157,8 +161,8 @@ static int copy_tails(pkv_cache* cache, uint32_t count) {
     for (uint32_t i = 0; i < count && status == PKV_OK; i++) {
         const struct pkvi_reservation* item = &scratch->items[i];
         if (item->copy_tail) {
-            status = submit_copy(cache, item->seq, scratch->blocks[block],
-                                 &scratch->tickets[submitted]);
+            status =
+                submit_copy(cache, item->seq, scratch->blocks[block], &scratch->tickets[submitted]);
             submitted += status == PKV_OK;
         }
         block += item->new_pages + item->copy_tail;
@@ -170,7 +174,8 @@ static int copy_tails(pkv_cache* cache, uint32_t count) {
     return status;
 }
 
-/* ---- Apply ------------------------------------------------------------------------------------- */
+/* ---- Apply
+ * ------------------------------------------------------------------------------------- */
 
 static void replace_tail(pkv_cache* cache, struct pkvi_seq* seq, uint32_t block) {
     const uint32_t page = seq->table.pages - 1;

@@ -12,7 +12,7 @@ struct pkvi_reservation {
     const uint32_t* tokens; /* [count] or NULL */
     uint32_t count;
     uint32_t new_pages;
-    bool own_leaf;  /* the last leaf is shared and will be written: copy it, unless nobody else is left */
+    bool own_leaf;  /* the last leaf is shared and will be written: own it first */
     bool copy_tail; /* the last page is partly filled and shared: copy its block first */
 };
 
@@ -27,8 +27,10 @@ struct pkvi_scratch {
 int pkvi_scratch_open(struct pkvi_scratch* scratch, struct pkvi_mem* mem, const pkv_config* config);
 void pkvi_scratch_close(struct pkvi_scratch* scratch, struct pkvi_mem* mem);
 
-/* Reserve for scratch.items[0 .. count), whose first three fields are set; sequences are distinct and idle.
- * Errors  PKV_ETOOBIG, PKV_ENOLEAVES, PKV_ENOBLOCKS, PKV_EIO, PKV_ETIMEDOUT, as at pkv_plan_begin. */
+/* Reserve for scratch.items[0 .. count), whose first three fields are set; sequences are distinct
+ * and idle.
+ * Errors  PKV_ETOOBIG, PKV_ENOLEAVES, PKV_ENOBLOCKS, PKV_EIO, PKV_ETIMEDOUT, as at
+ *         pkv_plan_begin. */
 int pkvi_reserve(pkv_cache* cache, uint32_t count);
 
 #endif

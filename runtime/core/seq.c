@@ -71,7 +71,8 @@ uint32_t pkvi_seq_slot(const pkv_cache* cache, const struct pkvi_seq* seq, uint3
     return block * block_tokens + position % block_tokens;
 }
 
-/* ---- Create, fork, free ------------------------------------------------------------------------ */
+/* ---- Create, fork, free
+ * ------------------------------------------------------------------------ */
 
 int pkvi_seq_create(pkv_cache* cache, uint64_t tenant, pkv_seq* handle) {
     PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_SEQ_CREATE));
@@ -108,7 +109,8 @@ int pkvi_seq_free(pkv_cache* cache, struct pkvi_seq* seq) {
     return PKV_OK;
 }
 
-/* ---- Match ------------------------------------------------------------------------------------- */
+/* ---- Match
+ * ------------------------------------------------------------------------------------- */
 
 /* Walk the index along `tokens`; blocks found go to `blocks`. Returns how many pages. */
 static uint32_t walk_prefix(const pkv_cache* cache, uint64_t tenant, const uint32_t* tokens,
@@ -151,7 +153,8 @@ int pkvi_seq_match(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* token
     return PKV_OK;
 }
 
-/* ---- Truncate ---------------------------------------------------------------------------------- */
+/* ---- Truncate
+ * ---------------------------------------------------------------------------------- */
 
 /* Tokens before this position are behind the window of a sequence of `length` tokens. */
 static uint32_t window_begin(const pkv_cache* cache, uint32_t length) {
@@ -203,7 +206,8 @@ void pkvi_seq_drop_reserved(pkv_cache* cache, struct pkvi_seq* seq) {
     cut_to(cache, seq, seq->length);
 }
 
-/* ---- Commit ------------------------------------------------------------------------------------ */
+/* ---- Commit
+ * ------------------------------------------------------------------------------------ */
 
 /* Another sequence computed the same page first: use its block and give ours back. */
 static void share_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page, uint32_t block) {
@@ -243,7 +247,8 @@ static void index_new_pages(pkv_cache* cache, struct pkvi_seq* seq, uint32_t old
         if (!index_page(cache, seq, page)) return;
 }
 
-/* Drop the blocks that no later token can see. Best effort where a leaf is shared and none is free. */
+/* Drop the blocks that no later token can see. Best effort where a leaf is shared and none is
+ * free. */
 static void roll_off(pkv_cache* cache, struct pkvi_seq* seq) {
     const uint32_t end = window_begin(cache, seq->length) / cache->pool.block_tokens;
     const uint32_t first = first_rollable_page(cache);
@@ -269,5 +274,6 @@ void pkvi_seq_commit(pkv_cache* cache, struct pkvi_seq* seq) {
     seq->reserved = 0;
     index_new_pages(cache, seq, old_length);
     if (cache->layout.group.window > 0) roll_off(cache, seq);
-    pkvi_trace_note(&cache->trace, "seq.commit", pkvi_seq_handle(&cache->seqs, seq).id, seq->length);
+    pkvi_trace_note(&cache->trace, "seq.commit", pkvi_seq_handle(&cache->seqs, seq).id,
+                    seq->length);
 }

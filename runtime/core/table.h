@@ -7,8 +7,8 @@
  *                                           leaf 2 (refs 1)   [ 81 13 14 ]          B's own tail
  *
  * Holds   T1  a leaf's reference count equals the tables that name it
- *         T2  tables that share a leaf agree on all of it, also on how many pages it has: who wants to
- *             change a shared leaf makes a private copy first
+ *         T2  tables that share a leaf agree on all of it, also on how many pages it has: who wants
+ *             to change a shared leaf makes a private copy first
  *         T3  an entry is a block or PKV_NO_BLOCK (rolled off), and counts as one reference to the
  *             block, however many tables share the leaf
  *         T4  pages == entries in use, over all leaves of the table
@@ -45,20 +45,23 @@ static inline uint32_t pkvi_leaves_for(uint32_t pages) {
 }
 
 /* pre: page < table->pages. */
-uint32_t pkvi_table_get(const struct pkvi_leaves* leaves, const struct pkvi_table* table, uint32_t page);
+uint32_t pkvi_table_get(const struct pkvi_leaves* leaves, const struct pkvi_table* table,
+                        uint32_t page);
 
 /* Replace an entry; the references are the caller's affair. pre: the leaf is private. */
-void pkvi_table_set(struct pkvi_leaves* leaves, struct pkvi_table* table, uint32_t page, uint32_t block);
+void pkvi_table_set(struct pkvi_leaves* leaves, struct pkvi_table* table, uint32_t page,
+                    uint32_t block);
 
 /* Is the leaf of `page` named by another table too? pre: page < table->pages. */
 bool pkvi_table_is_shared(const struct pkvi_leaves* leaves, const struct pkvi_table* table,
                           uint32_t page);
 
-/* Give the table its own copy of the leaf that holds `page`, if it is shared; takes one free leaf then. */
+/* Give the table its own copy of the leaf that holds `page`, if it is shared; takes one free leaf
+ * then. */
 void pkvi_table_own(struct pkvi_leaves* leaves, struct pkvi_table* table, uint32_t page);
 
-/* Append a page whose block already carries the reference. pre: the last leaf is private; if it is full,
- * a leaf is free. */
+/* Append a page whose block already carries the reference. pre: the last leaf is private; if it is
+ * full, a leaf is free. */
 void pkvi_table_push(struct pkvi_leaves* leaves, struct pkvi_table* table, uint32_t block);
 
 /* Make `child`, which is empty, name all of `table`. */

@@ -1,8 +1,9 @@
 /* device.h - what the core asks of a device: memory, copies, and the three K/V operations.
  *
- * Peers: host.c with cpu/ (SIMD kernels), sim.c (deterministic, for tests). The core sees this table
- * only. Preconditions are stated here once, are guaranteed by core/ and api/, and are not checked again:
- * pointers are valid, sizes are nonzero, block numbers name blocks of the space, shapes fit the geometry.
+ * Peers: host.c with cpu/ (SIMD kernels), sim.c (deterministic, for tests). The core sees this
+ * table only. Preconditions are stated here once, are guaranteed by core/ and api/, and are not
+ * checked again: pointers are valid, sizes are nonzero, block numbers name blocks of the space,
+ * shapes fit the geometry.
  *
  * LAYOUT of a block (struct pkvi_layout):
  *
@@ -10,9 +11,9 @@
  *   slab    [K of head 0][K of head 1] ... [V of head 0][V of head 1] ...
  *           K of a head: block_tokens x key_dim elements, V: block_tokens x value_dim
  *
- * The order of elements inside one head's K or V belongs to the device (its write packs, its read unpacks).
- * Each head's piece starts on a 64-byte border. A slab is one contiguous read: what one layer's decode
- * needs of a block. */
+ * The order of elements inside one head's K or V belongs to the device (its write packs, its read
+ * unpacks). Each head's piece starts on a 64-byte border. A slab is one contiguous read: what one
+ * layer's decode needs of a block. */
 #ifndef PKVI_DEVICE_DEVICE_H
 #define PKVI_DEVICE_DEVICE_H
 
@@ -70,10 +71,10 @@ struct pkvi_read_job {
     pkv_array v;
 };
 
-/* Rows starts[e] .. starts[e+1] belong to entry e, whose sequence has lengths[e] tokens including them:
- * row r of e stands at position lengths[e] - starts[e+1] + r. Page p of e is block_table[e * stride + p];
- * pages behind the window may be PKV_NO_BLOCK and must not be read. Slots at and behind lengths[e] hold
- * garbage, NaN included. */
+/* Rows starts[e] .. starts[e+1] belong to entry e, whose sequence has lengths[e] tokens including
+ * them: row r of e stands at position lengths[e] - starts[e+1] + r. Page p of e is block_table[e *
+ * stride + p]; pages behind the window may be PKV_NO_BLOCK and must not be read. Slots at and
+ * behind lengths[e] hold garbage, NaN included. */
 struct pkvi_attend_job {
     const struct pkvi_layout* layout;
     const struct pkvi_space* space;
@@ -100,8 +101,8 @@ struct pkvi_device_ops {
     int (*alloc)(struct pkvi_device* device, uint64_t bytes, void** base);
     void (*free)(struct pkvi_device* device, void* base, uint64_t bytes);
 
-    /* Start copying; *ticket names the copy. Source and destination do not overlap. Copies may complete in
-     * any order. Every ticket must be waited for, once. */
+    /* Start copying; *ticket names the copy. Source and destination do not overlap. Copies may
+     * complete in any order. Every ticket must be waited for, once. */
     int (*copy)(struct pkvi_device* device, void* to, const void* from, uint64_t bytes,
                 uint64_t* ticket);
     /* Wait until a copy has completed and say how it ended. */
@@ -137,7 +138,8 @@ struct pkvi_device_config {
 };
 
 /* Open the device called `name` ("cpu", "sim").
- * Errors  PKV_ENOTSUP (unknown name or isa), PKV_ENOMEM, PKV_EIO (threads), or a fault point's status. */
+ * Errors  PKV_ENOTSUP (unknown name or isa), PKV_ENOMEM, PKV_EIO (threads), or a fault point's
+ *         status. */
 int pkvi_device_open(const char* name, const struct pkvi_device_config* config,
                      struct pkvi_device** device);
 bool pkvi_device_known(const char* name);
@@ -147,8 +149,9 @@ bool pkvi_isa_known(const char* isa); /* compiled in and supported by this proce
 int pkvi_host_open(const struct pkvi_device_config* config, struct pkvi_device** device);
 int pkvi_sim_open(const struct pkvi_device_config* config, struct pkvi_device** device);
 
-/* The specification: attention in double precision, one element at a time, no cleverness; and storing and
- * reading element by element through the plain order [token][dim]. The simulated device runs on it. */
+/* The specification: attention in double precision, one element at a time, no cleverness; and
+ * storing and reading element by element through the plain order [token][dim]. The simulated device
+ * runs on it. */
 int pkvi_reference_attend(const struct pkvi_attend_job* job);
 int pkvi_reference_write(const struct pkvi_write_job* job);
 int pkvi_reference_read(const struct pkvi_read_job* job);

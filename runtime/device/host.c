@@ -1,8 +1,8 @@
 /* host.c - the CPU device: host memory, memcpy, and the kernels in cpu/.
  *
- * Copies are done when they are submitted; the ticket carries how they ended to wait(). Fault points that speak
- * of completions (drop, corrupt) do here what a DMA engine would do: nothing arrives, or bits are wrong and the
- * engine's checksum says so. */
+ * Copies are done when they are submitted; the ticket carries how they ended to wait(). Fault
+ * points that speak of completions (drop, corrupt) do here what a DMA engine would do: nothing
+ * arrives, or bits are wrong and the engine's checksum says so. */
 #include "device/cpu/attend.h"
 #include "device/device.h"
 
@@ -23,7 +23,8 @@ static struct host* host_of(struct pkvi_device* device) {
     return (struct host*)device;
 }
 
-/* ---- Levels ------------------------------------------------------------------------------------ */
+/* ---- Levels
+ * ------------------------------------------------------------------------------------ */
 
 static const struct pkvi_kernels* const levels[] = {
 #if defined(__x86_64__)
@@ -47,14 +48,15 @@ bool pkvi_isa_known(const char* isa) {
     return pkvi_kernels_find(isa) != NULL;
 }
 
-/* ---- Memory ------------------------------------------------------------------------------------ */
+/* ---- Memory
+ * ------------------------------------------------------------------------------------ */
 
-/* Anonymous pages are zeroed, cost nothing until touched, and may become huge pages, which halve the price of
- * reading blocks in random order. */
+/* Anonymous pages are zeroed, cost nothing until touched, and may become huge pages, which halve
+ * the price of reading blocks in random order. */
 static int host_alloc(struct pkvi_device* device, uint64_t bytes, void** base) {
     PKVI_TRY(pkvi_fault_check(host_of(device)->faults, PKVI_FAULT_DEVICE_ALLOC));
-    void* memory =
-        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) return PKV_ENOMEM;
 #ifdef MADV_HUGEPAGE
     madvise(memory, bytes, MADV_HUGEPAGE); /* advice: refusal is fine */
@@ -69,7 +71,8 @@ static void host_free(struct pkvi_device* device, void* base, uint64_t bytes) {
 }
 
 /* How a copy that was told to misbehave ends. */
-static int finish_copy(struct host* host, unsigned char* to, uint64_t bytes, struct pkvi_fault fault) {
+static int finish_copy(struct host* host, unsigned char* to, uint64_t bytes,
+                       struct pkvi_fault fault) {
     switch (fault.action) {
     case PKVI_ACT_RETURN:
         return fault.status;
@@ -109,7 +112,8 @@ static int host_zero(struct pkvi_device* device, void* to, uint64_t bytes) {
     return PKV_OK;
 }
 
-/* ---- K/V --------------------------------------------------------------------------------------- */
+/* ---- K/V
+ * --------------------------------------------------------------------------------------- */
 
 static int host_write(struct pkvi_device* device, const struct pkvi_write_job* job) {
     PKVI_TRY(pkvi_fault_check(host_of(device)->faults, PKVI_FAULT_DEVICE_WRITE));
@@ -128,7 +132,8 @@ static int host_attend(struct pkvi_device* device, const struct pkvi_attend_job*
     return pkvi_attender_run(host->attender, job);
 }
 
-/* ---- Open and close ---------------------------------------------------------------------------- */
+/* ---- Open and close
+ * ---------------------------------------------------------------------------- */
 
 static void host_close(struct pkvi_device* device) {
     struct host* host = host_of(device);

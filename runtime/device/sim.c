@@ -1,10 +1,10 @@
 /* sim.c - the deterministic device: everything that a real one may do to us, in virtual time.
  *
- * Writes, reads and attention run on the scalar reference. Copies are asynchronous: each gets a due time
- * drawn from a seeded generator, so that they complete in another order than they were submitted in. A
- * copy's bytes land when the virtual clock has reached its due time and the device is entered next, in the
- * order of due times; waiting moves the clock forward. A copy that nobody waits for still lands, late, over
- * whatever its destination has become by then.
+ * Writes, reads and attention run on the scalar reference. Copies are asynchronous: each gets a due
+ * time drawn from a seeded generator, so that they complete in another order than they were
+ * submitted in. A copy's bytes land when the virtual clock has reached its due time and the device
+ * is entered next, in the order of due times; waiting moves the clock forward. A copy that nobody
+ * waits for still lands, late, over whatever its destination has become by then.
  *
  *     free --copy--> in flight --due--> landed --wait--> free
  *                                         '--wait, dup--> again --due or fence--> free
@@ -17,13 +17,14 @@
  *                        delay: it is late
  *                        drop: its completion never comes; waiting gives up after a virtual second
  *                        dup: the transfer is repeated; see below
- *                        corrupt(n): n random bits flip on the way; the device's checksum notices: PKV_EIO
+ *                        corrupt(n): n random bits flip on the way; the device's checksum notices:
+ *                        PKV_EIO
  *   device.zero, device.write, device.read, device.attend   return, delay
  *
- * A repeated transfer lands a second time when it is due, or at the next fence: an operation other than a
- * copy, or the first copy after all others were waited for. So it is harmless exactly when nobody touches
- * the memory of a batch of copies, by a further copy or by hand, before all of the batch has been waited
- * for. A device that could land later than that would be beyond any defence.
+ * A repeated transfer lands a second time when it is due, or at the next fence: an operation other
+ * than a copy, or the first copy after all others were waited for. So it is harmless exactly when
+ * nobody touches the memory of a batch of copies, by a further copy or by hand, before all of the
+ * batch has been waited for. A device that could land later than that would be beyond any defence.
  *
  * Threads: a mutex orders the queue; the jobs of write, read and attend run outside it. */
 #include "device/device.h"
@@ -68,7 +69,8 @@ static struct sim* sim_of(struct pkvi_device* device) {
     return (struct sim*)device;
 }
 
-/* ---- The queue --------------------------------------------------------------------------------- */
+/* ---- The queue
+ * --------------------------------------------------------------------------------- */
 
 static void set_state(struct sim* sim, struct copy* copy, enum copy_state state) {
     sim->counts[copy->state]--;
@@ -150,9 +152,11 @@ static uint64_t pass_until(struct sim* sim, uint64_t due_us) {
     return due_us;
 }
 
-/* ---- Copies ------------------------------------------------------------------------------------ */
+/* ---- Copies
+ * ------------------------------------------------------------------------------------ */
 
-/* A slot for a further copy: a first one is a fence, and repetitions make room when nothing else does. */
+/* A slot for a further copy: a first one is a fence, and repetitions make room when nothing else
+ * does. */
 static struct copy* take_slot(struct sim* sim) {
     const bool is_first = sim->counts[IN_FLIGHT] + sim->counts[LANDED] == 0;
     settle(sim);
@@ -234,7 +238,8 @@ static int sim_wait(struct pkvi_device* device, uint64_t ticket) {
     return status;
 }
 
-/* ---- Memory ------------------------------------------------------------------------------------ */
+/* ---- Memory
+ * ------------------------------------------------------------------------------------ */
 
 static int sim_alloc(struct pkvi_device* device, uint64_t bytes, void** base) {
     struct sim* sim = sim_of(device);
@@ -265,7 +270,8 @@ static int sim_zero(struct pkvi_device* device, void* to, uint64_t bytes) {
     return PKV_OK;
 }
 
-/* ---- Jobs -------------------------------------------------------------------------------------- */
+/* ---- Jobs
+ * -------------------------------------------------------------------------------------- */
 
 static int sim_write(struct pkvi_device* device, const struct pkvi_write_job* job) {
     struct sim* sim = sim_of(device);
@@ -288,7 +294,8 @@ static int sim_attend(struct pkvi_device* device, const struct pkvi_attend_job* 
     return pkvi_reference_attend(job);
 }
 
-/* ---- Open and close ---------------------------------------------------------------------------- */
+/* ---- Open and close
+ * ---------------------------------------------------------------------------- */
 
 /* The arena is gone by now, and with it everything that was in flight. */
 static void sim_close(struct pkvi_device* device) {

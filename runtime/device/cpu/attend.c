@@ -1,10 +1,12 @@
 /* attend.c - the driver of attention on the CPU: cuts a call into items and hands them to threads.
  *
  *   entry   one sequence of the call: (new tokens x heads of a KV group) rows for each KV head
- *   item    up to PKVI_ITEM_ROWS rows: all KV heads of a decode row together, so that a block's slab is
- *           visited once; or a tile of rows of one KV head of a long chunk, so that K and V are reused
- *   part    one split of an item. Only when there are too few items for the threads are the splits of an
- *           item computed apart and merged afterwards, in the order in which one thread would have done it
+ *   item    up to PKVI_ITEM_ROWS rows: all KV heads of a decode row together, so that a block's
+ *           slab is visited once; or a tile of rows of one KV head of a long chunk, so that K and V
+ *           are reused
+ *   part    one split of an item. Only when there are too few items for the threads are the splits
+ *           of an item computed apart and merged afterwards, in the order in which one thread would
+ *           have done it
  *
  * Threads take parts from a shared counter. Each works in a workspace of its own. */
 #include "device/cpu/attend.h"
@@ -20,9 +22,9 @@ struct cut {
     uint32_t rows;       /* of one KV head of one item */
     uint32_t head_tiles;
     uint32_t row_tiles;
-    uint32_t splits;          /* parts of one item; 1: the item is computed whole */
-    uint64_t partial_floats;  /* of one part */
-    float* partials;          /* [items][splits][partial_floats]; NULL when splits is 1 */
+    uint32_t splits;         /* parts of one item; 1: the item is computed whole */
+    uint64_t partial_floats; /* of one part */
+    float* partials;         /* [items][splits][partial_floats]; NULL when splits is 1 */
 };
 
 struct pkvi_attender {
@@ -39,7 +41,8 @@ struct pkvi_attender {
     _Atomic uint32_t next_part;
 };
 
-/* ---- Open and close ---------------------------------------------------------------------------- */
+/* ---- Open and close
+ * ---------------------------------------------------------------------------- */
 
 static void place_workspaces(struct pkvi_attender* attender, uint64_t q, uint64_t state,
                              uint64_t tiles) {
@@ -63,8 +66,8 @@ static int open_memory(struct pkvi_attender* attender, const struct pkvi_device_
     struct pkvi_mem* mem = config->mem;
     PKVI_TRY(pkvi_mem_take(mem, attender->worker_count, sizeof *attender->workspaces,
                            (void**)&attender->workspaces));
-    PKVI_TRY(pkvi_mem_take(mem, attender->worker_count * all, sizeof(float),
-                           (void**)&attender->floats));
+    PKVI_TRY(
+        pkvi_mem_take(mem, attender->worker_count * all, sizeof(float), (void**)&attender->floats));
     PKVI_TRY(pkvi_mem_take(mem, attender->worker_count > 1 ? PARTIAL_FLOATS : 0, sizeof(float),
                            (void**)&attender->partials));
     PKVI_TRY(pkvi_mem_take(mem, config->plan_sequences_max, sizeof *attender->cuts,
@@ -100,7 +103,8 @@ void pkvi_attender_close(struct pkvi_attender* attender, struct pkvi_mem* mem) {
     pkvi_mem_give(mem, attender);
 }
 
-/* ---- Cutting ----------------------------------------------------------------------------------- */
+/* ---- Cutting
+ * ----------------------------------------------------------------------------------- */
 
 static uint32_t min_u32(uint32_t a, uint32_t b) {
     return a < b ? a : b;
@@ -147,7 +151,8 @@ static void cut_job(struct pkvi_attender* attender, const struct pkvi_attend_job
         items += item_count(&attender->cuts[e]);
     }
     const bool is_scarce = items < wanted;
-    const uint32_t heads_max = is_scarce ? pkvi_ceil_div(kv_heads, attender->worker_count) : kv_heads;
+    const uint32_t heads_max =
+        is_scarce ? pkvi_ceil_div(kv_heads, attender->worker_count) : kv_heads;
     uint64_t used = 0;
     attender->parts = 0;
     for (uint32_t e = 0; e < job->entries; e++) {
@@ -161,7 +166,8 @@ static void cut_job(struct pkvi_attender* attender, const struct pkvi_attend_job
     }
 }
 
-/* ---- Working ----------------------------------------------------------------------------------- */
+/* ---- Working
+ * ----------------------------------------------------------------------------------- */
 
 /* The entry that part number `part` belongs to. */
 static uint32_t entry_of_part(const struct pkvi_attender* attender, uint32_t part) {
@@ -197,7 +203,8 @@ static struct pkvi_item make_item(const struct pkvi_attender* attender, uint32_t
     };
 }
 
-/* Partial states of an item are packed by its true size, which may be less than that of a full one. */
+/* Partial states of an item are packed by its true size, which may be less than that of a full
+ * one. */
 static float* item_partials(const struct cut* cut, uint32_t index) {
     return cut->partials + (uint64_t)index * cut->splits * cut->partial_floats;
 }
@@ -238,7 +245,8 @@ static void merge_entry(struct pkvi_attender* attender, uint32_t entry) {
     }
 }
 
-/* ---- The call ---------------------------------------------------------------------------------- */
+/* ---- The call
+ * ---------------------------------------------------------------------------------- */
 
 static bool head_is_finite(const pkv_array* array, uint64_t first, uint32_t dim) {
     uint32_t worst = 0;

@@ -1,14 +1,17 @@
-/* attend.h - attention on the CPU: what the driver (attend.c) and the kernels (attend_kernel.h) share.
+/* attend.h - attention on the CPU: what the driver (attend.c) and the kernels (attend_kernel.h)
+ * share.
  *
- * The driver cuts a call into items; a kernel works one item off. The cuts that decide the result are fixed
- * positions of the sequence and nothing else:
+ * The driver cuts a call into items; a kernel works one item off. The cuts that decide the result
+ * are fixed positions of the sequence and nothing else:
  *
- *   positions   |<-- split (PKVI_SPLIT_TOKENS) -->|<-- split -->| ...      summed apart, merged in order
- *               | chunk | chunk | ...                                      one softmax update each
- *               | tile | tile | tile | tile |                              16 tokens, one vector of scores
+ *   positions   |<-- split (PKVI_SPLIT_TOKENS) -->|<-- split -->| ...      summed apart, merged in
+ *               order | chunk | chunk | ...                                      one softmax update
+ *               each | tile | tile | tile | tile |                              16 tokens, one
+ *               vector of scores
  *
- * Rows are independent of each other and an invisible chunk leaves a row's state as it was, bit for bit. So a
- * row's output does not depend on which rows share its item, which items there are, or who runs them. */
+ * Rows are independent of each other and an invisible chunk leaves a row's state as it was, bit for
+ * bit. So a row's output does not depend on which rows share its item, which items there are, or
+ * who runs them. */
 #ifndef PKVI_DEVICE_CPU_ATTEND_H
 #define PKVI_DEVICE_CPU_ATTEND_H
 
@@ -22,8 +25,8 @@ enum {
     PKVI_ITEM_ROWS = 128, /* query rows of one item, over all its heads */
 };
 
-/* Rows of one item: `rows` (token, head) pairs of each of `kv_heads` KV heads. Row r of KV head h is token
- * r / group_heads of the entry, query head h * group_heads + r % group_heads. */
+/* Rows of one item: `rows` (token, head) pairs of each of `kv_heads` KV heads. Row r of KV head h
+ * is token r / group_heads of the entry, query head h * group_heads + r % group_heads. */
 struct pkvi_item {
     uint32_t entry;
     uint32_t kv_head; /* first */
@@ -43,8 +46,8 @@ struct pkvi_workspace {
     float* tiles; /* gathered K and V of one chunk, for blocks shorter than a tile */
 };
 
-/* The state of one row's online softmax (Milakov, Gimelshein, 2018): output so far [value_dim], then the
- * highest score, then the sum of the weights relative to it. */
+/* The state of one row's online softmax (Milakov, Gimelshein, 2018): output so far [value_dim],
+ * then the highest score, then the sum of the weights relative to it. */
 static inline uint32_t pkvi_state_floats(uint32_t value_dim) {
     return value_dim + PKVI_TILE_TOKENS; /* keeps rows aligned */
 }

@@ -1,17 +1,19 @@
 /* attend_kernel.h - the attention kernel: one source, compiled once for each instruction set.
  *
- * Included by the level_*.c files, after simd.h. Reading order is bottom up: attend() at the end walks splits
- * and chunks; a chunk is scored (qk), weighted (softmax) and summed (pv) for up to ROWS_MAX rows at once, so
- * that each vector of K or V is loaded once for all rows that share the KV head.
+ * Included by the level_*.c files, after simd.h. Reading order is bottom up: attend() at the end
+ * walks splits and chunks; a chunk is scored (qk), weighted (softmax) and summed (pv) for up to
+ * ROWS_MAX rows at once, so that each vector of K or V is loaded once for all rows that share the
+ * KV head.
  *
- *   qk    scores[row][16 tokens] += K[dim][16 tokens] * q[row][dim]     two sums a row: even and odd dims
+ *   qk    scores[row][16 tokens] += K[dim][16 tokens] * q[row][dim]     two sums a row: even and
+ *         odd dims
  *   pv    out[row][dims]         += V[token][dims] * weight[row][token] tokens in order
  *
- * While a chunk is computed, the same head's pieces of the next chunk are prefetched into L2: blocks lie
- * anywhere, so the hardware cannot guess them.
+ * While a chunk is computed, the same head's pieces of the next chunk are prefetched into L2:
+ * blocks lie anywhere, so the hardware cannot guess them.
  *
- * Rows in one call are 8, 4, 2 or 1; the loops over them are unrolled by making `rows` a constant of each
- * instance. An instance does to a row exactly what every other does. */
+ * Rows in one call are 8, 4, 2 or 1; the loops over them are unrolled by making `rows` a constant
+ * of each instance. An instance does to a row exactly what every other does. */
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -31,9 +33,9 @@ struct chunk {
 
 /* Rows of one call: they share the KV head. */
 struct rows {
-    const float* q;  /* [rows][key_dim] */
-    float* states;   /* [rows][state_floats] */
-    uint32_t row;    /* number of the first one in the entry, token-major */
+    const float* q; /* [rows][key_dim] */
+    float* states;  /* [rows][state_floats] */
+    uint32_t row;   /* number of the first one in the entry, token-major */
     uint32_t count;
 };
 
@@ -62,10 +64,12 @@ static uint32_t position_of(const struct context* context, uint32_t row) {
     return context->first_position + row / context->group_heads;
 }
 
-/* ---- Scores ------------------------------------------------------------------------------------ */
+/* ---- Scores
+ * ------------------------------------------------------------------------------------ */
 
 /* Dims d and d + 1 of WIDTH tokens from `lane` on. */
-INLINE void load_k(const unsigned char* k, uint32_t dtype, uint32_t d, int lane, vf* even, vf* odd) {
+INLINE void load_k(const unsigned char* k, uint32_t dtype, uint32_t d, int lane, vf* even,
+                   vf* odd) {
     const size_t at = (size_t)d * PKVI_TILE_TOKENS;
     const float* f32 = (const float*)(const void*)k;
     const uint16_t* u16 = (const uint16_t*)(const void*)k;
@@ -108,9 +112,11 @@ INLINE void qk(const int rows, const uint32_t dtype, const float* q, uint32_t ke
     }
 }
 
-/* ---- Weighted sum ------------------------------------------------------------------------------ */
+/* ---- Weighted sum
+ * ------------------------------------------------------------------------------ */
 
-/* Add `tokens` tokens of one tile to the outputs of `rows` rows, `vectors` vectors of dims at a time. */
+/* Add `tokens` tokens of one tile to the outputs of `rows` rows, `vectors` vectors of dims at a
+ * time. */
 INLINE void pv_tile(const int rows, const int vectors, const uint32_t dtype, const unsigned char* v,
                     uint32_t value_dim, uint32_t d, uint32_t tokens, const float* weights,
                     vf out[ROWS_MAX][4]) {
@@ -122,7 +128,8 @@ INLINE void pv_tile(const int rows, const int vectors, const uint32_t dtype, con
                 const size_t at = (size_t)t * value_dim + d + (size_t)(i * WIDTH);
                 const vf value = dtype == PKV_F32 ? v_load(f32 + at) : v_load_f16(u16 + at);
                 for (int r = 0; r < rows; r++)
-                    out[r][i] = v_fma(value, v_set(weights[r * PKVI_CHUNK_TOKENS + (int)t]), out[r][i]);
+                    out[r][i] =
+                        v_fma(value, v_set(weights[r * PKVI_CHUNK_TOKENS + (int)t]), out[r][i]);
             }
         return;
     }
@@ -170,7 +177,8 @@ INLINE void pv(const int rows, const uint32_t dtype, const struct context* conte
         pv_block(rows, 1, dtype, context, chunk, d, weights, corrections, states);
 }
 
-/* ---- Instances --------------------------------------------------------------------------------- */
+/* ---- Instances
+ * --------------------------------------------------------------------------------- */
 
 typedef void qk_function(const float* q, uint32_t key_dim, const unsigned char* k,
                          const unsigned char* next, float scale, float* scores);
@@ -187,7 +195,7 @@ typedef void pv_function(const struct context* context, const struct chunk* chun
                                     float* states) {                                               \
         pv(rows, PKV_##dtype, context, chunk, weights, corrections, states);                       \
     }
-#define INSTANCES(rows) INSTANCE(rows, F32) INSTANCE(rows, F16) INSTANCE(rows, BF16)
+#define INSTANCES(rows)   INSTANCE(rows, F32) INSTANCE(rows, F16) INSTANCE(rows, BF16)
 #define TABLE(what, rows) {what##_##rows##_F32, what##_##rows##_F16, what##_##rows##_BF16}
 
 INSTANCES(1)
@@ -202,10 +210,12 @@ static qk_function* const qk_table[][3] = {TABLE(qk, 1), TABLE(qk, 2), TABLE(qk,
 static pv_function* const pv_table[][3] = {TABLE(pv, 1), TABLE(pv, 2), TABLE(pv, 4)};
 #endif
 
-/* ---- Masks and softmax ------------------------------------------------------------------------- */
+/* ---- Masks and softmax
+ * ------------------------------------------------------------------------- */
 
 /* Can a row at `position` see all of [begin, end)? */
-static bool sees_all(const pkv_group_config* group, uint32_t position, uint32_t begin, uint32_t end) {
+static bool sees_all(const pkv_group_config* group, uint32_t position, uint32_t begin,
+                     uint32_t end) {
     if (end > position + 1) return false;
     return group->window == 0 || end <= group->sinks || position - begin < group->window;
 }
@@ -235,7 +245,8 @@ static vi visible_lanes(const pkv_group_config* group, vi positions, uint32_t po
 }
 
 /* Soft cap and mask for the 16 scores of one row and tile that begins at `begin`. */
-static void shape_scores(const struct context* context, uint32_t row, uint32_t begin, float* scores) {
+static void shape_scores(const struct context* context, uint32_t row, uint32_t begin,
+                         float* scores) {
     const pkv_group_config* group = &context->job->layout->group;
     const uint32_t position = position_of(context, row);
     const float cap = context->job->softcap;
@@ -249,8 +260,8 @@ static void shape_scores(const struct context* context, uint32_t row, uint32_t b
     }
 }
 
-/* Turn the scores of one row into weights relative to the new maximum; returns what the sums so far are to be
- * multiplied with. A row that sees nothing of the chunk keeps its state, bit for bit. */
+/* Turn the scores of one row into weights relative to the new maximum; returns what the sums so far
+ * are to be multiplied with. A row that sees nothing of the chunk keeps its state, bit for bit. */
 static float softmax_row(const struct context* context, float* scores, float* state) {
     vf highest = v_load(scores);
     for (int i = WIDTH; i < PKVI_CHUNK_TOKENS; i += WIDTH)
@@ -275,7 +286,8 @@ static float softmax_row(const struct context* context, float* scores, float* st
     return correction;
 }
 
-/* ---- One chunk --------------------------------------------------------------------------------- */
+/* ---- One chunk
+ * --------------------------------------------------------------------------------- */
 
 static int log2_rows(uint32_t count) {
     int log2 = 0;
@@ -335,14 +347,16 @@ static void attend_chunk(const struct context* context, const struct chunk* chun
     }
 }
 
-/* ---- Where a chunk's tiles are ----------------------------------------------------------------- */
+/* ---- Where a chunk's tiles are
+ * ----------------------------------------------------------------- */
 
 static uint32_t tile_tokens(const struct context* context, uint32_t begin) {
     const struct pkvi_item* item = context->item;
     const uint32_t low = position_of(context, item->row);
     const uint32_t high = position_of(context, item->row + item->rows - 1);
     if (begin >= context->end) return 0;
-    if (!sees_any(&context->job->layout->group, low, high, begin, begin + PKVI_TILE_TOKENS)) return 0;
+    if (!sees_any(&context->job->layout->group, low, high, begin, begin + PKVI_TILE_TOKENS))
+        return 0;
     const uint32_t rest = context->end - begin;
     return rest < PKVI_TILE_TOKENS ? rest : PKVI_TILE_TOKENS;
 }
@@ -360,7 +374,8 @@ static void locate_tile(const struct context* context, uint32_t kv_head, uint32_
               offset * group->value_dim * pkvi_dtype_bytes(group->v_dtype);
 }
 
-/* Tiles of small blocks are gathered, token by token, as f32. Tokens that may not be read become zeros. */
+/* Tiles of small blocks are gathered, token by token, as f32. Tokens that may not be read become
+ * zeros. */
 static void gather_tile(const struct context* context, uint32_t kv_head, uint32_t begin, float* k,
                         float* v, struct tile* tile) {
     const struct pkvi_attend_job* job = context->job;
@@ -410,7 +425,8 @@ static void locate_chunk(const struct context* context, uint32_t kv_head, uint32
     }
 }
 
-/* Where to prefetch from while `chunk` is computed: the next one where it can be told, else the chunk itself. */
+/* Where to prefetch from while `chunk` is computed: the next one where it can be told, else the
+ * chunk itself. */
 static void locate_next(const struct context* context, uint32_t kv_head, uint32_t begin,
                         const struct chunk* chunk, struct chunk* next) {
     *next = *chunk;
@@ -422,7 +438,8 @@ static void locate_next(const struct context* context, uint32_t kv_head, uint32_
     }
 }
 
-/* ---- Rows in and out --------------------------------------------------------------------------- */
+/* ---- Rows in and out
+ * --------------------------------------------------------------------------- */
 
 static uint32_t array_row(const struct context* context, uint32_t row) {
     return context->job->starts[context->item->entry] + row / context->group_heads;
@@ -461,7 +478,8 @@ static void merge_state(const struct context* context, float* sum, const float* 
     const float take = v_exp(v_set(split_max - new_max))[0];
     for (uint32_t d = 0; d < context->value_dim; d += WIDTH)
         v_store(sum + d, v_load(sum + d) * keep + v_load(split + d) * take);
-    *state_sum(context, sum) = *state_sum(context, sum) * keep + split[context->value_dim + 1] * take;
+    *state_sum(context, sum) =
+        *state_sum(context, sum) * keep + split[context->value_dim + 1] * take;
     *max = new_max;
 }
 
@@ -488,7 +506,8 @@ static void write_rows(const struct context* context, float* states) {
             write_row(context, index, context->item->row + r, states);
 }
 
-/* ---- Items ------------------------------------------------------------------------------------- */
+/* ---- Items
+ * ------------------------------------------------------------------------------------- */
 
 static struct context make_context(const struct pkvi_attend_job* job, const struct pkvi_item* item,
                                    const struct pkvi_workspace* workspace) {
@@ -548,7 +567,7 @@ static void merge(const struct pkvi_attend_job* job, const struct pkvi_item* ite
     const size_t count = (size_t)item->rows * item->kv_heads;
     clear_states(&context, workspace->sum, count);
     for (uint32_t split = 0; split < splits; split++)
-        merge_states(&context, workspace->sum,
-                     item->partial + split * count * context.state_floats, count);
+        merge_states(&context, workspace->sum, item->partial + split * count * context.state_floats,
+                     count);
     write_rows(&context, workspace->sum);
 }

@@ -1,7 +1,7 @@
 /* element.h - one element at a time: reading, writing and rounding f32, f16 and bf16 in plain C.
  *
- * Conversions are written with integers, so that they give the same bits with every compiler and flag. Both
- * 16-bit types round to nearest, ties to even. */
+ * Conversions are written with integers, so that they give the same bits with every compiler and
+ * flag. Both 16-bit types round to nearest, ties to even. */
 #ifndef PKVI_DEVICE_CPU_ELEMENT_H
 #define PKVI_DEVICE_CPU_ELEMENT_H
 
@@ -46,7 +46,7 @@ static inline uint16_t pkvi_float_to_f16(float value) {
     const uint32_t magnitude = bits & 0x7fffffff;
     if (magnitude > 0x7f800000) return sign | 0x7e00;  /* NaN */
     if (magnitude >= 0x477ff000) return sign | 0x7c00; /* rounds to 2^16 or more: infinity */
-    if (magnitude < 0x38800000) {                      /* below 2^-14: subnormal, in units of 2^-24 */
+    if (magnitude < 0x38800000) { /* below 2^-14: subnormal, in units of 2^-24 */
         const float shifted = pkvi_bits_float(magnitude) + 0.5F; /* the addition rounds to even */
         return (uint16_t)(sign | (pkvi_float_bits(shifted) - 0x3f000000));
     }
@@ -75,7 +75,8 @@ static inline float pkvi_element_round(float value, uint32_t dtype) {
                             : pkvi_bf16_to_float(pkvi_float_to_bf16(value));
 }
 
-static inline float pkvi_array_get(const pkv_array* array, uint64_t row, uint64_t head, uint64_t d) {
+static inline float pkvi_array_get(const pkv_array* array, uint64_t row, uint64_t head,
+                                   uint64_t d) {
     const uint64_t index = row * array->row_stride + head * array->head_stride + d;
     return pkvi_element_get(array->data, index, array->dtype);
 }

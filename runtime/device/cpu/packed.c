@@ -1,11 +1,12 @@
-/* packed.c - writes K and V into the packed order, and reads them back. See packed.h for the order. */
+/* packed.c - writes K and V into the packed order, and reads them back. See packed.h for the
+ * order. */
 #include "device/cpu/packed.h"
 
 #include "device/cpu/element.h"
 #include <math.h>
 
-/* Where one token's element 0 is, and how far its elements are apart: constant for f32 and f16, and for bf16
- * between pairs and inside them. */
+/* Where one token's element 0 is, and how far its elements are apart: constant for f32 and f16, and
+ * for bf16 between pairs and inside them. */
 struct lane {
     unsigned char* data;
     uint32_t dim;

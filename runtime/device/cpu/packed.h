@@ -1,14 +1,14 @@
 /* packed.h - the order of elements inside one head's K or V, as the kernels want it.
  *
- *   K   tiles of 16 tokens, each [dim][16 tokens]: one vector is one dim of 16 tokens, so that scores of
- *       16 tokens grow in the lanes of one register and nothing is summed across lanes
+ *   K   tiles of 16 tokens, each [dim][16 tokens]: one vector is one dim of 16 tokens, so that
+ *       scores of 16 tokens grow in the lanes of one register and nothing is summed across lanes
  *   V   [token][dim]: one vector is 16 dims of a token, so that the output grows in registers
  *
- *   bf16 is stored in pairs: K [dim/2][16 tokens][2], V [token/2][dim][2]. A pair widens to two f32 vectors by a
- *   shift and a mask, and is what dot-product instructions take.
+ *   bf16 is stored in pairs: K [dim/2][16 tokens][2], V [token/2][dim][2]. A pair widens to two f32
+ *   vectors by a shift and a mask, and is what dot-product instructions take.
  *
- * A block of fewer than 16 tokens holds a tile of as many tokens as it has; attention gathers 16 of them
- * before it computes. A block of one token cannot pair V. */
+ * A block of fewer than 16 tokens holds a tile of as many tokens as it has; attention gathers 16 of
+ * them before it computes. A block of one token cannot pair V. */
 #ifndef PKVI_DEVICE_CPU_PACKED_H
 #define PKVI_DEVICE_CPU_PACKED_H
 

@@ -1,8 +1,9 @@
 /* reference.c - the specification: what write, read and attend mean, in the plainest terms.
  *
- * Attention is summed in double precision, one element at a time, in two passes over the scores; no row knows
- * of another. Every kernel is compared with this file, and the simulated device runs on it. K and V of a
- * head lie in the plain order [token][dim]; a packed device has its own write and read.
+ * Attention is summed in double precision, one element at a time, in two passes over the scores; no
+ * row knows of another. Every kernel is compared with this file, and the simulated device runs on
+ * it. K and V of a head lie in the plain order [token][dim]; a packed device has its own write and
+ * read.
  *
  * Nothing here is fast on purpose, and nothing here may be made clever. */
 #include "device/cpu/element.h"
@@ -24,7 +25,8 @@ static unsigned char* token_at(const struct pkvi_layout* layout, const struct pk
            (size_t)token * group->key_dim * pkvi_dtype_bytes(group->k_dtype);
 }
 
-/* ---- Write and read ---------------------------------------------------------------------------- */
+/* ---- Write and read
+ * ---------------------------------------------------------------------------- */
 
 /* One side, K or V, of a write or read job. */
 struct side {
@@ -90,7 +92,8 @@ int pkvi_reference_read(const struct pkvi_read_job* job) {
     return PKV_OK;
 }
 
-/* ---- Attend ------------------------------------------------------------------------------------ */
+/* ---- Attend
+ * ------------------------------------------------------------------------------------ */
 
 /* One query row of one head. */
 struct query {

@@ -1,11 +1,11 @@
 /* simd.h - the vocabulary that the kernels are written in: one vector of WIDTH floats.
  *
- * Arithmetic uses the compiler's vector types; what they cannot say (fused multiply-add, maximum, f16) is an
- * intrinsic for each instruction set. Include it after the level has been chosen by one of
- * PKVI_LEVEL_AVX512, PKVI_LEVEL_AVX2, PKVI_LEVEL_NEON, PKVI_LEVEL_SCALAR.
+ * Arithmetic uses the compiler's vector types; what they cannot say (fused multiply-add, maximum,
+ * f16) is an intrinsic for each instruction set. Include it after the level has been chosen by one
+ * of PKVI_LEVEL_AVX512, PKVI_LEVEL_AVX2, PKVI_LEVEL_NEON, PKVI_LEVEL_SCALAR.
  *
- * Fused multiply-add is always explicit and the level files forbid contraction, so that the same row gives the
- * same bits in whichever instance of a kernel it is computed. */
+ * Fused multiply-add is always explicit and the level files forbid contraction, so that the same
+ * row gives the same bits in whichever instance of a kernel it is computed. */
 #ifndef PKVI_DEVICE_CPU_SIMD_H
 #define PKVI_DEVICE_CPU_SIMD_H
 
@@ -125,8 +125,9 @@ static inline float v_reduce_add(vf value) {
 
 /* e^x for x <= 0; results below the smallest normal number may become 0.
  *
- * x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7 (error below 2^-26), times 2^n by
- * adding n to the exponent. n is rounded by adding 1.5 * 2^23, which moves the integer into the low bits. */
+ * x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7 (error below
+ * 2^-26), times 2^n by adding n to the exponent. n is rounded by adding 1.5 * 2^23, which moves the
+ * integer into the low bits. */
 static inline vf v_exp(vf x) {
     const float magic = 0x1.8p23F;
     const vf clamped = v_max(x, v_set(-87.0F));

@@ -1,8 +1,9 @@
 /* threads.c - see threads.h.
  *
- * A job is published under the lock with a new number; sleeping threads wake, take indices from a shared
- * counter until none is left, and report back. The caller does the same and then waits for the last one.
- * Waking costs some microseconds, so that a job of a single index is run by the caller alone. */
+ * A job is published under the lock with a new number; sleeping threads wake, take indices from a
+ * shared counter until none is left, and report back. The caller does the same and then waits for
+ * the last one. Waking costs some microseconds, so that a job of a single index is run by the
+ * caller alone. */
 #include "device/cpu/threads.h"
 
 #include <pthread.h>
@@ -114,8 +115,8 @@ int pkvi_threads_open(struct pkvi_threads** threads, struct pkvi_mem* mem,
                       struct pkvi_faults* faults, uint32_t count, pkv_parallel_hook hook) {
     const uint32_t workers = hook.run == NULL ? count - 1 : 0;
     struct pkvi_threads* opened;
-    PKVI_TRY(pkvi_mem_take(mem, 1, sizeof *opened + workers * sizeof *opened->workers,
-                           (void**)&opened));
+    PKVI_TRY(
+        pkvi_mem_take(mem, 1, sizeof *opened + workers * sizeof *opened->workers, (void**)&opened));
     opened->hook = hook;
     pthread_mutex_init(&opened->turn, NULL);
     pthread_mutex_init(&opened->lock, NULL);

@@ -1,10 +1,11 @@
 /* threads.h - a fixed set of threads that run the same task over a range of indices.
  *
- * Why     Creating threads per call costs more than a decode step of a small model. The threads are made
- *         with the device and sleep between jobs.
+ * Why     Creating threads per call costs more than a decode step of a small model. The threads are
+ *         made with the device and sleep between jobs.
  * Holds   H1  pkvi_threads_run returns when every index has been run, exactly once
  *         H2  the caller takes part, so that `count` threads means count - 1 of our own
- * Threads one job at a time; a second caller waits. Which thread runs which index is not defined: tasks
+ * Threads one job at a time; a second caller waits. Which thread runs which index is not defined:
+ * tasks
  *         must not depend on it. */
 #ifndef PKVI_DEVICE_CPU_THREADS_H
 #define PKVI_DEVICE_CPU_THREADS_H
