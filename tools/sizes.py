@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("include", "runtime", "python", "tests", "tools", "examples")
 FILE_LINES = 400
 FUNCTION_LINES = 70
-# The first line of a C function stands at the left margin; its end is a brace there.
+# A C function starts at the left margin and ends with a brace there; its body is what counts.
 _C_FUNCTION = re.compile(
     r"^[A-Za-z_][^;={}]*?(\w+)\([^;{}]*\)\s*\{$(.*?)^\}", re.MULTILINE | re.DOTALL
 )
@@ -31,7 +31,7 @@ def c_functions(path: Path) -> Iterator[Function]:
     text = path.read_text()
     for match in _C_FUNCTION.finditer(text):
         line = text.count("\n", 0, match.start()) + 1
-        yield Function(f"{path.relative_to(ROOT)}:{line} {match[1]}", match[2].count("\n") + 1)
+        yield Function(f"{path.relative_to(ROOT)}:{line} {match[1]}", match[2].count("\n"))
 
 
 def python_functions(path: Path) -> Iterator[Function]:

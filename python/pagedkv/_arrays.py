@@ -20,13 +20,12 @@ from .errors import InvalidArgument
 __all__ = [
     "DTYPES",
     "View",
-    "check_shape",
     "dtype_code",
+    "expect",
     "like",
     "numpy_dtype",
     "overlap",
     "pack",
-    "view",
 ]
 
 # The names of element types everywhere in Python, and enum pkv_dtype.
@@ -149,17 +148,27 @@ def _resolve_dtype(name: str, code: int | None, is_bits: bool, got: str, dtype: 
     return code
 
 
-def check_shape(
-    name: str, shape: tuple[int, ...], expected: tuple[int | None, ...], words: str
-) -> None:
-    """Compare with `expected`, in which None stands for any size but 0."""
-    matches = len(shape) == len(expected) and all(
+def expect(
+    name: str,
+    array: Any,
+    shape: tuple[int | None, ...],
+    words: str,
+    dtype: str | None = None,
+    writable: bool = False,
+) -> View:
+    """A view of an array that must have `shape`, called `words`; None in it is any size but 0."""
+    found = view(name, array, dtype, writable)
+    if found.shape != shape and not _fits(found.shape, shape):
+        sizes = ", ".join("any" if want is None else str(want) for want in shape)
+        raise InvalidArgument(f"{name}: expected shape ({sizes}) = {words}, got {found.shape}")
+    return found
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(expected) and all(
         size == want if want is not None else size > 0
         for size, want in zip(shape, expected, strict=True)
     )
-    if not matches:
-        sizes = ", ".join("any" if want is None else str(want) for want in expected)
-        raise InvalidArgument(f"{name}: expected shape ({sizes}) = {words}, got {shape}")
 
 
 def pack(name: str, array: View, into: Any) -> None:

@@ -194,11 +194,8 @@ class Cache:
         rows = max(0, last - first)
         k = np.empty((rows, self.kv_heads, self.head_dim), kind)
         v = np.empty((rows, self.kv_heads, self.value_dim), kind)
-        pair = ffi.new("pkv_array[2]")
-        if rows:
-            arrays.pack("k", arrays.view("k", k, dtype), pair[0])
-            arrays.pack("v", arrays.view("v", v, dtype), pair[1])
-        status = lib.pkv_seq_read(handle, sequence._handle, index, first, last, pair, pair + 1)
+        pair = self._key_value(k, v, dtype, rows, "end - begin") if rows else [ffi.NULL] * 2
+        status = lib.pkv_seq_read(handle, sequence._handle, index, first, last, *pair)
         check(status, f"Cache.read: tokens [{first}, {last})")
         return k, v
 
@@ -294,6 +291,18 @@ class Cache:
         if sequence._cache is not self:
             raise StaleHandle("sequence: it belongs to another cache")
         return sequence._live()
+
+    def _key_value(
+        self, k: Any, v: Any, dtype: str | None, rows: int, word: str
+    ) -> tuple[Any, Any]:
+        """Pointers to a pkv_array of K and one of V, which must have `rows` rows."""
+        k_words, v_words = f"[{word}, kv_heads, head_dim]", f"[{word}, kv_heads, value_dim]"
+        k_view = arrays.expect("k", k, (rows, self.kv_heads, self.head_dim), k_words, dtype)
+        v_view = arrays.expect("v", v, (rows, self.kv_heads, self.value_dim), v_words, dtype)
+        pair = ffi.new("pkv_array[2]")
+        arrays.pack("k", k_view, pair[0])
+        arrays.pack("v", v_view, pair[1])
+        return pair, pair + 1
 
     def _layer(self, layer: int) -> int:
         index = unsigned("layer", layer)

@@ -11,7 +11,7 @@ import numpy as np
 from ._ffi import check, ffi, lib
 from ._tokens import TokenArray, Tokens, UnknownTokens, token_array
 from ._values import unsigned
-from .errors import Error, StaleHandle
+from .errors import Error, OutOfRange, StaleHandle
 
 if TYPE_CHECKING:
     from ._cache import Cache
@@ -77,9 +77,9 @@ class Sequence:
         check(lib.pkv_seq_truncate(self._live(), self._handle, tokens), "Sequence.truncate")
 
     def append(self, tokens: Tokens) -> TokenArray:
-        """Reserve slots for new tokens, for programs that compute with kernels of their own.
+        """Reserve slots for new tokens whose K and V come from elsewhere, not from a step.
 
-        Write K and V of the tokens to the slots, then commit(); truncate(len(seq)) gives them up.
+        Then write() each layer and commit(); truncate(len(seq)) gives the tokens up.
 
         tokens   [count] ids, or UnknownTokens(count)
         Returns  uint32 [count]: slot of each token, block * block_tokens + offset
@@ -96,6 +96,23 @@ class Sequence:
         status = lib.pkv_seq_append(self._live(), self._handle, pointer, count, out)
         check(status, "Sequence.append")
         return slots
+
+    def write(self, layer: int, k: Any, v: Any, *, dtype: str | None = None) -> None:
+        """Store K and V of the appended tokens for one layer, converted to the types of the cache.
+
+        k, v    [seq.reserved, kv_heads, head_dim] and [seq.reserved, kv_heads, value_dim]; types,
+                strides, `dtype` as for Step.write
+
+        Raises InvalidArgument, Busy (in a step), OutOfRange (layer; nothing appended), NonFinite,
+        DeviceIOError. After the last two the slots of this layer hold nothing defined: write again.
+        """
+        index = self._cache._layer(layer)
+        reserved = self.reserved
+        if reserved == 0:
+            raise OutOfRange("Sequence.write: no tokens have been appended")
+        pair = self._cache._key_value(k, v, dtype, reserved, "seq.reserved")
+        status = lib.pkv_seq_write(self._live(), self._handle, index, *pair)
+        check(status, "Sequence.write: k or v")
 
     def commit(self) -> None:
         """Declare the K and V of appended tokens computed. Raises Busy (in a step)."""

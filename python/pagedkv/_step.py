@@ -96,12 +96,8 @@ class Step:
         """
         cache = self._cache
         index = cache._layer(layer)
-        k_view = self._rows("k", k, dtype, (self.tokens, cache.kv_heads, cache.head_dim))
-        v_view = self._rows("v", v, dtype, (self.tokens, cache.kv_heads, cache.value_dim), "value")
-        pair = ffi.new("pkv_array[2]")
-        arrays.pack("k", k_view, pair[0])
-        arrays.pack("v", v_view, pair[1])
-        status = lib.pkv_write(cache._live(), self._handle, index, pair, pair + 1)
+        pair = cache._key_value(k, v, dtype, self.tokens, "step.tokens")
+        status = lib.pkv_write(cache._live(), self._handle, index, *pair)
         if status:
             raise self._error(status, "Step.write: k or v")
 
@@ -162,7 +158,8 @@ class Step:
         """
         cache = self._cache
         index = cache._layer(layer)
-        q_view = self._rows("q", q, dtype, (self.tokens, None, cache.head_dim), heads="heads")
+        words = "[step.tokens, heads, head_dim]"
+        q_view = arrays.expect("q", q, (self.tokens, None, cache.head_dim), words, dtype)
         heads = q_view.shape[1]
         if heads % cache.kv_heads:
             raise InvalidArgument(
@@ -171,7 +168,8 @@ class Step:
         shape = (self.tokens, heads, cache.value_dim)
         if out is None:
             out = arrays.like(q, q_view, shape)
-        out_view = self._rows("out", out, dtype, shape, "value", "heads", writable=True)
+        words = "[step.tokens, heads, value_dim]"
+        out_view = arrays.expect("out", out, shape, words, dtype, writable=True)
         call = ffi.new("pkv_attention*")
         arrays.pack("q", q_view, call.q)
         arrays.pack("out", out_view, call.out)
@@ -267,21 +265,6 @@ class Step:
         self._handle = _CLOSED
         self._sequences = []
 
-    def _rows(
-        self,
-        name: str,
-        array: Any,
-        dtype: str | None,
-        shape: tuple[int | None, ...],
-        dim: str = "head",
-        heads: str = "kv_heads",
-        writable: bool = False,
-    ) -> arrays.View:
-        found = arrays.view(name, array, dtype, writable)
-        if found.shape != shape:
-            arrays.check_shape(name, found.shape, shape, f"[step.tokens, {heads}, {dim}_dim]")
-        return found
-
     def _error(self, status: int, what: str) -> Error:
         if status == lib.PKV_ESTALE and self.closed:
             return StaleHandle(f"{what.split(':')[0]}: the step has been committed or aborted")
@@ -325,8 +308,7 @@ def _softcap(softcap: float) -> float:
 
 
 def _lse_pointer(lse: Any, shape: tuple[int, int]) -> Any:
-    found = arrays.view("lse", lse, "f32", writable=True)
-    arrays.check_shape("lse", found.shape, shape, "[step.tokens, heads]")
+    found = arrays.expect("lse", lse, shape, "[step.tokens, heads]", "f32", writable=True)
     if found.strides != (4 * shape[1], 4) or found.pointer % 4:
         raise InvalidArgument("lse: expected a contiguous, aligned array")
     return ffi.cast("float*", found.pointer)

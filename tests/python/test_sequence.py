@@ -5,7 +5,7 @@ import gc
 import numpy as np
 import pagedkv
 import pytest
-from support import BLOCK, grow, make_cache, vectors
+from support import BLOCK, LAYERS, grow, make_cache, vectors
 
 
 def test_length_and_state() -> None:
@@ -164,3 +164,23 @@ def test_unknown_tokens_are_not_cached() -> None:
     assert repr(pagedkv.UnknownTokens(3)) == "UnknownTokens(3)"
     with pytest.raises(pagedkv.InvalidArgument, match="^count: "):
         pagedkv.UnknownTokens(-3)
+
+
+def test_write_appended_tokens() -> None:
+    """K and V that were computed elsewhere come in without a step, and are shared like others."""
+    prompt = list(range(BLOCK + 1))
+    with make_cache() as cache:
+        with cache.sequence() as sequence:
+            with pytest.raises(pagedkv.OutOfRange, match="no tokens have been appended"):
+                sequence.write(0, vectors(prompt, 0), vectors(prompt, 100))
+            sequence.append(prompt)
+            with pytest.raises(pagedkv.InvalidArgument, match=r"^k: .*= \[seq.reserved, kv_heads"):
+                sequence.write(0, vectors(prompt[1:], 0), vectors(prompt, 100))
+            with pytest.raises(pagedkv.OutOfRange, match="^layer: "):
+                sequence.write(LAYERS, vectors(prompt, 0), vectors(prompt, 100))
+            for layer in range(LAYERS):
+                sequence.write(layer, vectors(prompt, layer), vectors(prompt, 100 + layer))
+            sequence.commit()
+        with cache.sequence() as again:
+            assert again.match(prompt) == BLOCK
+            np.testing.assert_array_equal(cache.read(again, 1)[0], vectors(prompt[:BLOCK], 1))
