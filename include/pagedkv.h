@@ -78,8 +78,7 @@ extern "C" {
 #define PKV_API
 #endif
 
-/* ---- Version and status
- * ----------------------------------------------------------------------- */
+/* ---- Version and status ---------------------------------------------------------------------- */
 
 #define PKV_VERSION_MAJOR 0
 #define PKV_VERSION_MINOR 1
@@ -122,8 +121,7 @@ PKV_API uint32_t pkv_version(void);
 PKV_API const char* pkv_status_name(int status);
 PKV_API const char* pkv_status_message(int status);
 
-/* ---- Configuration
- * ---------------------------------------------------------------------------- */
+/* ---- Configuration --------------------------------------------------------------------------- */
 
 enum pkv_limit {
     PKV_GROUPS_MAX = 8,         /* groups in a config; this version takes exactly one */
@@ -209,8 +207,7 @@ PKV_API int pkv_config_init(pkv_config* config, uint32_t version);
  * Errors  PKV_EINVAL, PKV_EVERSION, PKV_ENOTSUP, PKV_ETOOBIG. */
 PKV_API int pkv_config_check(const pkv_config* config, const char** why, pkv_sizes* sizes);
 
-/* ---- Cache
- * ------------------------------------------------------------------------------------ */
+/* ---- Cache ----------------------------------------------------------------------------------- */
 
 typedef struct pkv_cache pkv_cache;
 
@@ -262,8 +259,7 @@ PKV_API int pkv_cache_stats(pkv_cache* cache, pkv_stats* stats);
 /* The instruction set level that the cache's kernels run with: "scalar", "avx2", ... Static. */
 PKV_API const char* pkv_cache_isa(const pkv_cache* cache);
 
-/* ---- Sequences
- * -------------------------------------------------------------------------------- */
+/* ---- Sequences ------------------------------------------------------------------------------- */
 
 /* An array [rows][heads][dim] in host memory (of the CPU device). The dims of a head are
  * contiguous; strides are in elements, 0 meaning packed: head_stride = dim, row_stride = heads *
@@ -350,8 +346,7 @@ PKV_API int pkv_seq_write(pkv_cache* cache, pkv_seq seq, uint32_t layer, const p
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan). */
 PKV_API int pkv_seq_commit(pkv_cache* cache, pkv_seq seq);
 
-/* ---- Steps: plan, write, attend, commit
- * ------------------------------------------------------- */
+/* ---- Steps: plan, write, attend, commit ------------------------------------------------------ */
 
 typedef struct pkv_plan {
     uint64_t id;
@@ -440,8 +435,7 @@ PKV_API int pkv_plan_abort(pkv_cache* cache, pkv_plan plan);
 PKV_API int pkv_seq_read(pkv_cache* cache, pkv_seq seq, uint32_t layer, uint32_t begin,
                          uint32_t end, const pkv_array* k, const pkv_array* v);
 
-/* ---- Checking
- * --------------------------------------------------------------------------------- */
+/* ---- Checking -------------------------------------------------------------------------------- */
 
 typedef struct pkv_report {
     const char* broken;        /* the first invariant that does not hold, by its name in DESIGN.md;
@@ -494,8 +488,7 @@ PKV_API uint32_t pkv_fault_count(void);
  * Errors  PKV_EINVAL, PKV_ERANGE. */
 PKV_API int pkv_fault_get(pkv_cache* cache, uint32_t index, pkv_fault_info* info);
 
-/* ---- Clock and trace
- * -------------------------------------------------------------------------- */
+/* ---- Clock and trace ------------------------------------------------------------------------- */
 
 /* Microseconds since the cache was created: of the monotonic clock, or of the virtual one
  * ("sim"). */

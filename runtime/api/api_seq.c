@@ -124,8 +124,7 @@ int pkv_seq_commit(pkv_cache* cache, pkv_seq seq) {
     return pkvi_unlock(cache, commit_seq(cache, seq));
 }
 
-/* ---- K/V in and out
- * ---------------------------------------------------------------------------- */
+/* ---- K/V in and out -------------------------------------------------------------------------- */
 
 enum { CHUNK_TOKENS = 256 };
 

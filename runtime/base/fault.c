@@ -127,8 +127,7 @@ void pkvi_faults_counts(struct pkvi_faults* faults, enum pkvi_fault_point point,
     pthread_mutex_unlock(&state->lock);
 }
 
-/* ---- Visits
- * ------------------------------------------------------------------------------------ */
+/* ---- Visits ---------------------------------------------------------------------------------- */
 
 static struct pkvi_fault_term* current_term(struct pkvi_fault_program* program) {
     for (uint32_t i = 0; i < program->term_count; i++) {

@@ -98,8 +98,7 @@ static bool take_percent(struct cursor* cursor, double* percent) {
     return true;
 }
 
-/* ---- Terms
- * ------------------------------------------------------------------------------------- */
+/* ---- Terms ----------------------------------------------------------------------------------- */
 
 enum argument_kind { NO_ARGUMENT, A_NUMBER, A_STATUS };
 
@@ -173,8 +172,7 @@ static int parse_term(struct cursor* cursor, struct pkvi_fault_term* term) {
     return parse_argument(cursor, action->argument, term);
 }
 
-/* ---- Parts
- * ------------------------------------------------------------------------------------- */
+/* ---- Parts ----------------------------------------------------------------------------------- */
 
 /* Does `pattern` name `point`? A final * stands for any ending. */
 static bool names_point(const char* pattern, size_t length, enum pkvi_fault_point point) {

@@ -45,8 +45,7 @@ static void clear(pkv_cache* cache) {
     memset(checker->extent_states, EXTENT_HELD, cache->arena.extent_count);
 }
 
-/* ---- Sequences and tables
- * ---------------------------------------------------------------------- */
+/* ---- Sequences and tables -------------------------------------------------------------------- */
 
 static bool may_be_rolled(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t page) {
     if (page >= seq->rolled_end) return false;
@@ -131,8 +130,7 @@ static const char* check_seqs(pkv_cache* cache) {
     return check_leaves(cache);
 }
 
-/* ---- Prefix index
- * ------------------------------------------------------------------------------ */
+/* ---- Prefix index ---------------------------------------------------------------------------- */
 
 static bool keys_are_equal(const pkv_cache* cache, uint32_t a, uint32_t b) {
     const struct pkvi_prefix* prefix = &cache->prefix;
@@ -189,8 +187,7 @@ static const char* check_prefix(pkv_cache* cache) {
     return check_idle(cache);
 }
 
-/* ---- Pool and arena
- * ---------------------------------------------------------------------------- */
+/* ---- Pool and arena -------------------------------------------------------------------------- */
 
 static const char* check_arena(pkv_cache* cache) {
     const struct pkvi_arena* arena = &cache->arena;
@@ -247,8 +244,7 @@ static const char* check_pool(pkv_cache* cache) {
     return NULL;
 }
 
-/* ---- Plans
- * ------------------------------------------------------------------------------------- */
+/* ---- Plans ----------------------------------------------------------------------------------- */
 
 static const char* check_row(const pkv_cache* cache, const struct pkvi_plan* plan, uint32_t index) {
     const struct pkvi_seq* seq;
@@ -278,8 +274,7 @@ static const char* check_plans(pkv_cache* cache) {
     return NULL;
 }
 
-/* ---- Digests
- * ----------------------------------------------------------------------------------- */
+/* ---- Digests --------------------------------------------------------------------------------- */
 
 static uint64_t fold(uint64_t digest, uint64_t value) {
     uint64_t state = digest ^ value;

@@ -4,8 +4,7 @@
 #include "core/cache.h"
 #include <string.h>
 
-/* ---- Slots and handles
- * ------------------------------------------------------------------------- */
+/* ---- Slots and handles ----------------------------------------------------------------------- */
 
 static int open_arrays(struct pkvi_plan* plan, struct pkvi_mem* mem, const pkv_config* config,
                        uint32_t stride) {
@@ -72,8 +71,7 @@ static void close_plan(pkv_cache* cache, struct pkvi_plan* plan) {
     cache->plans.open_count--;
 }
 
-/* ---- Begin
- * ------------------------------------------------------------------------------------- */
+/* ---- Begin ----------------------------------------------------------------------------------- */
 
 /* Turn one public entry into a reservation; `serial` finds a sequence that is named twice. */
 static int admit_entry(pkv_cache* cache, const pkv_entry* entry, uint64_t serial,
@@ -167,8 +165,7 @@ int pkvi_seq_append(pkv_cache* cache, const pkv_entry* entry, uint32_t* slots) {
     return PKV_OK;
 }
 
-/* ---- End
- * --------------------------------------------------------------------------------------- */
+/* ---- End ------------------------------------------------------------------------------------- */
 
 static struct pkvi_seq* release_entry(pkv_cache* cache, const struct pkvi_plan* plan,
                                       uint32_t index) {

@@ -28,8 +28,7 @@ void pkvi_scratch_close(struct pkvi_scratch* scratch, struct pkvi_mem* mem) {
     pkvi_mem_give(mem, scratch->items);
 }
 
-/* ---- Decide
- * ------------------------------------------------------------------------------------ */
+/* ---- Decide ---------------------------------------------------------------------------------- */
 
 struct need {
     uint64_t blocks;
@@ -103,8 +102,7 @@ static int decide_evictions(pkv_cache* cache, uint64_t blocks, uint32_t* evictio
     return pkvi_pool_admit(&cache->pool, (uint32_t)blocks, *evictions);
 }
 
-/* ---- Take and move
- * ----------------------------------------------------------------------------- */
+/* ---- Take and move --------------------------------------------------------------------------- */
 
 static void take_blocks(pkv_cache* cache, uint32_t blocks, uint32_t evictions) {
     for (uint32_t i = 0; i < evictions; i++) {
@@ -174,8 +172,7 @@ static int copy_tails(pkv_cache* cache, uint32_t count) {
     return status;
 }
 
-/* ---- Apply
- * ------------------------------------------------------------------------------------- */
+/* ---- Apply ----------------------------------------------------------------------------------- */
 
 static void replace_tail(pkv_cache* cache, struct pkvi_seq* seq, uint32_t block) {
     const uint32_t page = seq->table.pages - 1;

@@ -71,8 +71,7 @@ uint32_t pkvi_seq_slot(const pkv_cache* cache, const struct pkvi_seq* seq, uint3
     return block * block_tokens + position % block_tokens;
 }
 
-/* ---- Create, fork, free
- * ------------------------------------------------------------------------ */
+/* ---- Create, fork, free ---------------------------------------------------------------------- */
 
 int pkvi_seq_create(pkv_cache* cache, uint64_t tenant, pkv_seq* handle) {
     PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_SEQ_CREATE));
@@ -109,8 +108,7 @@ int pkvi_seq_free(pkv_cache* cache, struct pkvi_seq* seq) {
     return PKV_OK;
 }
 
-/* ---- Match
- * ------------------------------------------------------------------------------------- */
+/* ---- Match ----------------------------------------------------------------------------------- */
 
 /* Walk the index along `tokens`; blocks found go to `blocks`. Returns how many pages. */
 static uint32_t walk_prefix(const pkv_cache* cache, uint64_t tenant, const uint32_t* tokens,
@@ -153,8 +151,7 @@ int pkvi_seq_match(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* token
     return PKV_OK;
 }
 
-/* ---- Truncate
- * ---------------------------------------------------------------------------------- */
+/* ---- Truncate -------------------------------------------------------------------------------- */
 
 /* Tokens before this position are behind the window of a sequence of `length` tokens. */
 static uint32_t window_begin(const pkv_cache* cache, uint32_t length) {
@@ -206,8 +203,7 @@ void pkvi_seq_drop_reserved(pkv_cache* cache, struct pkvi_seq* seq) {
     cut_to(cache, seq, seq->length);
 }
 
-/* ---- Commit
- * ------------------------------------------------------------------------------------ */
+/* ---- Commit ---------------------------------------------------------------------------------- */
 
 /* Another sequence computed the same page first: use its block and give ours back. */
 static void share_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page, uint32_t block) {

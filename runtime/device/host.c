@@ -23,8 +23,7 @@ static struct host* host_of(struct pkvi_device* device) {
     return (struct host*)device;
 }
 
-/* ---- Levels
- * ------------------------------------------------------------------------------------ */
+/* ---- Levels ---------------------------------------------------------------------------------- */
 
 static const struct pkvi_kernels* const levels[] = {
 #if defined(__x86_64__)
@@ -48,8 +47,7 @@ bool pkvi_isa_known(const char* isa) {
     return pkvi_kernels_find(isa) != NULL;
 }
 
-/* ---- Memory
- * ------------------------------------------------------------------------------------ */
+/* ---- Memory ---------------------------------------------------------------------------------- */
 
 /* Anonymous pages are zeroed, cost nothing until touched, and may become huge pages, which halve
  * the price of reading blocks in random order. */
@@ -112,8 +110,7 @@ static int host_zero(struct pkvi_device* device, void* to, uint64_t bytes) {
     return PKV_OK;
 }
 
-/* ---- K/V
- * --------------------------------------------------------------------------------------- */
+/* ---- K/V ------------------------------------------------------------------------------------- */
 
 static int host_write(struct pkvi_device* device, const struct pkvi_write_job* job) {
     PKVI_TRY(pkvi_fault_check(host_of(device)->faults, PKVI_FAULT_DEVICE_WRITE));
@@ -132,8 +129,7 @@ static int host_attend(struct pkvi_device* device, const struct pkvi_attend_job*
     return pkvi_attender_run(host->attender, job);
 }
 
-/* ---- Open and close
- * ---------------------------------------------------------------------------- */
+/* ---- Open and close -------------------------------------------------------------------------- */
 
 static void host_close(struct pkvi_device* device) {
     struct host* host = host_of(device);

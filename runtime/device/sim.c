@@ -69,8 +69,7 @@ static struct sim* sim_of(struct pkvi_device* device) {
     return (struct sim*)device;
 }
 
-/* ---- The queue
- * --------------------------------------------------------------------------------- */
+/* ---- The queue ------------------------------------------------------------------------------- */
 
 static void set_state(struct sim* sim, struct copy* copy, enum copy_state state) {
     sim->counts[copy->state]--;
@@ -152,8 +151,7 @@ static uint64_t pass_until(struct sim* sim, uint64_t due_us) {
     return due_us;
 }
 
-/* ---- Copies
- * ------------------------------------------------------------------------------------ */
+/* ---- Copies ---------------------------------------------------------------------------------- */
 
 /* A slot for a further copy: a first one is a fence, and repetitions make room when nothing else
  * does. */
@@ -238,8 +236,7 @@ static int sim_wait(struct pkvi_device* device, uint64_t ticket) {
     return status;
 }
 
-/* ---- Memory
- * ------------------------------------------------------------------------------------ */
+/* ---- Memory ---------------------------------------------------------------------------------- */
 
 static int sim_alloc(struct pkvi_device* device, uint64_t bytes, void** base) {
     struct sim* sim = sim_of(device);
@@ -270,8 +267,7 @@ static int sim_zero(struct pkvi_device* device, void* to, uint64_t bytes) {
     return PKV_OK;
 }
 
-/* ---- Jobs
- * -------------------------------------------------------------------------------------- */
+/* ---- Jobs ------------------------------------------------------------------------------------ */
 
 static int sim_write(struct pkvi_device* device, const struct pkvi_write_job* job) {
     struct sim* sim = sim_of(device);
@@ -294,8 +290,7 @@ static int sim_attend(struct pkvi_device* device, const struct pkvi_attend_job* 
     return pkvi_reference_attend(job);
 }
 
-/* ---- Open and close
- * ---------------------------------------------------------------------------- */
+/* ---- Open and close -------------------------------------------------------------------------- */
 
 /* The arena is gone by now, and with it everything that was in flight. */
 static void sim_close(struct pkvi_device* device) {

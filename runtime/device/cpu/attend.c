@@ -41,8 +41,7 @@ struct pkvi_attender {
     _Atomic uint32_t next_part;
 };
 
-/* ---- Open and close
- * ---------------------------------------------------------------------------- */
+/* ---- Open and close -------------------------------------------------------------------------- */
 
 static void place_workspaces(struct pkvi_attender* attender, uint64_t q, uint64_t state,
                              uint64_t tiles) {
@@ -103,8 +102,7 @@ void pkvi_attender_close(struct pkvi_attender* attender, struct pkvi_mem* mem) {
     pkvi_mem_give(mem, attender);
 }
 
-/* ---- Cutting
- * ----------------------------------------------------------------------------------- */
+/* ---- Cutting --------------------------------------------------------------------------------- */
 
 static uint32_t min_u32(uint32_t a, uint32_t b) {
     return a < b ? a : b;
@@ -166,8 +164,7 @@ static void cut_job(struct pkvi_attender* attender, const struct pkvi_attend_job
     }
 }
 
-/* ---- Working
- * ----------------------------------------------------------------------------------- */
+/* ---- Working --------------------------------------------------------------------------------- */
 
 /* The entry that part number `part` belongs to. */
 static uint32_t entry_of_part(const struct pkvi_attender* attender, uint32_t part) {
@@ -245,8 +242,7 @@ static void merge_entry(struct pkvi_attender* attender, uint32_t entry) {
     }
 }
 
-/* ---- The call
- * ---------------------------------------------------------------------------------- */
+/* ---- The call -------------------------------------------------------------------------------- */
 
 static bool head_is_finite(const pkv_array* array, uint64_t first, uint32_t dim) {
     uint32_t worst = 0;

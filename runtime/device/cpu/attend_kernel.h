@@ -64,8 +64,7 @@ static uint32_t position_of(const struct context* context, uint32_t row) {
     return context->first_position + row / context->group_heads;
 }
 
-/* ---- Scores
- * ------------------------------------------------------------------------------------ */
+/* ---- Scores ---------------------------------------------------------------------------------- */
 
 /* Dims d and d + 1 of WIDTH tokens from `lane` on. */
 INLINE void load_k(const unsigned char* k, uint32_t dtype, uint32_t d, int lane, vf* even,
@@ -112,8 +111,7 @@ INLINE void qk(const int rows, const uint32_t dtype, const float* q, uint32_t ke
     }
 }
 
-/* ---- Weighted sum
- * ------------------------------------------------------------------------------ */
+/* ---- Weighted sum ---------------------------------------------------------------------------- */
 
 /* Add `tokens` tokens of one tile to the outputs of `rows` rows, `vectors` vectors of dims at a
  * time. */
@@ -177,8 +175,7 @@ INLINE void pv(const int rows, const uint32_t dtype, const struct context* conte
         pv_block(rows, 1, dtype, context, chunk, d, weights, corrections, states);
 }
 
-/* ---- Instances
- * --------------------------------------------------------------------------------- */
+/* ---- Instances ------------------------------------------------------------------------------- */
 
 typedef void qk_function(const float* q, uint32_t key_dim, const unsigned char* k,
                          const unsigned char* next, float scale, float* scores);
@@ -210,8 +207,7 @@ static qk_function* const qk_table[][3] = {TABLE(qk, 1), TABLE(qk, 2), TABLE(qk,
 static pv_function* const pv_table[][3] = {TABLE(pv, 1), TABLE(pv, 2), TABLE(pv, 4)};
 #endif
 
-/* ---- Masks and softmax
- * ------------------------------------------------------------------------- */
+/* ---- Masks and softmax ----------------------------------------------------------------------- */
 
 /* Can a row at `position` see all of [begin, end)? */
 static bool sees_all(const pkv_group_config* group, uint32_t position, uint32_t begin,
@@ -286,8 +282,7 @@ static float softmax_row(const struct context* context, float* scores, float* st
     return correction;
 }
 
-/* ---- One chunk
- * --------------------------------------------------------------------------------- */
+/* ---- One chunk ------------------------------------------------------------------------------- */
 
 static int log2_rows(uint32_t count) {
     int log2 = 0;
@@ -347,8 +342,7 @@ static void attend_chunk(const struct context* context, const struct chunk* chun
     }
 }
 
-/* ---- Where a chunk's tiles are
- * ----------------------------------------------------------------- */
+/* ---- Where a chunk's tiles are --------------------------------------------------------------- */
 
 static uint32_t tile_tokens(const struct context* context, uint32_t begin) {
     const struct pkvi_item* item = context->item;
@@ -438,8 +432,7 @@ static void locate_next(const struct context* context, uint32_t kv_head, uint32_
     }
 }
 
-/* ---- Rows in and out
- * --------------------------------------------------------------------------- */
+/* ---- Rows in and out ------------------------------------------------------------------------- */
 
 static uint32_t array_row(const struct context* context, uint32_t row) {
     return context->job->starts[context->item->entry] + row / context->group_heads;
@@ -506,8 +499,7 @@ static void write_rows(const struct context* context, float* states) {
             write_row(context, index, context->item->row + r, states);
 }
 
-/* ---- Items
- * ------------------------------------------------------------------------------------- */
+/* ---- Items ----------------------------------------------------------------------------------- */
 
 static struct context make_context(const struct pkvi_attend_job* job, const struct pkvi_item* item,
                                    const struct pkvi_workspace* workspace) {

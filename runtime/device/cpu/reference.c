@@ -25,8 +25,7 @@ static unsigned char* token_at(const struct pkvi_layout* layout, const struct pk
            (size_t)token * group->key_dim * pkvi_dtype_bytes(group->k_dtype);
 }
 
-/* ---- Write and read
- * ---------------------------------------------------------------------------- */
+/* ---- Write and read -------------------------------------------------------------------------- */
 
 /* One side, K or V, of a write or read job. */
 struct side {
@@ -92,8 +91,7 @@ int pkvi_reference_read(const struct pkvi_read_job* job) {
     return PKV_OK;
 }
 
-/* ---- Attend
- * ------------------------------------------------------------------------------------ */
+/* ---- Attend ---------------------------------------------------------------------------------- */
 
 /* One query row of one head. */
 struct query {
