@@ -1,0 +1,340 @@
+/* scenario.c - see scenario.h. Steps stand in the order in which they run. */
+#include "sweep/scenario.h"
+
+#include <string.h>
+
+enum { A, B, C, D }; /* sequences: B is a fork of A, C shares its prefix, D is of another tenant */
+
+enum { DIM = SCENARIO_DIM };
+
+pkv_config scenario_config(const char* device) {
+    pkv_config config;
+    pkv_config_init(&config, PKV_VERSION);
+    config.device = device;
+    config.faults = "";
+    config.groups[0] =
+        (pkv_group_config){.layers = 1, .kv_heads = 1, .key_dim = DIM, .block_tokens = 4};
+    config.blocks = 12;
+    config.sequences_max = SCENARIO_SEQS;
+    config.sequence_tokens_max = SCENARIO_TOKENS;
+    config.plan_tokens_max = SCENARIO_TOKENS;
+    config.trace_events_max = 32;
+    config.seed = 11;
+    return config;
+}
+
+void scenario_start(scenario* s, pkv_cache* cache) {
+    memset(s, 0, sizeof *s);
+    s->cache = cache;
+    for (uint32_t i = 0; i < SCENARIO_TOKENS; i++)
+        s->tokens[i] = 100 + i;
+}
+
+/* ---- Parts of steps ---------------------------------------------------------------------------- */
+
+static void expect(scenario* s, bool holds) {
+    if (!holds) s->is_wrong = true;
+}
+
+static int create(scenario* s, uint32_t which, uint64_t tenant) {
+    pkv_seq seq;
+    const int status = pkv_seq_create(s->cache, tenant, &seq);
+    if (status == PKV_OK) s->seqs[which] = seq;
+    return status;
+}
+
+static int begin(scenario* s, const pkv_entry* entries, uint32_t count) {
+    pkv_plan plan;
+    const int status = pkv_plan_begin(s->cache, entries, count, &plan);
+    if (status == PKV_OK) s->plan = plan;
+    return status;
+}
+
+/* K of row i is first + i in all elements, V the negative. */
+static void fill(scenario* s, uint32_t rows, uint32_t first) {
+    for (uint32_t i = 0; i < rows * DIM; i++) {
+        s->k[i] = (float)(first + i / DIM);
+        s->v[i] = -s->k[i];
+    }
+}
+
+static int write_plan(scenario* s, uint32_t rows, uint32_t first) {
+    const pkv_array k = {.data = s->k};
+    const pkv_array v = {.data = s->v};
+    fill(s, rows, first);
+    return pkv_write(s->cache, s->plan, 0, &k, &v);
+}
+
+static int attend(scenario* s) {
+    memset(s->k, 0, sizeof s->k);
+    const pkv_attention attention = {
+        .q = {.data = s->k}, .out = {.data = s->out}, .lse = s->lse, .query_heads = 1};
+    return pkv_attend(s->cache, s->plan, 0, &attention);
+}
+
+/* Read one position and compare K and V with `want`. */
+static int read_one(scenario* s, uint32_t which, uint32_t position, float want) {
+    float k[DIM];
+    float v[DIM];
+    const pkv_array k_array = {.data = k};
+    const pkv_array v_array = {.data = v};
+    const int status =
+        pkv_seq_read(s->cache, s->seqs[which], 0, position, position + 1, &k_array, &v_array);
+    if (status != PKV_OK) return status;
+    for (uint32_t d = 0; d < DIM; d++) {
+        expect(s, k[d] == want);
+        expect(s, v[d] == -want);
+    }
+    return PKV_OK;
+}
+
+/* ---- A is computed ----------------------------------------------------------------------------- */
+
+static int create_a(scenario* s) {
+    return create(s, A, 1);
+}
+
+static int match_a(scenario* s) {
+    const int status = pkv_seq_match(s->cache, s->seqs[A], s->tokens, 10, &s->matched);
+    if (status == PKV_OK) expect(s, s->matched == 0);
+    return status;
+}
+
+static int begin_a(scenario* s) {
+    const pkv_entry entry = {s->seqs[A], s->tokens, 10};
+    return begin(s, &entry, 1);
+}
+
+static int info_a(scenario* s) {
+    pkv_plan_info info;
+    const int status = pkv_plan_get_info(s->cache, s->plan, 0, &info);
+    if (status == PKV_OK) expect(s, info.tokens == 10 && info.positions[9] == 9);
+    return status;
+}
+
+static int write_a(scenario* s) {
+    return write_plan(s, 10, 0);
+}
+
+static int attend_a(scenario* s) {
+    const int status = attend(s);
+    if (status == PKV_OK) expect(s, s->out[9 * DIM] == -4.5F);
+    return status;
+}
+
+static int commit_plan(scenario* s) {
+    return pkv_plan_commit(s->cache, s->plan);
+}
+
+/* ---- B is a fork of A; both go on -------------------------------------------------------------- */
+
+static int fork_b(scenario* s) {
+    pkv_seq child;
+    const int status = pkv_seq_fork(s->cache, s->seqs[A], &child);
+    if (status == PKV_OK) s->seqs[B] = child;
+    return status;
+}
+
+static int begin_ab(scenario* s) {
+    const pkv_entry entries[2] = {{s->seqs[A], s->tokens + 10, 1}, {s->seqs[B], s->tokens + 20, 1}};
+    return begin(s, entries, 2);
+}
+
+static int write_ab(scenario* s) {
+    return write_plan(s, 2, 500);
+}
+
+static int read_a(scenario* s) {
+    const int status = read_one(s, A, 10, 500);
+    return status == PKV_OK ? read_one(s, A, 7, 7) : status;
+}
+
+static int read_b(scenario* s) {
+    const int status = read_one(s, B, 10, 501);
+    return status == PKV_OK ? read_one(s, B, 9, 9) : status;
+}
+
+static int info_seq(scenario* s) {
+    pkv_seq_info info;
+    uint32_t blocks[3];
+    int status = pkv_seq_get_info(s->cache, s->seqs[B], &info);
+    if (status == PKV_OK) status = pkv_seq_blocks(s->cache, s->seqs[B], 0, 0, 3, blocks);
+    if (status == PKV_OK) expect(s, info.length == 11 && blocks[0] != blocks[1]);
+    return status;
+}
+
+static int truncate_b(scenario* s) {
+    return pkv_seq_truncate(s->cache, s->seqs[B], 6);
+}
+
+static int append_b(scenario* s) {
+    return pkv_seq_append(s->cache, s->seqs[B], s->tokens + 30, 3, NULL);
+}
+
+static int write_b(scenario* s) {
+    const pkv_array k = {.data = s->k};
+    const pkv_array v = {.data = s->v};
+    fill(s, 3, 600);
+    return pkv_seq_write(s->cache, s->seqs[B], 0, &k, &v);
+}
+
+static int commit_b(scenario* s) {
+    return pkv_seq_commit(s->cache, s->seqs[B]);
+}
+
+static int read_b_again(scenario* s) {
+    const int status = read_one(s, B, 8, 602);
+    return status == PKV_OK ? read_one(s, B, 5, 5) : status;
+}
+
+/* ---- C finds the prefix of A; a plan of it is given up ----------------------------------------- */
+
+static int create_c(scenario* s) {
+    return create(s, C, 1);
+}
+
+static int match_c(scenario* s) {
+    const int status = pkv_seq_match(s->cache, s->seqs[C], s->tokens, 9, &s->matched);
+    if (status == PKV_OK) expect(s, s->matched == 8);
+    return status;
+}
+
+static int begin_c(scenario* s) {
+    const pkv_entry entry = {s->seqs[C], s->tokens + 8, 5};
+    return begin(s, &entry, 1);
+}
+
+static int abort_c(scenario* s) {
+    return pkv_plan_abort(s->cache, s->plan);
+}
+
+static int read_c(scenario* s) {
+    return read_one(s, C, 6, 6);
+}
+
+/* ---- D, of another tenant, takes nearly all ---------------------------------------------------- */
+
+static int free_seq(scenario* s, uint32_t which) {
+    const int status = pkv_seq_free(s->cache, s->seqs[which]);
+    if (status == PKV_OK) s->seqs[which].id = 0;
+    return status;
+}
+
+static int free_a(scenario* s) {
+    return free_seq(s, A);
+}
+
+static int free_b(scenario* s) {
+    return free_seq(s, B);
+}
+
+static int free_c(scenario* s) {
+    return free_seq(s, C);
+}
+
+static int create_d(scenario* s) {
+    return create(s, D, 2);
+}
+
+static int begin_d(scenario* s) {
+    const pkv_entry entry = {s->seqs[D], s->tokens, 46};
+    return begin(s, &entry, 1);
+}
+
+static int write_d(scenario* s) {
+    return write_plan(s, 46, 1000);
+}
+
+static int read_d(scenario* s) {
+    const int status = read_one(s, D, 45, 1045);
+    return status == PKV_OK ? read_one(s, D, 0, 1000) : status;
+}
+
+static int free_d(scenario* s) {
+    return free_seq(s, D);
+}
+
+/* ---- What only looks --------------------------------------------------------------------------- */
+
+static int look_at_cache(scenario* s) {
+    pkv_stats stats = {.struct_size = sizeof stats};
+    pkv_trace_event events[4];
+    uint32_t count;
+    int status = pkv_cache_stats(s->cache, &stats);
+    if (status == PKV_OK) status = pkv_check(s->cache, NULL);
+    if (status == PKV_OK) status = pkv_trace_read(s->cache, events, 4, &count);
+    if (status != PKV_OK) return status;
+    expect(s, stats.blocks_active == 0 && stats.sequences == 0 && stats.plans == 0);
+    expect(s, count == 4);
+    expect(s, pkv_cache_isa(s->cache) != NULL);
+    return PKV_OK;
+}
+
+static int look_at_clock(scenario* s) {
+    const uint64_t now_us = pkv_clock_us(s->cache);
+    const int status = pkv_clock_advance(s->cache, 5);
+    if (status == PKV_ENOTSUP) return PKV_OK; /* not a simulated device */
+    if (status == PKV_OK) expect(s, pkv_clock_us(s->cache) == now_us + 5);
+    return status;
+}
+
+static int look_at_faults(scenario* s) {
+    pkv_fault_info info;
+    expect(s, pkv_fault_count() > 0);
+    expect(s, pkv_faults_set(s->cache, "no.such.point=off", 0) == PKV_EFAULTSPEC);
+    return pkv_fault_get(s->cache, 0, &info);
+}
+
+static int look_at_library(scenario* s) {
+    pkv_config config;
+    pkv_sizes sizes;
+    expect(s, pkv_version() == PKV_VERSION);
+    expect(s, strcmp(pkv_status_name(PKV_EIO), "EIO") == 0);
+    expect(s, pkv_status_message(PKV_EIO) != NULL);
+    const int status = pkv_config_init(&config, PKV_VERSION);
+    if (status != PKV_OK) return status;
+    config = scenario_config("sim");
+    return pkv_config_check(&config, NULL, &sizes);
+}
+
+const scenario_step scenario_steps[] = {
+    {"create a", create_a},
+    {"match a", match_a},
+    {"begin a", begin_a},
+    {"info a", info_a},
+    {"write a", write_a},
+    {"attend a", attend_a},
+    {"commit a", commit_plan},
+    {"fork b", fork_b},
+    {"begin a, b", begin_ab},
+    {"write a, b", write_ab},
+    {"commit a, b", commit_plan},
+    {"read a", read_a},
+    {"read b", read_b},
+    {"info b", info_seq},
+    {"truncate b", truncate_b},
+    {"append b", append_b},
+    {"write b", write_b},
+    {"commit b", commit_b},
+    {"read b again", read_b_again},
+    {"create c", create_c},
+    {"match c", match_c},
+    {"begin c", begin_c},
+    {"abort c", abort_c},
+    {"read c", read_c},
+    {"free a", free_a},
+    {"free b", free_b},
+    {"free c", free_c},
+    {"create d", create_d},
+    {"begin d", begin_d},
+    {"write d", write_d},
+    {"commit d", commit_plan},
+    {"read d", read_d},
+    {"free d", free_d},
+    {"cache", look_at_cache},
+    {"clock", look_at_clock},
+    {"faults", look_at_faults},
+    {"library", look_at_library},
+};
+
+const uint32_t scenario_step_count = sizeof scenario_steps / sizeof *scenario_steps;

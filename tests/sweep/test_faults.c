@@ -1,0 +1,216 @@
+/* test_faults.c - every fault point, at every visit, in a program that calls every public function.
+ *
+ * For each point and each N, the Nth visit fails once (or from then on) while the scenario runs. The step in
+ * which it happens must say so, must leave every sequence as it was, and must succeed when it is called again.
+ * At the end all blocks are back and every value was right. N goes on until the scenario ends without the point
+ * having fired. Points of create are swept in the same way by creating again.
+ *
+ * The table at the end says how often each point was made to act. */
+#include "unit.h"
+
+#include "sweep/scenario.h"
+
+enum { POINTS_MAX = 64, VISITS_MAX = 10000 };
+
+static uint64_t fired_total[POINTS_MAX];
+
+/* What a sweep does to a point. */
+struct form {
+    const char* action;
+    bool is_persistent;
+    bool may_pass; /* the action need not make the step fail */
+};
+
+static const struct form returns_once = {"return(EIO)", false, false};
+static const struct form returns_on = {"return(EIO)", true, false};
+
+static const char* point_name(uint32_t point) {
+    pkv_fault_info info;
+    ASSERT_OK(pkv_fault_get(NULL, point, &info));
+    return info.name;
+}
+
+static uint64_t fired(pkv_cache* cache, uint32_t point) {
+    pkv_fault_info info;
+    ASSERT_OK(pkv_fault_get(cache, point, &info));
+    return info.fired;
+}
+
+static void write_spec(char* spec, size_t bytes, const char* name, uint64_t n, struct form form) {
+    const char* times = form.is_persistent ? "" : "1*";
+    if (n > 0)
+        snprintf(spec, bytes, "%s=%" PRIu64 "*off->%s%s", name, n, times, form.action);
+    else
+        snprintf(spec, bytes, "%s=%s%s", name, times, form.action);
+}
+
+static pkv_report report_of(pkv_cache* cache) {
+    pkv_report report;
+    ASSERT_OK(pkv_check(cache, &report));
+    return report;
+}
+
+/* A step has failed with `status`: nothing has changed, and the next call succeeds. */
+static void recover(scenario* s, uint32_t step, struct form form, pkv_report before) {
+    ASSERT_EQ(report_of(s->cache).sequences_digest, before.sequences_digest);
+    if (form.is_persistent) {
+        ASSERT_NE(scenario_steps[step].run(s), PKV_OK);
+        ASSERT_EQ(report_of(s->cache).sequences_digest, before.sequences_digest);
+        ASSERT_OK(pkv_faults_set(s->cache, "", 0));
+    }
+    ASSERT_OK(scenario_steps[step].run(s));
+}
+
+/* Run the scenario with the Nth visit misbehaving. Returns how often the point acted. */
+static uint64_t run_scenario(const char* device, uint32_t point, uint64_t n, struct form form) {
+    const pkv_config config = scenario_config(device);
+    pkv_cache* cache;
+    scenario s;
+    char spec[120];
+    write_spec(spec, sizeof spec, point_name(point), n, form);
+    ASSERT_OK(pkv_cache_create(&config, &cache));
+    ASSERT_OK(pkv_faults_set(cache, spec, n));
+    scenario_start(&s, cache);
+    uint64_t count = 0;
+    for (uint32_t i = 0; i < scenario_step_count; i++) {
+        const pkv_report before = report_of(cache);
+        const uint64_t fired_before = fired(cache, point);
+        const int status = scenario_steps[i].run(&s);
+        const uint64_t fired_now = fired(cache, point) - fired_before;
+        if (fired_now == 0) ASSERT_OK(status);
+        if (fired_now > 0 && !form.may_pass) ASSERT_STATUS(status, PKV_EIO);
+        if (status != PKV_OK) recover(&s, i, form, before);
+        count += fired_now;
+    }
+    ASSERT(!s.is_wrong);
+    pkv_cache_destroy(cache);
+    return count;
+}
+
+static void sweep_point(const char* device, uint32_t point, struct form form) {
+    for (uint64_t n = 0; n < VISITS_MAX; n++) {
+        const uint64_t count = run_scenario(device, point, n, form);
+        fired_total[point] += count;
+        if (count == 0) return;
+    }
+    ASSERT(!"the point never ceased to fire");
+}
+
+static void skip_without_faults(void) {
+    const pkv_config config = scenario_config("sim");
+    pkv_cache* cache;
+    ASSERT_OK(pkv_cache_create(&config, &cache));
+    const int status = pkv_faults_set(cache, "mem.alloc=off", 0);
+    pkv_cache_destroy(cache);
+    if (status == PKV_ENOTSUP) SKIP("this build has no fault points");
+}
+
+static const char* const devices[] = {"sim", "cpu"};
+
+TEST(every_visit_of_every_point_may_fail_once) {
+    skip_without_faults();
+    for (uint32_t d = 0; d < 2; d++)
+        for (uint32_t point = 0; point < pkv_fault_count(); point++)
+            sweep_point(devices[d], point, returns_once);
+}
+
+TEST(every_visit_of_every_point_may_fail_from_then_on) {
+    skip_without_faults();
+    for (uint32_t d = 0; d < 2; d++)
+        for (uint32_t point = 0; point < pkv_fault_count(); point++)
+            sweep_point(devices[d], point, returns_on);
+}
+
+/* Late, lost, doubled or damaged: a status or nothing, never wrong data. */
+TEST(copies_may_misbehave_in_every_way) {
+    static const char* const actions[] = {"drop", "dup", "delay(3000000)", "corrupt(1)", "corrupt(8)"};
+    skip_without_faults();
+    for (uint32_t d = 0; d < 2; d++)
+        for (uint32_t point = 0; point < pkv_fault_count(); point++)
+            for (size_t a = 0; a < sizeof actions / sizeof *actions; a++)
+                if (strncmp(point_name(point), "device.copy", 11) == 0 &&
+                    !(d == 1 && strncmp(actions[a], "delay", 5) == 0))
+                    sweep_point(devices[d], point, (struct form){actions[a], false, true});
+}
+
+TEST(a_delay_anywhere_is_only_a_delay) {
+    skip_without_faults();
+    for (uint32_t point = 0; point < pkv_fault_count(); point++)
+        sweep_point("sim", point, (struct form){"delay(7)", false, true});
+}
+
+/* ---- Create ------------------------------------------------------------------------------------ */
+
+static int64_t held_bytes;
+
+static void* counting_resize(void* ctx, void* memory, size_t old_bytes, size_t new_bytes) {
+    (void)ctx;
+    held_bytes += (int64_t)new_bytes - (int64_t)old_bytes;
+    if (new_bytes > 0) return malloc(new_bytes);
+    free(memory);
+    return NULL;
+}
+
+/* One attempt to create; nothing may stay behind. */
+static bool create_fails(const char* device, uint32_t point, uint64_t n) {
+    pkv_config config = scenario_config(device);
+    char spec[120];
+    pkv_cache* cache = NULL;
+    write_spec(spec, sizeof spec, point_name(point), n, returns_once);
+    config.faults = spec;
+    config.seed = 0; /* from the operating system: visits seed.read */
+    config.threads = 3;
+    config.memory.resize = counting_resize;
+    held_bytes = 0;
+    const int status = pkv_cache_create(&config, &cache);
+    if (status == PKV_OK) {
+        ASSERT_EQ(fired(cache, point), 0);
+        pkv_cache_destroy(cache);
+    } else {
+        ASSERT_STATUS(status, PKV_EIO);
+        ASSERT_PTR(cache, NULL);
+        fired_total[point]++;
+    }
+    ASSERT_EQ(held_bytes, 0);
+    return status != PKV_OK;
+}
+
+TEST(every_visit_of_every_point_in_create_may_fail) {
+    skip_without_faults();
+    for (uint32_t d = 0; d < 2; d++) {
+        for (uint32_t point = 0; point < pkv_fault_count(); point++) {
+            uint64_t n = 0;
+            while (create_fails(devices[d], point, n))
+                ASSERT_LT(++n, VISITS_MAX);
+        }
+    }
+}
+
+/* The digest, by which all of the above judge, does notice changes. */
+TEST(every_step_that_changes_something_changes_the_digest) {
+    const pkv_config config = scenario_config("sim");
+    pkv_cache* cache;
+    scenario s;
+    ASSERT_OK(pkv_cache_create(&config, &cache));
+    scenario_start(&s, cache);
+    for (uint32_t i = 0; i < scenario_step_count; i++) {
+        static const char* const verbs[] = {"create", "begin",  "commit", "fork", "truncate",
+                                            "append", "abort",  "free"};
+        const pkv_report before = report_of(cache);
+        ASSERT_OK(scenario_steps[i].run(&s));
+        bool changes = false;
+        for (size_t v = 0; v < sizeof verbs / sizeof *verbs; v++)
+            changes |= strncmp(scenario_steps[i].name, verbs[v], strlen(verbs[v])) == 0;
+        if (changes) ASSERT_NE(report_of(cache).sequences_digest, before.sequences_digest);
+    }
+    pkv_cache_destroy(cache);
+}
+
+/* Last, so that it sums up the others. */
+TEST(every_point_acted) {
+    skip_without_faults();
+    for (uint32_t point = 0; point < pkv_fault_count(); point++)
+        printf("  point %s fired %" PRIu64 "\n", point_name(point), fired_total[point]);
+    for (uint32_t point = 0; point < pkv_fault_count(); point++)
+        ASSERT_GT(fired_total[point], 0);
+}
