@@ -124,10 +124,13 @@ def test_counts_of_a_report(tmp_path: Path) -> None:
         "<testcase name='a'/><testcase name='b'/>"
         "<testcase name='c'><failure/></testcase><testcase name='d'><error/></testcase>"
         "<testcase name='e'><skipped message='there is no cargo'/></testcase>"
+        "<testcase name='f'><system-out>ok a\nok b\n7 passed, 0 failed\n</system-out></testcase>"
+        "<testcase name='g'><failure/><system-out>3 passed, 2 failed</system-out></testcase>"
+        "<testcase name='h'><failure/><system-out>4 passed, 0 failed</system-out></testcase>"
         "</testsuite></testsuites>"
     )
     result = tool("dev").junit(report)
-    assert (result.passed, result.failed, result.skipped) == (2, 2, 1)
+    assert (result.passed, result.failed, result.skipped) == (16, 5, 1)
     assert result.notes == ["not run: there is no cargo"]
 
 
