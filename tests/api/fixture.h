@@ -1,7 +1,7 @@
 /* fixture.h - what the tests of the public interface share: a small cache, and tokens in one call.
  *
- * The cache runs on the simulated device, has one layer, one head and blocks of 4 tokens. K and V of a
- * token are told from its id and position, so that what is read back says where it came from:
+ * The cache runs on the simulated device, has one layer, one head and blocks of 4 tokens. K and V
+ * of a token are told from its id and position, so that what is read back says where it came from:
  *
  *     k = 1000 * id + position          v = -k
  *

@@ -35,7 +35,7 @@ TEST(sizes_are_told_without_creating) {
     ASSERT_OK(pkv_config_check(&config, NULL, NULL));
 }
 
-/* ---- Bad fields -------------------------------------------------------------------------------- */
+/* ---- Bad fields ------------------------------------------------------------------------------ */
 
 struct bad {
     const char* field; /* must stand in the explanation */

@@ -1,4 +1,5 @@
-/* test_match.c - the prefix index: what is found, what is not, what stays cached and what is evicted. */
+/* test_match.c - the prefix index: what is found, what is not, what stays cached and what is
+ * evicted. */
 #include "unit.h"
 
 #include "api/fixture.h"

@@ -27,7 +27,8 @@ TEST(a_plan_lists_rows_in_entry_order) {
     for (uint32_t row = 0; row < 6; row++) {
         const uint32_t* table = info.block_table + (row < 2 ? 0 : info.table_stride);
         const uint32_t position = info.positions[row];
-        ASSERT_EQ(info.slots[row], table[position / FIXTURE_BLOCK] * FIXTURE_BLOCK + position % FIXTURE_BLOCK);
+        ASSERT_EQ(info.slots[row],
+                  table[position / FIXTURE_BLOCK] * FIXTURE_BLOCK + position % FIXTURE_BLOCK);
     }
     ASSERT_STATUS(pkv_plan_get_info(cache, plan, 1, &info), PKV_ERANGE);
     pkv_cache_destroy(cache);
@@ -169,7 +170,7 @@ TEST(rows_of_a_steady_batch_are_only_extended) {
     pkv_cache_destroy(cache);
 }
 
-/* ---- Write and attend -------------------------------------------------------------------------- */
+/* ---- Write and attend ------------------------------------------------------------------------ */
 
 TEST(what_is_not_an_array_is_refused) {
     pkv_cache* cache = fixture_open();

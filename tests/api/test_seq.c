@@ -1,4 +1,5 @@
-/* test_seq.c - the life of a sequence: create, append, commit, read, free, and what handles name. */
+/* test_seq.c - the life of a sequence: create, append, commit, read, free, and what handles
+ * name. */
 #include "unit.h"
 
 #include "api/fixture.h"

@@ -1,4 +1,5 @@
-/* test_tenant.c - bytes of one tenant never reach another: blocks are zeroed when they change hands. */
+/* test_tenant.c - bytes of one tenant never reach another: blocks are zeroed when they change
+ * hands. */
 #include "unit.h"
 
 #include "api/fixture.h"
@@ -59,7 +60,9 @@ TEST(a_block_whose_zeroing_failed_is_zeroed_later) {
     pkv_cache* cache = fixture_open();
     fill_pool(cache, 1);
     const pkv_seq seq = fixture_seq(cache, 2);
-    ASSERT_OK(pkv_faults_set(cache, "device.zero=3*off->return(EIO)", 1));
+    const int status = pkv_faults_set(cache, "device.zero=3*off->return(EIO)", 1);
+    if (status == PKV_ENOTSUP) SKIP("this build has no fault points");
+    ASSERT_OK(status);
     ASSERT_STATUS(pkv_seq_append(cache, seq, NULL, 64, NULL), PKV_EIO);
     ASSERT_EQ(fixture_info(cache, seq).reserved, 0);
     ASSERT_OK(pkv_faults_set(cache, NULL, 0));

@@ -1,8 +1,10 @@
-/* test_threads.c - four threads on one cache, each with sequences of its own and all with the same blocks.
+/* test_threads.c - four threads on one cache, each with sequences of its own and all with the same
+ * blocks.
  *
- * What is shared is the pool, the prefix index and the page table leaves of forks; the values that are read back
- * say whether anyone wrote where he should not. Run under ThreadSanitizer it also says whether anyone looked at
- * a byte that another thread was changing. Asserts belong to the main thread, so workers count what is wrong. */
+ * What is shared is the pool, the prefix index and the page table leaves of forks; the values that
+ * are read back say whether anyone wrote where he should not. Run under ThreadSanitizer it also
+ * says whether anyone looked at a byte that another thread was changing. Asserts belong to the main
+ * thread, so workers count what is wrong. */
 #include "unit.h"
 
 #include "api/fixture.h"
@@ -159,7 +161,7 @@ TEST(threads_share_a_cache) {
     }
 }
 
-/* ---- One plan, many threads -------------------------------------------------------------------- */
+/* ---- One plan, many threads ------------------------------------------------------------------ */
 
 struct layers {
     pkv_cache* cache;
@@ -177,8 +179,7 @@ static void* write_and_attend(void* arg) {
             for (uint32_t d = 0; d < FIXTURE_DIM; d++)
                 k[i][d] = (float)(job->layer + 1);
         const pkv_array array = {.data = k};
-        const pkv_attention attention = {
-            .q = {.data = k}, .out = {.data = out}, .query_heads = 1};
+        const pkv_attention attention = {.q = {.data = k}, .out = {.data = out}, .query_heads = 1};
         job->wrong += pkv_write(job->cache, job->plan, job->layer, &array, &array) != PKV_OK;
         job->wrong += pkv_attend(job->cache, job->plan, job->layer, &attention) != PKV_OK;
         job->wrong += fabs((double)out[2][5] - (job->layer + 1)) > 1e-5;
@@ -210,7 +211,7 @@ TEST(layers_of_a_plan_may_be_computed_at_once) {
     pkv_cache_destroy(cache);
 }
 
-/* ---- Busy -------------------------------------------------------------------------------------- */
+/* ---- Busy ------------------------------------------------------------------------------------ */
 
 struct paused {
     pkv_cache* cache;

@@ -1,4 +1,5 @@
-/* test_truncate.c - shortening: what is freed, what is copied when it grows again, what is refused. */
+/* test_truncate.c - shortening: what is freed, what is copied when it grows again, what is
+ * refused. */
 #include "unit.h"
 
 #include "api/fixture.h"

@@ -1,4 +1,5 @@
-/* test_window.c - blocks behind the window go back to the pool, sinks stay, and nobody can go back. */
+/* test_window.c - blocks behind the window go back to the pool, sinks stay, and nobody can go
+ * back. */
 #include "unit.h"
 
 #include "api/fixture.h"

@@ -1,17 +1,20 @@
-/* books.c - numbers that the library hands out: blocks, slots, arrays of plans; and handles it never gave. */
+/* books.c - numbers that the library hands out: blocks, slots, arrays of plans; and handles it
+ * never gave. */
 #include "sim/driver.h"
 
-/* ---- Blocks ------------------------------------------------------------------------------------ */
+/* ---- Blocks ---------------------------------------------------------------------------------- */
 
 static bool is_used(const model_block* block) {
     return block->holders > 0 || block->indexed;
 }
 
-/* The library's number of a block is free to choose when the block is taken, and stays from then on. */
+/* The library's number of a block is free to choose when the block is taken, and stays from then
+ * on. */
 static void learn_block(sim* s, uint32_t seq, uint32_t page, uint32_t got) {
     const uint32_t index = s->model.seqs[seq].blocks[page];
     if (index == MODEL_ROLLED) {
-        if (got != PKV_NO_BLOCK) sim_fail(s, "page %u of sequence %u has not rolled off", page, seq);
+        if (got != PKV_NO_BLOCK)
+            sim_fail(s, "page %u of sequence %u has not rolled off", page, seq);
         return;
     }
     model_block* block = &s->model.blocks[index];
@@ -25,7 +28,8 @@ static void learn_block(sim* s, uint32_t seq, uint32_t page, uint32_t got) {
         return;
     }
     const uint32_t other = s->model_of_real[got];
-    if (other != MODEL_NONE && is_used(&s->model.blocks[other]) && s->model.blocks[other].real == got)
+    if (other != MODEL_NONE && is_used(&s->model.blocks[other]) &&
+        s->model.blocks[other].real == got)
         sim_fail(s, "page %u of sequence %u: block %u is in use elsewhere", page, seq, got);
     block->real = got;
     s->model_of_real[got] = index;
@@ -42,17 +46,19 @@ void sim_learn_blocks(sim* s, uint32_t seq) {
         learn_block(s, seq, page, s->numbers[page]);
 }
 
-/* Every block that the last reservation took was zeroed exactly if it held another tenant's bytes. */
+/* Every block that the last reservation took was zeroed exactly if it held another tenant's
+ * bytes. */
 void sim_expect_scrubs(sim* s) {
     for (uint32_t i = 0; i < s->model.fresh_count && s->failure[0] == '\0'; i++) {
         const model_block* block = &s->model.blocks[s->model.fresh[i]];
-        if (s->real_written[block->real] && s->real_tenant[block->real] != block->tenant) s->scrubs++;
+        if (s->real_written[block->real] && s->real_tenant[block->real] != block->tenant)
+            s->scrubs++;
         s->real_tenant[block->real] = block->tenant;
         s->real_written[block->real] = true;
     }
 }
 
-/* ---- Plans ------------------------------------------------------------------------------------- */
+/* ---- Plans ----------------------------------------------------------------------------------- */
 
 static void check_row(sim* s, const pkv_plan_info* info, uint32_t index, uint32_t seq) {
     const model_seq* sequence = &s->model.seqs[seq];
@@ -64,14 +70,17 @@ static void check_row(sim* s, const pkv_plan_info* info, uint32_t index, uint32_
         const uint32_t block = sequence->blocks[page];
         const uint32_t want = block == MODEL_ROLLED ? PKV_NO_BLOCK : s->model.blocks[block].real;
         if (table[page] != want)
-            sim_fail(s, "plan: page %u of entry %u is block %u, want %u", page, index, table[page], want);
+            sim_fail(s, "plan: page %u of entry %u is block %u, want %u", page, index, table[page],
+                     want);
     }
     for (uint32_t i = 0; i < sequence->reserved; i++) {
         const uint32_t position = sequence->length + i;
         const uint32_t offset = position % s->model.block_tokens;
-        const uint32_t slot = table[position / s->model.block_tokens] * s->model.block_tokens + offset;
+        const uint32_t slot =
+            table[position / s->model.block_tokens] * s->model.block_tokens + offset;
         if (info->positions[first_row + i] != position)
-            sim_fail(s, "plan: position %u in row %u", info->positions[first_row + i], first_row + i);
+            sim_fail(s, "plan: position %u in row %u", info->positions[first_row + i],
+                     first_row + i);
         if (info->slots[first_row + i] != slot)
             sim_fail(s, "plan: slot %u in row %u", info->slots[first_row + i], first_row + i);
     }
@@ -95,7 +104,7 @@ void sim_check_plan(sim* s, const sim_plan* plan) {
     if (info.starts[plan->entries] != row) sim_fail(s, "plan: the last start is not the count");
 }
 
-/* ---- Hostile handles --------------------------------------------------------------------------- */
+/* ---- Hostile handles ------------------------------------------------------------------------- */
 
 static bool is_live(const sim* s, uint64_t id) {
     for (uint32_t i = 0; i < s->config.sequences_max; i++)
@@ -105,14 +114,16 @@ static bool is_live(const sim* s, uint64_t id) {
     return false;
 }
 
-/* Zero, dead, of the other kind, or a live handle with some bits flipped; never one that is alive as what
- * it is used for. */
+/* Zero, dead, of the other kind, or a live handle with some bits flipped; never one that is alive
+ * as what it is used for. */
 static uint64_t forge(sim* s, bool as_plan) {
     const uint32_t kind = sim_below(s, 5);
     const uint32_t seq = sim_below(s, s->config.sequences_max);
     if (kind == 0) return 0;
-    if (kind == 1) return as_plan ? s->dead_plans[seq % SIM_DEAD].id : s->dead_seqs[seq % SIM_DEAD].id;
-    if (kind == 2) return as_plan ? s->handles[seq].id : s->plans[seq % s->config.plans_max].handle.id;
+    if (kind == 1)
+        return as_plan ? s->dead_plans[seq % SIM_DEAD].id : s->dead_seqs[seq % SIM_DEAD].id;
+    if (kind == 2)
+        return as_plan ? s->handles[seq].id : s->plans[seq % s->config.plans_max].handle.id;
     uint64_t id = s->handles[seq].id;
     for (uint32_t flips = 1 + sim_below(s, 6); flips > 0; flips--)
         id ^= 1ULL << sim_below(s, 64);
@@ -129,17 +140,28 @@ static int call_seq(sim* s, pkv_seq seq, uint32_t which) {
     const pkv_entry entry = {seq, &token, 1};
     pkv_plan plan;
     switch (which) {
-    case 0: return pkv_seq_match(s->cache, seq, &token, 1, &number);
-    case 1: return pkv_seq_fork(s->cache, seq, &child);
-    case 2: return pkv_seq_truncate(s->cache, seq, 0);
-    case 3: return pkv_seq_get_info(s->cache, seq, &info);
-    case 4: return pkv_seq_blocks(s->cache, seq, 0, 0, 0, &number);
-    case 5: return pkv_seq_append(s->cache, seq, &token, 1, &number);
-    case 6: return pkv_seq_commit(s->cache, seq);
-    case 7: return pkv_seq_read(s->cache, seq, 0, 0, 1, &array, NULL);
-    case 8: return pkv_plan_begin(s->cache, &entry, 1, &plan);
-    case 9: return pkv_seq_write(s->cache, seq, 0, &array, &array);
-    default: return pkv_seq_free(s->cache, seq.id == 0 ? (pkv_seq){1} : seq);
+    case 0:
+        return pkv_seq_match(s->cache, seq, &token, 1, &number);
+    case 1:
+        return pkv_seq_fork(s->cache, seq, &child);
+    case 2:
+        return pkv_seq_truncate(s->cache, seq, 0);
+    case 3:
+        return pkv_seq_get_info(s->cache, seq, &info);
+    case 4:
+        return pkv_seq_blocks(s->cache, seq, 0, 0, 0, &number);
+    case 5:
+        return pkv_seq_append(s->cache, seq, &token, 1, &number);
+    case 6:
+        return pkv_seq_commit(s->cache, seq);
+    case 7:
+        return pkv_seq_read(s->cache, seq, 0, 0, 1, &array, NULL);
+    case 8:
+        return pkv_plan_begin(s->cache, &entry, 1, &plan);
+    case 9:
+        return pkv_seq_write(s->cache, seq, 0, &array, &array);
+    default:
+        return pkv_seq_free(s->cache, seq.id == 0 ? (pkv_seq){1} : seq);
     }
 }
 
@@ -149,11 +171,16 @@ static int call_plan(sim* s, pkv_plan plan, uint32_t which) {
     const pkv_attention attention = {
         .q = array, .out = {.data = s->v}, .query_heads = s->config.groups[0].kv_heads};
     switch (which) {
-    case 0: return pkv_plan_get_info(s->cache, plan, 0, &info);
-    case 1: return pkv_write(s->cache, plan, 0, &array, &array);
-    case 2: return pkv_attend(s->cache, plan, 0, &attention);
-    case 3: return pkv_plan_commit(s->cache, plan);
-    default: return pkv_plan_abort(s->cache, plan);
+    case 0:
+        return pkv_plan_get_info(s->cache, plan, 0, &info);
+    case 1:
+        return pkv_write(s->cache, plan, 0, &array, &array);
+    case 2:
+        return pkv_attend(s->cache, plan, 0, &attention);
+    case 3:
+        return pkv_plan_commit(s->cache, plan);
+    default:
+        return pkv_plan_abort(s->cache, plan);
     }
 }
 

@@ -1,12 +1,12 @@
 /* content.c - what is stored in the cache, and whether it comes out again.
  *
- * The value of a position in layer l and KV head h is one number, the same in all elements of its key,
- * and half of one more in its value:
+ * The value of a position in layer l and KV head h is one number, the same in all elements of its
+ * key, and half of one more in its value:
  *
  *   k = fill + l * 2^20 + h * 2^21        v = k + 1/2        all exact in f32
  *
- * A block that was not copied on write, was copied wrongly, shared with the wrong prefix or not zeroed
- * shows up as another number. */
+ * A block that was not copied on write, was copied wrongly, shared with the wrong prefix or not
+ * zeroed shows up as another number. */
 #include "sim/driver.h"
 
 #include <math.h>
@@ -16,7 +16,7 @@ static float value_at(uint32_t fill, uint32_t layer, uint32_t head) {
     return (float)(fill + (layer << MODEL_FILL_BITS) + (head << (MODEL_FILL_BITS + 1)));
 }
 
-/* ---- Write ------------------------------------------------------------------------------------- */
+/* ---- Write ----------------------------------------------------------------------------------- */
 
 static void fill_rows(float* rows, uint32_t* row, const model_seq* seq, uint32_t layer,
                       const pkv_group_config* group, float offset) {
@@ -81,11 +81,13 @@ void sim_write_seq(sim* s, uint32_t seq) {
     if (is_right && !written) model_spoil(&s->model, seq);
 }
 
-/* ---- Read -------------------------------------------------------------------------------------- */
+/* ---- Read ------------------------------------------------------------------------------------ */
 
-/* A slot that was never written may hold nothing, or what the same tenant once stored in that layer and
- * head. Once copies have been made to fail it may hold rubbish, but nobody else's value by chance. */
-static bool is_own_residue(const sim* s, float value, uint32_t layer, uint32_t head, uint64_t tenant) {
+/* A slot that was never written may hold nothing, or what the same tenant once stored in that layer
+ * and head. Once copies have been made to fail it may hold rubbish, but nobody else's value by
+ * chance. */
+static bool is_own_residue(const sim* s, float value, uint32_t layer, uint32_t head,
+                           uint64_t tenant) {
     if (value == 0.0F || s->faults_have_been) return true;
     const float fill = value - value_at(0, layer, head);
     if (!(fill >= 1.0F && fill < (float)(1 << MODEL_FILL_BITS))) return false;
@@ -108,9 +110,12 @@ static void compare_rows(sim* s, const char* name, uint32_t index, uint32_t begi
         for (uint32_t head = 0; head < group->kv_heads; head++) {
             for (uint32_t d = 0; d < group->key_dim; d++, rows++) {
                 if (element_is_right(s, seq, position, layer, head, *rows, offset)) continue;
-                sim_fail(s, "%s of sequence %u at position %u, layer %u, head %u, element %u: want %g, got %g",
+                sim_fail(s,
+                         "%s of sequence %u at position %u, layer %u, head %u, element %u: want "
+                         "%g, got %g",
                          name, index, position, layer, head, d,
-                         (double)(value_at(seq->fills[position], layer, head) + offset), (double)*rows);
+                         (double)(value_at(seq->fills[position], layer, head) + offset),
+                         (double)*rows);
                 return;
             }
         }
@@ -132,7 +137,7 @@ void sim_read_range(sim* s, uint32_t seq, uint32_t begin, uint32_t end) {
     if (wants_v) compare_rows(s, "V", seq, begin, end, layer, s->v, 0.5F);
 }
 
-/* ---- Attend ------------------------------------------------------------------------------------ */
+/* ---- Attend ---------------------------------------------------------------------------------- */
 
 static bool is_visible(const pkv_group_config* group, uint32_t from, uint32_t to) {
     if (to > from) return false;
@@ -159,11 +164,14 @@ static void compare_row(sim* s, uint32_t index, uint32_t position, uint32_t laye
     const pkv_group_config* group = &s->config.groups[0];
     for (uint32_t head = 0; head < group->kv_heads; head++) {
         uint32_t count;
-        const double want = mean_of_visible(s, &s->model.seqs[index], position, layer, head, &count);
+        const double want =
+            mean_of_visible(s, &s->model.seqs[index], position, layer, head, &count);
         if (isnan(want)) return;
         const double got = (double)out[head * group->value_dim];
         if (fabs(got - want) > 1e-5 * want || fabs((double)lse[head] - log(count)) > 1e-5)
-            sim_fail(s, "attention of sequence %u at %u, layer %u, head %u: want %g over %u, got %g, lse %g",
+            sim_fail(s,
+                     "attention of sequence %u at %u, layer %u, head %u: want %g over %u, got %g, "
+                     "lse %g",
                      index, position, layer, head, want, count, got, (double)lse[head]);
     }
 }
@@ -186,6 +194,7 @@ void sim_attend_plan(sim* s, const sim_plan* plan) {
         const uint32_t length = s->model.seqs[plan->seqs[i]].length;
         for (uint32_t j = 0; j < plan->counts[i]; j++, row++)
             compare_row(s, plan->seqs[i], length + j, layer,
-                        s->v + row * group->kv_heads * group->value_dim, lse + row * group->kv_heads);
+                        s->v + row * group->kv_heads * group->value_dim,
+                        lse + row * group->kv_heads);
     }
 }

@@ -1,7 +1,7 @@
 /* draw.c - what is random about a round: the shape of the cache, texts, tokens, faults.
  *
- * Pools are small and words are few, so that running out of blocks, meeting prefixes and evicting are the
- * rule. Every choice comes from the round's own generator (SplitMix64). */
+ * Pools are small and words are few, so that running out of blocks, meeting prefixes and evicting
+ * are the rule. Every choice comes from the round's own generator (SplitMix64). */
 #include "sim/driver.h"
 
 #include <stdio.h>
@@ -27,7 +27,7 @@ static uint32_t between(sim* s, uint32_t low, uint32_t high) {
     return low + sim_below(s, high - low + 1);
 }
 
-/* ---- Configuration ----------------------------------------------------------------------------- */
+/* ---- Configuration --------------------------------------------------------------------------- */
 
 static void draw_window(sim* s, pkv_group_config* group) {
     if (sim_percent(s, 60)) return;
@@ -87,7 +87,7 @@ void sim_draw_config(sim* s) {
 #endif
 }
 
-/* ---- Sequences and tokens ---------------------------------------------------------------------- */
+/* ---- Sequences and tokens -------------------------------------------------------------------- */
 
 void sim_draw_docs(sim* s) {
     for (uint32_t i = 0; i < SIM_DOCS * s->config.sequence_tokens_max; i++)
@@ -116,10 +116,10 @@ pkv_seq sim_handle(const sim* s, uint32_t seq) {
     return seq == MODEL_NONE ? s->dead_seqs[s->op % SIM_DEAD] : s->handles[seq];
 }
 
-/* ---- Faults ------------------------------------------------------------------------------------ */
+/* ---- Faults ---------------------------------------------------------------------------------- */
 
-/* What a point may be told, and what a call may then return. Points that are not listed here fail as
- * devices do; those of create are never visited. */
+/* What a point may be told, and what a call may then return. Points that are not listed here fail
+ * as devices do; those of create are never visited. */
 static const struct {
     const char* point;
     const char* actions[5];
@@ -179,7 +179,10 @@ void sim_draw_faults(sim* s) {
         if (sim_percent(s, 25)) append_point(s, spec, info.name);
     }
     const int status = pkv_faults_set(s->cache, spec, sim_next(s));
-    if (status != PKV_OK) sim_fail(s, "\"%s\" was refused: %s", spec, pkv_status_name(status));
+    if (status == PKV_ENOTSUP)
+        s->injected = 0; /* built without fault points: peace */
+    else if (status != PKV_OK)
+        sim_fail(s, "\"%s\" was refused: %s", spec, pkv_status_name(status));
     s->faults_have_been |= s->injected != 0;
     sim_note(s, "faults", s->injected, 0, 0, status);
     if (s->options.verbose) printf("faults: %s\n", spec);

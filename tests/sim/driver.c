@@ -8,7 +8,7 @@
 
 enum { FAULT_PERIOD = 400, FAULT_REST_PERCENT = 25 };
 
-/* ---- Failure and judgement --------------------------------------------------------------------- */
+/* ---- Failure and judgement ------------------------------------------------------------------- */
 
 void sim_fail(sim* s, const char* format, ...) {
     if (s->failure[0] != '\0') return;
@@ -58,7 +58,8 @@ static void describe(uint32_t set, char* text, size_t bytes) {
     for (int status = 0; status > -32; status--) {
         if ((set & MODEL_BIT(status)) == 0) continue;
         const char* join = length > 0 ? " or " : "";
-        length += (size_t)snprintf(text + length, bytes - length, "%s%s", join, pkv_status_name(status));
+        length +=
+            (size_t)snprintf(text + length, bytes - length, "%s%s", join, pkv_status_name(status));
     }
 }
 
@@ -75,7 +76,8 @@ static void judge_unchanged(sim* s, const char* what, int status) {
         sim_fail(s, "%s failed with %s and changed the cache", what, pkv_status_name(status));
 }
 
-bool sim_judge(sim* s, const char* what, model_verdict verdict, int status, uint64_t a, uint64_t b) {
+bool sim_judge(sim* s, const char* what, model_verdict verdict, int status, uint64_t a,
+               uint64_t b) {
     char allowed[200];
     sim_note(s, what, a, b, s->model.blocks_active, status);
     if (status == PKV_OK) {
@@ -102,15 +104,17 @@ static void check_stats(sim* s) {
     if (status != PKV_OK) sim_fail(s, "pkv_cache_stats gave %s", pkv_status_name(status));
     const char* name = model_compare_stats(&s->model, &stats, &want, &got);
     if (name != NULL)
-        sim_fail(s, "%s: want %llu, got %llu", name, (unsigned long long)want, (unsigned long long)got);
+        sim_fail(s, "%s: want %llu, got %llu", name, (unsigned long long)want,
+                 (unsigned long long)got);
     if (!s->faults_have_been && stats.scrubs != s->scrubs)
         sim_fail(s, "scrubs: want %llu, got %llu", (unsigned long long)s->scrubs,
                  (unsigned long long)stats.scrubs);
     if (stats.heap_calls != s->hook_calls) sim_fail(s, "the heap was called after create");
-    if ((int64_t)stats.heap_bytes != s->hook_bytes) sim_fail(s, "heap_bytes is not what the hook holds");
+    if ((int64_t)stats.heap_bytes != s->hook_bytes)
+        sim_fail(s, "heap_bytes is not what the hook holds");
 }
 
-/* ---- Begin and end ----------------------------------------------------------------------------- */
+/* ---- Begin and end --------------------------------------------------------------------------- */
 
 static void* counting_resize(void* ctx, void* memory, size_t old_bytes, size_t new_bytes) {
     sim* s = ctx;
@@ -169,8 +173,18 @@ static void give_buffers(sim* s) {
         free(s->plans[i].counts);
     }
     void* const buffers[] = {
-        s->docs,          s->doc_of, s->handles,       s->plans,   s->real_tenant, s->real_written,
-        s->model_of_real, s->tokens, s->model_entries, s->entries, s->numbers,     s->k,
+        s->docs,
+        s->doc_of,
+        s->handles,
+        s->plans,
+        s->real_tenant,
+        s->real_written,
+        s->model_of_real,
+        s->tokens,
+        s->model_entries,
+        s->entries,
+        s->numbers,
+        s->k,
         s->v,
     };
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
@@ -197,7 +211,7 @@ void sim_close(sim* s) {
     give_buffers(s);
 }
 
-/* ---- The round --------------------------------------------------------------------------------- */
+/* ---- The round ------------------------------------------------------------------------------- */
 
 static uint64_t count_fired(const sim* s) {
     uint64_t fired = 0;
@@ -293,7 +307,8 @@ static void converge(sim* s) {
 static void destroy(sim* s) {
     pkv_cache_destroy(s->cache);
     s->cache = NULL;
-    if (s->hook_bytes != 0) sim_fail(s, "%lld bytes of host memory leaked", (long long)s->hook_bytes);
+    if (s->hook_bytes != 0)
+        sim_fail(s, "%lld bytes of host memory leaked", (long long)s->hook_bytes);
 }
 
 bool sim_run(sim* s, const sim_options* options) {
@@ -305,7 +320,7 @@ bool sim_run(sim* s, const sim_options* options) {
     return s->failure[0] == '\0';
 }
 
-/* ---- Report ------------------------------------------------------------------------------------ */
+/* ---- Report ---------------------------------------------------------------------------------- */
 
 static void print_trace(const sim* s) {
     enum { EVENTS = 24 };
@@ -314,19 +329,22 @@ static void print_trace(const sim* s) {
     if (s->cache == NULL || pkv_trace_read(s->cache, events, EVENTS, &count) != PKV_OK) return;
     printf("the cache's own trace:\n");
     for (uint32_t i = 0; i < count; i++)
-        printf("%8llu  %-14s subject %llx detail %llu at %llu us\n", (unsigned long long)events[i].number,
-               events[i].what, (unsigned long long)events[i].subject,
-               (unsigned long long)events[i].detail, (unsigned long long)events[i].time_us);
+        printf("%8llu  %-14s subject %llx detail %llu at %llu us\n",
+               (unsigned long long)events[i].number, events[i].what,
+               (unsigned long long)events[i].subject, (unsigned long long)events[i].detail,
+               (unsigned long long)events[i].time_us);
 }
 
 void sim_report(const sim* s, const char* program) {
     const pkv_group_config* group = &s->config.groups[0];
     printf("DIFFERENCE at operation %llu: %s\n", (unsigned long long)s->op, s->failure);
-    printf("config: blocks %u of %u tokens, %u sequences of %u tokens, %u plans of %u sequences and %u "
+    printf("config: blocks %u of %u tokens, %u sequences of %u tokens, %u plans of %u sequences "
+           "and %u "
            "tokens, window %u, sinks %u, leaves %u, prefix_off %u\n",
-           s->config.blocks, group->block_tokens, s->config.sequences_max, s->config.sequence_tokens_max,
-           s->config.plans_max, s->config.plan_sequences_max, s->config.plan_tokens_max, group->window,
-           group->sinks, s->config.table_leaves_max, s->config.prefix_off);
+           s->config.blocks, group->block_tokens, s->config.sequences_max,
+           s->config.sequence_tokens_max, s->config.plans_max, s->config.plan_sequences_max,
+           s->config.plan_tokens_max, group->window, group->sinks, s->config.table_leaves_max,
+           s->config.prefix_off);
     printf("the last calls:\n");
     const uint64_t first = s->notes > SIM_RECORDS ? s->notes - SIM_RECORDS : 0;
     for (uint64_t i = first; i < s->notes; i++)

@@ -1,13 +1,14 @@
 /* driver.h - a random program over the public interface, run beside the model.
  *
- * One round is one cache: its configuration, its workload and its faults are drawn from one seed, so that
- * a failure is replayed by naming the seed. An operation goes through four steps:
+ * One round is one cache: its configuration, its workload and its faults are drawn from one seed,
+ * so that a failure is replayed by naming the seed. An operation goes through four steps:
  *
  *   verdict   the model says which statuses are allowed
  *   before    where the call may fail, pkv_check is asked for the digests
  *   call      the library does it
- *   judge     the status must be allowed; after a failure the digests must be the same; after a success
- *             the model does it too, and every number and every K/V value that it predicts must come out
+ *   judge     the status must be allowed; after a failure the digests must be the same; after a
+ *             success the model does it too, and every number and every K/V value that it predicts
+ *             must come out
  *
  * The first difference is kept and ends the round; nothing here exits or prints. */
 #ifndef TESTS_SIM_DRIVER_H
@@ -17,9 +18,9 @@
 
 enum {
     SIM_TENANTS = 3,
-    SIM_DOCS = 4,       /* texts that sequences copy from, so that prefixes meet */
-    SIM_RECORDS = 24,   /* operations kept for the report of a failure */
-    SIM_DEAD = 16,      /* dead handles kept for hostile calls */
+    SIM_DOCS = 4,     /* texts that sequences copy from, so that prefixes meet */
+    SIM_RECORDS = 24, /* operations kept for the report of a failure */
+    SIM_DEAD = 16,    /* dead handles kept for hostile calls */
     SIM_FAILURE_BYTES = 400,
 };
 
@@ -53,9 +54,9 @@ typedef struct sim {
     uint64_t random;
     uint64_t hash;
     uint64_t op;
-    uint64_t notes;        /* calls made */
-    uint64_t failed_calls; /* calls that failed, rightly */
-    uint64_t fired;        /* faults that took an action */
+    uint64_t notes;                  /* calls made */
+    uint64_t failed_calls;           /* calls that failed, rightly */
+    uint64_t fired;                  /* faults that took an action */
     char failure[SIM_FAILURE_BYTES]; /* "" while all is well */
     sim_record records[SIM_RECORDS];
 
@@ -64,11 +65,11 @@ typedef struct sim {
     model model;
     uint32_t tenants;
     uint32_t vocabulary;
-    uint32_t check_every;  /* operations between two calls of pkv_check */
-    uint32_t* docs;        /* [SIM_DOCS][sequence_tokens_max] */
-    uint32_t* doc_of;      /* [sequences_max] the text a sequence copies from */
-    pkv_seq* handles;      /* [sequences_max] of the model's sequences, by the same index */
-    sim_plan* plans;       /* [plans_max] */
+    uint32_t check_every; /* operations between two calls of pkv_check */
+    uint32_t* docs;       /* [SIM_DOCS][sequence_tokens_max] */
+    uint32_t* doc_of;     /* [sequences_max] the text a sequence copies from */
+    pkv_seq* handles;     /* [sequences_max] of the model's sequences, by the same index */
+    sim_plan* plans;      /* [plans_max] */
     pkv_seq dead_seqs[SIM_DEAD];
     pkv_plan dead_plans[SIM_DEAD];
 
@@ -83,7 +84,7 @@ typedef struct sim {
     int64_t hook_bytes;      /* held through the memory hook */
     uint64_t hook_calls;
 
-    uint32_t* tokens;          /* [plan_tokens_max + slack] of the call being made */
+    uint32_t* tokens;           /* [plan_tokens_max + slack] of the call being made */
     model_entry* model_entries; /* [plan_sequences_max + 1] */
     pkv_entry* entries;
     uint32_t* numbers; /* room for blocks and slots */
@@ -96,7 +97,7 @@ bool sim_run(sim* s, const sim_options* options);
 void sim_close(sim* s);
 void sim_report(const sim* s, const char* program);
 
-/* ---- Shared by the parts of the driver --------------------------------------------------------- */
+/* ---- Shared by the parts of the driver ------------------------------------------------------- */
 
 uint64_t sim_next(sim* s);
 uint32_t sim_below(sim* s, uint32_t bound); /* uniform in [0, bound); 0 for 0 */
@@ -113,7 +114,7 @@ void sim_note(sim* s, const char* what, uint64_t a, uint64_t b, uint64_t c, int 
 void sim_draw_config(sim* s);
 void sim_draw_docs(sim* s);
 void sim_draw_faults(sim* s);
-uint32_t sim_draw_seq(sim* s);               /* a live one mostly, MODEL_NONE if there is none */
+uint32_t sim_draw_seq(sim* s); /* a live one mostly, MODEL_NONE if there is none */
 void sim_draw_tokens(sim* s, uint32_t seq, uint32_t position, uint32_t count, uint32_t* tokens);
 pkv_seq sim_handle(const sim* s, uint32_t seq); /* a dead handle for MODEL_NONE */
 

@@ -59,7 +59,7 @@ static uint32_t min_u32(uint32_t a, uint32_t b) {
     return a < b ? a : b;
 }
 
-/* ---- Books on blocks --------------------------------------------------------------------------- */
+/* ---- Books on blocks ------------------------------------------------------------------------- */
 
 static bool block_is_used(const model_block* block) {
     return block->holders > 0 || block->indexed;
@@ -135,7 +135,7 @@ static void note_peak(model* m) {
     if (m->blocks_active > m->counters.blocks_peak) m->counters.blocks_peak = m->blocks_active;
 }
 
-/* ---- Values ------------------------------------------------------------------------------------ */
+/* ---- Values ---------------------------------------------------------------------------------- */
 
 static uint32_t chain_of(const model_seq* seq, uint32_t position, uint64_t token) {
     const uint64_t before = position > 0 ? seq->chains[position - 1] : 0;
@@ -157,7 +157,7 @@ static void copy_tokens(model_seq* to, const model_seq* from) {
     memcpy(to->fills, from->fills, bytes);
 }
 
-/* ---- Sequences --------------------------------------------------------------------------------- */
+/* ---- Sequences ------------------------------------------------------------------------------- */
 
 static bool is_alive(const model* m, uint32_t seq) {
     return seq != MODEL_NONE && m->seqs[seq].alive;
@@ -267,7 +267,7 @@ void model_truncate(model* m, uint32_t seq, uint32_t length) {
     cut(m, &m->seqs[seq], length);
 }
 
-/* ---- Match ------------------------------------------------------------------------------------- */
+/* ---- Match ----------------------------------------------------------------------------------- */
 
 model_verdict model_match_errors(const model* m, uint32_t seq, uint32_t count) {
     model_verdict verdict = model_free_errors(m, seq);
@@ -302,7 +302,7 @@ uint32_t model_match(model* m, uint32_t seq, const uint32_t* tokens, uint32_t co
     return s->length;
 }
 
-/* ---- Reservation ------------------------------------------------------------------------------- */
+/* ---- Reservation ----------------------------------------------------------------------------- */
 
 /* Will the last page be written though somebody else, or the index, has it too? */
 static bool tail_is_copied(const model* m, const model_seq* seq) {
@@ -417,7 +417,7 @@ void model_reserve(model* m, const model_entry* entries, uint32_t count) {
     note_peak(m);
 }
 
-/* ---- Write, commit, abort ---------------------------------------------------------------------- */
+/* ---- Write, commit, abort -------------------------------------------------------------------- */
 
 model_verdict model_write_errors(const model* m, uint32_t seq) {
     model_verdict verdict = model_free_errors(m, seq);
@@ -442,7 +442,8 @@ model_verdict model_commit_errors(const model* m, uint32_t seq) {
     return model_free_errors(m, seq);
 }
 
-/* Put one full page into the index, or take over the equal one. False when its prefix is not there. */
+/* Put one full page into the index, or take over the equal one. False when its prefix is not
+ * there. */
 static bool index_page(model* m, model_seq* seq, uint32_t page) {
     uint32_t parent = MODEL_NONE;
     if (page > 0) {
@@ -498,7 +499,7 @@ void model_abort(model* m, uint32_t seq) {
     cut(m, &m->seqs[seq], m->seqs[seq].length);
 }
 
-/* ---- Comparing --------------------------------------------------------------------------------- */
+/* ---- Comparing ------------------------------------------------------------------------------- */
 
 model_verdict model_read_errors(const model* m, uint32_t seq, uint32_t begin, uint32_t end) {
     model_verdict verdict = model_free_errors(m, seq);
@@ -510,7 +511,8 @@ model_verdict model_read_errors(const model* m, uint32_t seq, uint32_t begin, ui
     return verdict;
 }
 
-const char* model_compare_stats(const model* m, const pkv_stats* stats, uint64_t* want, uint64_t* got) {
+const char* model_compare_stats(const model* m, const pkv_stats* stats, uint64_t* want,
+                                uint64_t* got) {
     const struct {
         const char* name;
         uint64_t want, got;

@@ -1,21 +1,23 @@
 /* model.h - the slow, obvious truth that the library is compared with.
  *
- * A sequence is plain arrays: what token stands at each position, and what K/V value was stored there.
- * Nothing is shared; a fork copies the arrays. Beside them stand the books: which sequences name a
- * block, which blocks are in the prefix index under which parent, and since when they are idle. Books
- * are kept by counting and searching, never by the tricks of the library (no leaves, no hashes, no free
- * lists in extents), and know blocks by numbers of their own.
+ * A sequence is plain arrays: what token stands at each position, and what K/V value was stored
+ * there. Nothing is shared; a fork copies the arrays. Beside them stand the books: which sequences
+ * name a block, which blocks are in the prefix index under which parent, and since when they are
+ * idle. Books are kept by counting and searching, never by the tricks of the library (no leaves, no
+ * hashes, no free lists in extents), and know blocks by numbers of their own.
  *
- * Each call of the library has two functions here. `..._errors` says, before the call, which statuses the
- * header allows for it now; the other applies the effect after the call has succeeded. Where several errors
- * hold at once, the header does not say which one wins, so any of them will do.
+ * Each call of the library has two functions here. `..._errors` says, before the call, which
+ * statuses the header allows for it now; the other applies the effect after the call has succeeded.
+ * Where several errors hold at once, the header does not say which one wins, so any of them will
+ * do.
  *
  *   must   one of these statuses has to be returned; empty: the call has to succeed
  *   may    these may be returned though the call could also succeed
  *
- * Values  chain   32-bit hash of tenant and all tokens up to a position: equal prefixes, equal chains
- *         fill    the value stored as K/V, made from the chain and two bits of the tenant; 0 means "not
- *                 known", since the test committed slots that it had not written */
+ * Values  chain   32-bit hash of tenant and all tokens up to a position: equal prefixes, equal
+ *                 chains
+ *         fill    the value stored as K/V, made from the chain and two bits of the tenant; 0 means
+ *                 "not known", since the test committed slots that it had not written */
 #ifndef TESTS_SIM_MODEL_H
 #define TESTS_SIM_MODEL_H
 
@@ -87,7 +89,7 @@ typedef struct model {
     model_block* blocks; /* [blocks] */
     uint32_t* scratch;   /* [plan_sequences_max] copied tails of a reservation */
     uint32_t fresh_count;
-    uint32_t* fresh;     /* [blocks] blocks that the last reservation took */
+    uint32_t* fresh; /* [blocks] blocks that the last reservation took */
 } model;
 
 /* Memory of the model itself comes from malloc; running out of it ends the test. */
@@ -134,7 +136,9 @@ void model_abort(model* m, uint32_t seq);
 
 model_verdict model_read_errors(const model* m, uint32_t seq, uint32_t begin, uint32_t end);
 
-/* Compare the numbers that the model predicts. Returns the name of the first that differs, or NULL. */
-const char* model_compare_stats(const model* m, const pkv_stats* stats, uint64_t* want, uint64_t* got);
+/* Compare the numbers that the model predicts. Returns the name of the first that differs, or
+ * NULL. */
+const char* model_compare_stats(const model* m, const pkv_stats* stats, uint64_t* want,
+                                uint64_t* got);
 
 #endif

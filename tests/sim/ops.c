@@ -1,11 +1,12 @@
-/* ops.c - the operations that a round draws from: one small function each, and the table of them. */
+/* ops.c - the operations that a round draws from: one small function each, and the table of
+ * them. */
 #include "sim/driver.h"
 
 #include <string.h>
 
 static const model_verdict nothing_fails = {0, 0};
 
-/* ---- Sequences --------------------------------------------------------------------------------- */
+/* ---- Sequences ------------------------------------------------------------------------------- */
 
 static void bury_seq(sim* s, pkv_seq handle) {
     s->dead_seqs[sim_below(s, SIM_DEAD)] = handle;
@@ -74,7 +75,8 @@ static void op_fork(sim* s) {
 static void op_truncate(sim* s) {
     const uint32_t seq = sim_draw_seq(s);
     uint32_t length = seq == MODEL_NONE ? 0 : s->model.seqs[seq].length;
-    length -= sim_percent(s, 60) ? sim_below(s, length < 6 ? length + 1 : 6) : sim_below(s, length + 1);
+    length -=
+        sim_percent(s, 60) ? sim_below(s, length < 6 ? length + 1 : 6) : sim_below(s, length + 1);
     if (sim_percent(s, 3)) length += 1 + sim_below(s, 3);
     const model_verdict verdict = model_truncate_errors(&s->model, seq, length);
     sim_before(s, verdict);
@@ -128,9 +130,10 @@ static void op_read(sim* s) {
     sim_read_range(s, seq, begin, end);
 }
 
-/* ---- Reservation ------------------------------------------------------------------------------- */
+/* ---- Reservation ----------------------------------------------------------------------------- */
 
-/* How many tokens to ask for: mostly one or a chunk that may fit, sometimes what must be refused. */
+/* How many tokens to ask for: mostly one or a chunk that may fit, sometimes what must be
+ * refused. */
 static uint32_t draw_count(sim* s, uint32_t buffered) {
     const uint32_t kind = sim_below(s, 200);
     const uint32_t rest = s->config.plan_tokens_max - buffered;
@@ -143,7 +146,8 @@ static uint32_t draw_count(sim* s, uint32_t buffered) {
     return UINT32_MAX;
 }
 
-/* Fill in one entry of both worlds. Tokens that do not fit the buffer are never read: the call must fail. */
+/* Fill in one entry of both worlds. Tokens that do not fit the buffer are never read: the call must
+ * fail. */
 static void draw_entry(sim* s, uint32_t index, uint32_t seq, uint32_t* buffered) {
     const uint32_t count = draw_count(s, *buffered);
     const uint32_t* tokens = NULL;
@@ -152,7 +156,8 @@ static void draw_entry(sim* s, uint32_t index, uint32_t seq, uint32_t* buffered)
         const uint32_t rest = fits ? count : 0;
         if (seq != MODEL_NONE) {
             const model_seq* sequence = &s->model.seqs[seq];
-            sim_draw_tokens(s, seq, sequence->length + sequence->reserved, rest, s->tokens + *buffered);
+            sim_draw_tokens(s, seq, sequence->length + sequence->reserved, rest,
+                            s->tokens + *buffered);
         }
         tokens = s->tokens + *buffered;
         *buffered += rest;
@@ -242,9 +247,9 @@ static void op_append(sim* s) {
     draw_entry(s, 0, sim_draw_seq(s), &buffered);
     const model_entry* entry = &s->model_entries[0];
     const model_verdict verdict = model_append_errors(&s->model, entry);
-    const uint32_t first = entry->seq == MODEL_NONE
-                               ? 0
-                               : s->model.seqs[entry->seq].length + s->model.seqs[entry->seq].reserved;
+    const uint32_t first = entry->seq == MODEL_NONE ? 0
+                                                    : s->model.seqs[entry->seq].length +
+                                                          s->model.seqs[entry->seq].reserved;
     sim_before(s, verdict);
     const int status =
         pkv_seq_append(s->cache, s->entries[0].seq, entry->tokens, entry->count, s->numbers);
@@ -258,7 +263,8 @@ static void op_append(sim* s) {
     sim_expect_scrubs(s);
     const uint32_t last = first + entry->count - 1;
     const uint32_t block = s->model.seqs[entry->seq].blocks[last / s->model.block_tokens];
-    const uint32_t want = s->model.blocks[block].real * s->model.block_tokens + last % s->model.block_tokens;
+    const uint32_t want =
+        s->model.blocks[block].real * s->model.block_tokens + last % s->model.block_tokens;
     if (last_slot != want) sim_fail(s, "slot %u, want %u", last_slot, want);
 }
 
@@ -285,7 +291,7 @@ static void op_commit_seq(sim* s) {
     if (sim_judge(s, "seq.commit", verdict, status, seq, 0)) model_commit(&s->model, seq);
 }
 
-/* ---- Plans ------------------------------------------------------------------------------------- */
+/* ---- Plans ----------------------------------------------------------------------------------- */
 
 static void op_write(sim* s) {
     sim_plan* plan = find_plan(s, true);
@@ -300,7 +306,8 @@ static void op_attend(sim* s) {
 void sim_end_plan(sim* s, sim_plan* plan, bool commit) {
     const pkv_plan handle = plan->handle;
     sim_before(s, nothing_fails);
-    const int status = commit ? pkv_plan_commit(s->cache, handle) : pkv_plan_abort(s->cache, handle);
+    const int status =
+        commit ? pkv_plan_commit(s->cache, handle) : pkv_plan_abort(s->cache, handle);
     const char* what = commit ? "plan.commit" : "plan.abort";
     if (!sim_judge(s, what, nothing_fails, status, plan->entries, plan->tokens)) return;
     for (uint32_t i = 0; i < plan->entries; i++) {
@@ -327,7 +334,7 @@ static void op_end(sim* s) {
     if (s->failure[0] == '\0') sim_end_plan(s, plan, is_fit && !sim_percent(s, 12));
 }
 
-/* ---- The rest ---------------------------------------------------------------------------------- */
+/* ---- The rest -------------------------------------------------------------------------------- */
 
 static void op_clock(sim* s) {
     const uint64_t us = sim_below(s, 1000);

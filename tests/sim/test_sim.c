@@ -1,13 +1,15 @@
-/* test_sim.c - the library against the slow, obvious model, for as many random operations as wanted.
+/* test_sim.c - the library against the slow, obvious model, for as many random operations as
+ * wanted.
  *
- *   test_sim                           the gate: plain and swarm rounds, same seed twice, the canary
- *   test_sim --ops N [--seed S]        N operations in rounds of 10,000; round i has seed S + i
- *            [--swarm]                 with faults
- *            [--print-every M]         progress after every M operations; 1 prints each call
- *            [--canary]                with an error planted in the model; has to fail
+ *   test_sim                       the gate: plain and swarm rounds, same seed twice, the canary
+ *   test_sim --ops N [--seed S]    N operations in rounds of 10,000; round i has seed S + i
+ *            [--swarm]             with faults
+ *            [--print-every M]     progress after every M operations; 1 prints each call
+ *            [--canary]            with an error planted in the model; has to fail
  *
- * The hash that is printed covers every call with its arguments, results and digests: two runs of one seed
- * give the same. After a difference: the last calls, the command that replays them, and exit status 1. */
+ * The hash that is printed covers every call with its arguments, results and digests: two runs of
+ * one seed give the same. After a difference: the last calls, the command that replays them, and
+ * exit status 1. */
 #include "sim/driver.h"
 
 #include <stdio.h>
@@ -51,18 +53,20 @@ static void add(struct totals* totals, const sim* s) {
 }
 
 static void print_totals(const char* name, const struct totals* t) {
-    printf("%s: operations %llu, calls %llu, of which failed as they should %llu, faults fired %llu, "
-           "hash %016llx\n",
-           name, (unsigned long long)t->ops, (unsigned long long)t->calls,
-           (unsigned long long)t->failed_calls, (unsigned long long)t->fired,
-           (unsigned long long)t->hash);
+    printf(
+        "%s: operations %llu, calls %llu, of which failed as they should %llu, faults fired %llu, "
+        "hash %016llx\n",
+        name, (unsigned long long)t->ops, (unsigned long long)t->calls,
+        (unsigned long long)t->failed_calls, (unsigned long long)t->fired,
+        (unsigned long long)t->hash);
     const pkv_stats* e = &t->events;
-    printf("%s: commits %llu, hit tokens %llu, duplicates %llu, evictions %llu, copies on write %llu, "
-           "rolled %llu, scrubs %llu\n",
-           name, (unsigned long long)e->plans_committed, (unsigned long long)e->prefix_hit_tokens,
-           (unsigned long long)e->prefix_duplicates, (unsigned long long)e->evictions,
-           (unsigned long long)e->cow_copies, (unsigned long long)e->rolled_blocks,
-           (unsigned long long)e->scrubs);
+    printf(
+        "%s: commits %llu, hit tokens %llu, duplicates %llu, evictions %llu, copies on write %llu, "
+        "rolled %llu, scrubs %llu\n",
+        name, (unsigned long long)e->plans_committed, (unsigned long long)e->prefix_hit_tokens,
+        (unsigned long long)e->prefix_duplicates, (unsigned long long)e->evictions,
+        (unsigned long long)e->cow_copies, (unsigned long long)e->rolled_blocks,
+        (unsigned long long)e->scrubs);
     fflush(stdout);
 }
 
@@ -91,7 +95,7 @@ static bool run_rounds(const char* program, const struct run* run, struct totals
     return true;
 }
 
-/* ---- The gate ---------------------------------------------------------------------------------- */
+/* ---- The gate -------------------------------------------------------------------------------- */
 
 static bool same_seed_same_hash(const char* program) {
     const struct run run = {.ops = 4 * ROUND_OPS, .seed = 900, .swarm = true};
@@ -100,8 +104,8 @@ static bool same_seed_same_hash(const char* program) {
     if (!run_rounds(program, &run, &first)) return false;
     if (!run_rounds(program, &run, &second)) return false;
     if (first.hash == second.hash) return true;
-    printf("the same seed gave two runs: hash %016llx and %016llx\n", (unsigned long long)first.hash,
-           (unsigned long long)second.hash);
+    printf("the same seed gave two runs: hash %016llx and %016llx\n",
+           (unsigned long long)first.hash, (unsigned long long)second.hash);
     return false;
 }
 
@@ -125,7 +129,7 @@ static int run_gate(const char* program) {
     return canary_is_found(program) ? 0 : 1;
 }
 
-/* ---- Command line ------------------------------------------------------------------------------ */
+/* ---- Command line ---------------------------------------------------------------------------- */
 
 static int usage(const char* program) {
     printf("usage: %s [--ops N] [--seed S] [--swarm] [--print-every M] [--canary]\n", program);

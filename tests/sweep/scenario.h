@@ -1,8 +1,9 @@
-/* scenario.h - one short program that calls every public function, cut into steps that can be retried.
+/* scenario.h - one short program that calls every public function, cut into steps that can be
+ * retried.
  *
- * A step that fails must leave the scenario as it was, so that a sweep can let any operation inside it fail,
- * look at the damage, call it again, and go on to the end. Two tenants, forks that copy their tails, a shared
- * prefix, an abort, eviction, and blocks that change tenant are all in it. */
+ * A step that fails must leave the scenario as it was, so that a sweep can let any operation inside
+ * it fail, look at the damage, call it again, and go on to the end. Two tenants, forks that copy
+ * their tails, a shared prefix, an abort, eviction, and blocks that change tenant are all in it. */
 #ifndef TESTS_SWEEP_SCENARIO_H
 #define TESTS_SWEEP_SCENARIO_H
 

@@ -1,9 +1,10 @@
 /* test_faults.c - every fault point, at every visit, in a program that calls every public function.
  *
- * For each point and each N, the Nth visit fails once (or from then on) while the scenario runs. The step in
- * which it happens must say so, must leave every sequence as it was, and must succeed when it is called again.
- * At the end all blocks are back and every value was right. N goes on until the scenario ends without the point
- * having fired. Points of create are swept in the same way by creating again.
+ * For each point and each N, the Nth visit fails once (or from then on) while the scenario runs.
+ * The step in which it happens must say so, must leave every sequence as it was, and must succeed
+ * when it is called again. At the end all blocks are back and every value was right. N goes on
+ * until the scenario ends without the point having fired. Points of create are swept in the same
+ * way by creating again.
  *
  * The table at the end says how often each point was made to act. */
 #include "unit.h"
@@ -97,6 +98,7 @@ static void sweep_point(const char* device, uint32_t point, struct form form) {
 }
 
 static void skip_without_faults(void) {
+    ASSERT_LE(pkv_fault_count(), POINTS_MAX);
     const pkv_config config = scenario_config("sim");
     pkv_cache* cache;
     ASSERT_OK(pkv_cache_create(&config, &cache));
@@ -123,7 +125,8 @@ TEST(every_visit_of_every_point_may_fail_from_then_on) {
 
 /* Late, lost, doubled or damaged: a status or nothing, never wrong data. */
 TEST(copies_may_misbehave_in_every_way) {
-    static const char* const actions[] = {"drop", "dup", "delay(3000000)", "corrupt(1)", "corrupt(8)"};
+    static const char* const actions[] = {"drop", "dup", "delay(3000000)", "corrupt(1)",
+                                          "corrupt(8)"};
     skip_without_faults();
     for (uint32_t d = 0; d < 2; d++)
         for (uint32_t point = 0; point < pkv_fault_count(); point++)
@@ -139,7 +142,7 @@ TEST(a_delay_anywhere_is_only_a_delay) {
         sweep_point("sim", point, (struct form){"delay(7)", false, true});
 }
 
-/* ---- Create ------------------------------------------------------------------------------------ */
+/* ---- Create ---------------------------------------------------------------------------------- */
 
 static int64_t held_bytes;
 
@@ -194,8 +197,8 @@ TEST(every_step_that_changes_something_changes_the_digest) {
     ASSERT_OK(pkv_cache_create(&config, &cache));
     scenario_start(&s, cache);
     for (uint32_t i = 0; i < scenario_step_count; i++) {
-        static const char* const verbs[] = {"create", "begin",  "commit", "fork", "truncate",
-                                            "append", "abort",  "free"};
+        static const char* const verbs[] = {"create",   "begin",  "commit", "fork",
+                                            "truncate", "append", "abort",  "free"};
         const pkv_report before = report_of(cache);
         ASSERT_OK(scenario_steps[i].run(&s));
         bool changes = false;

@@ -1,11 +1,12 @@
-/* test_hostile.c - calls with every kind of nonsense: always a status, never a crash, nothing changed.
+/* test_hostile.c - calls with every kind of nonsense: always a status, never a crash, nothing
+ * changed.
  *
  *   test_hostile [--calls N] [--seed S] [filter]
  *
- * Each call has at least one thing wrong: a handle that is zero, freed, of the other kind, of another cache or
- * made up; a NULL; a count of 2^31 and more; a range that ends before it begins; a sequence named twice; an array
- * of no known type. The digest of the cache is compared after each. Two of 1,000 calls are right, to keep handles
- * moving, and are not counted. */
+ * Each call has at least one thing wrong: a handle that is zero, freed, of the other kind, of
+ * another cache or made up; a NULL; a count of 2^31 and more; a range that ends before it begins; a
+ * sequence named twice; an array of no known type. The digest of the cache is compared after each.
+ * After every 500 of them some right calls follow, which are not counted, to keep handles moving. */
 #define UNIT_NO_MAIN
 #include "unit.h"
 
@@ -14,7 +15,8 @@ enum { DIM = 16, SEQS = 6, DEAD = 64 };
 static uint64_t calls_wanted = 1000000;
 static uint64_t seed = 1;
 
-/* A cache in the middle of its life: sequences that are empty, committed, reserved and in a plan. */
+/* A cache in the middle of its life: sequences that are empty, committed, reserved and in a
+ * plan. */
 struct world {
     pkv_cache* cache;
     pkv_cache* other; /* of the same shape, with the same life */
@@ -41,7 +43,7 @@ static uint32_t below(struct world* w, uint32_t bound) {
     return (uint32_t)(next(w) % bound);
 }
 
-/* ---- The world --------------------------------------------------------------------------------- */
+/* ---- The world ------------------------------------------------------------------------------- */
 
 static pkv_cache* open_cache(uint64_t cache_seed) {
     pkv_config config;
@@ -100,7 +102,7 @@ static void move_on(struct world* w) {
     ASSERT_OK(pkv_seq_create(w->cache, 3, &w->seqs[SPARE]));
 }
 
-/* ---- Bad handles ------------------------------------------------------------------------------- */
+/* ---- Bad handles ----------------------------------------------------------------------------- */
 
 static bool is_live(const struct world* w, uint64_t id) {
     for (uint32_t i = 0; i < SEQS; i++)
@@ -116,23 +118,35 @@ static uint64_t flip_bits(struct world* w, uint64_t id) {
 
 static pkv_seq bad_seq(struct world* w) {
     switch (below(w, 6)) {
-    case 0: return (pkv_seq){0};
-    case 1: return w->dead_seqs[below(w, DEAD)];
-    case 2: return (pkv_seq){w->plan.id};
-    case 3: return w->foreign;
-    case 4: return (pkv_seq){flip_bits(w, w->seqs[below(w, SEQS)].id)};
-    default: return (pkv_seq){next(w)};
+    case 0:
+        return (pkv_seq){0};
+    case 1:
+        return w->dead_seqs[below(w, DEAD)];
+    case 2:
+        return (pkv_seq){w->plan.id};
+    case 3:
+        return w->foreign;
+    case 4:
+        return (pkv_seq){flip_bits(w, w->seqs[below(w, SEQS)].id)};
+    default:
+        return (pkv_seq){next(w)};
     }
 }
 
 static pkv_plan bad_plan(struct world* w) {
     switch (below(w, 6)) {
-    case 0: return (pkv_plan){0};
-    case 1: return w->dead_plans[below(w, DEAD)];
-    case 2: return (pkv_plan){w->seqs[PLANNED].id};
-    case 3: return w->foreign_plan;
-    case 4: return (pkv_plan){flip_bits(w, w->plan.id)};
-    default: return (pkv_plan){next(w)};
+    case 0:
+        return (pkv_plan){0};
+    case 1:
+        return w->dead_plans[below(w, DEAD)];
+    case 2:
+        return (pkv_plan){w->seqs[PLANNED].id};
+    case 3:
+        return w->foreign_plan;
+    case 4:
+        return (pkv_plan){flip_bits(w, w->plan.id)};
+    default:
+        return (pkv_plan){next(w)};
     }
 }
 
@@ -141,7 +155,7 @@ static uint32_t huge(struct world* w) {
     return choices[below(w, 5)];
 }
 
-/* ---- Bad calls on sequences -------------------------------------------------------------------- */
+/* ---- Bad calls on sequences ------------------------------------------------------------------ */
 
 static pkv_array array_of(float* data) {
     return (pkv_array){.data = data};
@@ -151,11 +165,21 @@ static pkv_array array_of(float* data) {
 static pkv_array bad_array(struct world* w, float* data) {
     pkv_array array = array_of(data);
     switch (below(w, 5)) {
-    case 0: array.data = NULL; break;
-    case 1: array.data = (char*)data + 1 + below(w, 3); break;
-    case 2: array.dtype = 3 + below(w, UINT32_MAX - 3); break;
-    case 3: array.row_stride = UINT64_MAX - below(w, 1000); break;
-    default: array.row_stride = UINT64_MAX / 8; break;
+    case 0:
+        array.data = NULL;
+        break;
+    case 1:
+        array.data = (char*)data + 1 + below(w, 3);
+        break;
+    case 2:
+        array.dtype = 3 + below(w, UINT32_MAX - 3);
+        break;
+    case 3:
+        array.row_stride = UINT64_MAX - below(w, 1000);
+        break;
+    default:
+        array.row_stride = UINT64_MAX / 8;
+        break;
     }
     return array;
 }
@@ -168,49 +192,69 @@ static int bad_create(struct world* w) {
 static int bad_match(struct world* w) {
     uint32_t matched;
     switch (below(w, 6)) {
-    case 0: return pkv_seq_match(NULL, w->seqs[EMPTY], tokens, 4, &matched);
-    case 1: return pkv_seq_match(w->cache, bad_seq(w), tokens, 4, &matched);
-    case 2: return pkv_seq_match(w->cache, w->seqs[EMPTY], NULL, 4, &matched);
-    case 3: return pkv_seq_match(w->cache, w->seqs[EMPTY], tokens, 4, NULL);
-    case 4: return pkv_seq_match(w->cache, w->seqs[EMPTY], tokens, huge(w), &matched);
-    default: return pkv_seq_match(w->cache, w->seqs[1 + below(w, 4)], tokens, 4, &matched);
+    case 0:
+        return pkv_seq_match(NULL, w->seqs[EMPTY], tokens, 4, &matched);
+    case 1:
+        return pkv_seq_match(w->cache, bad_seq(w), tokens, 4, &matched);
+    case 2:
+        return pkv_seq_match(w->cache, w->seqs[EMPTY], NULL, 4, &matched);
+    case 3:
+        return pkv_seq_match(w->cache, w->seqs[EMPTY], tokens, 4, NULL);
+    case 4:
+        return pkv_seq_match(w->cache, w->seqs[EMPTY], tokens, huge(w), &matched);
+    default:
+        return pkv_seq_match(w->cache, w->seqs[1 + below(w, 4)], tokens, 4, &matched);
     }
 }
 
 static int bad_fork(struct world* w) {
     pkv_seq child;
     switch (below(w, 4)) {
-    case 0: return pkv_seq_fork(NULL, w->seqs[COMMITTED], &child);
-    case 1: return pkv_seq_fork(w->cache, bad_seq(w), &child);
-    case 2: return pkv_seq_fork(w->cache, w->seqs[COMMITTED], NULL);
-    default: return pkv_seq_fork(w->cache, w->seqs[RESERVED + below(w, 2)], &child);
+    case 0:
+        return pkv_seq_fork(NULL, w->seqs[COMMITTED], &child);
+    case 1:
+        return pkv_seq_fork(w->cache, bad_seq(w), &child);
+    case 2:
+        return pkv_seq_fork(w->cache, w->seqs[COMMITTED], NULL);
+    default:
+        return pkv_seq_fork(w->cache, w->seqs[RESERVED + below(w, 2)], &child);
     }
 }
 
 static int bad_truncate(struct world* w) {
     switch (below(w, 4)) {
-    case 0: return pkv_seq_truncate(NULL, w->seqs[COMMITTED], 1);
-    case 1: return pkv_seq_truncate(w->cache, bad_seq(w), below(w, 6));
-    case 2: return pkv_seq_truncate(w->cache, w->seqs[COMMITTED], huge(w));
-    default: return pkv_seq_truncate(w->cache, w->seqs[PLANNED], 0);
+    case 0:
+        return pkv_seq_truncate(NULL, w->seqs[COMMITTED], 1);
+    case 1:
+        return pkv_seq_truncate(w->cache, bad_seq(w), below(w, 6));
+    case 2:
+        return pkv_seq_truncate(w->cache, w->seqs[COMMITTED], huge(w));
+    default:
+        return pkv_seq_truncate(w->cache, w->seqs[PLANNED], 0);
     }
 }
 
 static int bad_free(struct world* w) {
     const pkv_seq seq = bad_seq(w);
     switch (below(w, 3)) {
-    case 0: return pkv_seq_free(NULL, w->seqs[COMMITTED]);
-    case 1: return pkv_seq_free(w->cache, seq.id == 0 ? (pkv_seq){7} : seq); /* zero is allowed */
-    default: return pkv_seq_free(w->cache, w->seqs[PLANNED]);
+    case 0:
+        return pkv_seq_free(NULL, w->seqs[COMMITTED]);
+    case 1:
+        return pkv_seq_free(w->cache, seq.id == 0 ? (pkv_seq){7} : seq); /* zero is allowed */
+    default:
+        return pkv_seq_free(w->cache, w->seqs[PLANNED]);
     }
 }
 
 static int bad_info(struct world* w) {
     pkv_seq_info info;
     switch (below(w, 3)) {
-    case 0: return pkv_seq_get_info(NULL, w->seqs[COMMITTED], &info);
-    case 1: return pkv_seq_get_info(w->cache, bad_seq(w), &info);
-    default: return pkv_seq_get_info(w->cache, w->seqs[COMMITTED], NULL);
+    case 0:
+        return pkv_seq_get_info(NULL, w->seqs[COMMITTED], &info);
+    case 1:
+        return pkv_seq_get_info(w->cache, bad_seq(w), &info);
+    default:
+        return pkv_seq_get_info(w->cache, w->seqs[COMMITTED], NULL);
     }
 }
 
@@ -218,22 +262,33 @@ static int bad_blocks(struct world* w) {
     uint32_t blocks[4];
     const pkv_seq seq = w->seqs[COMMITTED];
     switch (below(w, 6)) {
-    case 0: return pkv_seq_blocks(NULL, seq, 0, 0, 1, blocks);
-    case 1: return pkv_seq_blocks(w->cache, bad_seq(w), 0, 0, below(w, 4), blocks);
-    case 2: return pkv_seq_blocks(w->cache, seq, 1 + below(w, UINT32_MAX - 1), 0, 1, blocks);
-    case 3: return pkv_seq_blocks(w->cache, seq, 0, 0, huge(w), blocks);
-    case 4: return pkv_seq_blocks(w->cache, seq, 0, 2, 1, blocks);
-    default: return pkv_seq_blocks(w->cache, seq, 0, 0, 1, NULL);
+    case 0:
+        return pkv_seq_blocks(NULL, seq, 0, 0, 1, blocks);
+    case 1:
+        return pkv_seq_blocks(w->cache, bad_seq(w), 0, 0, below(w, 4), blocks);
+    case 2:
+        return pkv_seq_blocks(w->cache, seq, 1 + below(w, UINT32_MAX - 1), 0, 1, blocks);
+    case 3:
+        return pkv_seq_blocks(w->cache, seq, 0, 0, huge(w), blocks);
+    case 4:
+        return pkv_seq_blocks(w->cache, seq, 0, 2, 1, blocks);
+    default:
+        return pkv_seq_blocks(w->cache, seq, 0, 0, 1, NULL);
     }
 }
 
 static int bad_append(struct world* w) {
     switch (below(w, 5)) {
-    case 0: return pkv_seq_append(NULL, w->seqs[EMPTY], tokens, 1, NULL);
-    case 1: return pkv_seq_append(w->cache, bad_seq(w), tokens, 1, NULL);
-    case 2: return pkv_seq_append(w->cache, w->seqs[EMPTY], tokens, 0, NULL);
-    case 3: return pkv_seq_append(w->cache, w->seqs[EMPTY], tokens, huge(w), NULL);
-    default: return pkv_seq_append(w->cache, w->seqs[PLANNED], tokens, 1, NULL);
+    case 0:
+        return pkv_seq_append(NULL, w->seqs[EMPTY], tokens, 1, NULL);
+    case 1:
+        return pkv_seq_append(w->cache, bad_seq(w), tokens, 1, NULL);
+    case 2:
+        return pkv_seq_append(w->cache, w->seqs[EMPTY], tokens, 0, NULL);
+    case 3:
+        return pkv_seq_append(w->cache, w->seqs[EMPTY], tokens, huge(w), NULL);
+    default:
+        return pkv_seq_append(w->cache, w->seqs[PLANNED], tokens, 1, NULL);
     }
 }
 
@@ -243,21 +298,31 @@ static int bad_seq_write(struct world* w) {
     const pkv_array bad = bad_array(w, data);
     const pkv_seq seq = w->seqs[RESERVED];
     switch (below(w, 7)) {
-    case 0: return pkv_seq_write(NULL, seq, 0, &good, &good);
-    case 1: return pkv_seq_write(w->cache, bad_seq(w), 0, &good, &good);
-    case 2: return pkv_seq_write(w->cache, seq, 1 + below(w, UINT32_MAX - 1), &good, &good);
-    case 3: return pkv_seq_write(w->cache, seq, 0, NULL, &good);
-    case 4: return pkv_seq_write(w->cache, seq, 0, &good, NULL);
-    case 5: return pkv_seq_write(w->cache, seq, 0, &good, &bad);
-    default: return pkv_seq_write(w->cache, w->seqs[below(w, 2)], 0, &good, &good);
+    case 0:
+        return pkv_seq_write(NULL, seq, 0, &good, &good);
+    case 1:
+        return pkv_seq_write(w->cache, bad_seq(w), 0, &good, &good);
+    case 2:
+        return pkv_seq_write(w->cache, seq, 1 + below(w, UINT32_MAX - 1), &good, &good);
+    case 3:
+        return pkv_seq_write(w->cache, seq, 0, NULL, &good);
+    case 4:
+        return pkv_seq_write(w->cache, seq, 0, &good, NULL);
+    case 5:
+        return pkv_seq_write(w->cache, seq, 0, &good, &bad);
+    default:
+        return pkv_seq_write(w->cache, w->seqs[below(w, 2)], 0, &good, &good);
     }
 }
 
 static int bad_commit(struct world* w) {
     switch (below(w, 3)) {
-    case 0: return pkv_seq_commit(NULL, w->seqs[RESERVED]);
-    case 1: return pkv_seq_commit(w->cache, bad_seq(w));
-    default: return pkv_seq_commit(w->cache, w->seqs[PLANNED]);
+    case 0:
+        return pkv_seq_commit(NULL, w->seqs[RESERVED]);
+    case 1:
+        return pkv_seq_commit(w->cache, bad_seq(w));
+    default:
+        return pkv_seq_commit(w->cache, w->seqs[PLANNED]);
     }
 }
 
@@ -267,18 +332,26 @@ static int bad_read(struct world* w) {
     const pkv_array bad = bad_array(w, data);
     const pkv_seq seq = w->seqs[COMMITTED];
     switch (below(w, 8)) {
-    case 0: return pkv_seq_read(NULL, seq, 0, 0, 2, &good, NULL);
-    case 1: return pkv_seq_read(w->cache, bad_seq(w), 0, 0, below(w, 3), &good, NULL);
-    case 2: return pkv_seq_read(w->cache, seq, 1 + below(w, UINT32_MAX - 1), 0, 2, &good, NULL);
-    case 3: return pkv_seq_read(w->cache, seq, 0, 0, huge(w), NULL, NULL);
-    case 4: return pkv_seq_read(w->cache, seq, 0, huge(w), 1, &good, NULL);
-    case 5: return pkv_seq_read(w->cache, seq, 0, 0, 2, &bad, &good);
-    case 6: return pkv_seq_read(w->cache, w->seqs[RESERVED], 0, 0, 3, &good, &good);
-    default: return pkv_seq_read(w->cache, w->seqs[PLANNED], 0, 0, 1, &good, &good);
+    case 0:
+        return pkv_seq_read(NULL, seq, 0, 0, 2, &good, NULL);
+    case 1:
+        return pkv_seq_read(w->cache, bad_seq(w), 0, 0, below(w, 3), &good, NULL);
+    case 2:
+        return pkv_seq_read(w->cache, seq, 1 + below(w, UINT32_MAX - 1), 0, 2, &good, NULL);
+    case 3:
+        return pkv_seq_read(w->cache, seq, 0, 0, huge(w), NULL, NULL);
+    case 4:
+        return pkv_seq_read(w->cache, seq, 0, huge(w), 1, &good, NULL);
+    case 5:
+        return pkv_seq_read(w->cache, seq, 0, 0, 2, &bad, &good);
+    case 6:
+        return pkv_seq_read(w->cache, w->seqs[RESERVED], 0, 0, 3, &good, &good);
+    default:
+        return pkv_seq_read(w->cache, w->seqs[PLANNED], 0, 0, 1, &good, &good);
     }
 }
 
-/* ---- Bad calls on plans ------------------------------------------------------------------------ */
+/* ---- Bad calls on plans ---------------------------------------------------------------------- */
 
 static int bad_begin(struct world* w) {
     pkv_plan plan;
@@ -287,12 +360,18 @@ static int bad_begin(struct world* w) {
     for (uint32_t i = 0; i < SEQS + 2; i++)
         entries[i] = good;
     switch (below(w, 9)) {
-    case 0: return pkv_plan_begin(NULL, &good, 1, &plan);
-    case 1: return pkv_plan_begin(w->cache, NULL, 1, &plan);
-    case 2: return pkv_plan_begin(w->cache, &good, 1, NULL);
-    case 3: return pkv_plan_begin(w->cache, &good, 0, &plan);
-    case 4: return pkv_plan_begin(w->cache, entries, 2 + below(w, SEQS), &plan);
-    case 5: return pkv_plan_begin(w->cache, entries, huge(w), &plan);
+    case 0:
+        return pkv_plan_begin(NULL, &good, 1, &plan);
+    case 1:
+        return pkv_plan_begin(w->cache, NULL, 1, &plan);
+    case 2:
+        return pkv_plan_begin(w->cache, &good, 1, NULL);
+    case 3:
+        return pkv_plan_begin(w->cache, &good, 0, &plan);
+    case 4:
+        return pkv_plan_begin(w->cache, entries, 2 + below(w, SEQS), &plan);
+    case 5:
+        return pkv_plan_begin(w->cache, entries, huge(w), &plan);
     case 6:
         entries[1].seq = bad_seq(w);
         return pkv_plan_begin(w->cache, entries, 2, &plan);
@@ -308,10 +387,14 @@ static int bad_begin(struct world* w) {
 static int bad_plan_info(struct world* w) {
     pkv_plan_info info;
     switch (below(w, 4)) {
-    case 0: return pkv_plan_get_info(NULL, w->plan, 0, &info);
-    case 1: return pkv_plan_get_info(w->cache, bad_plan(w), 0, &info);
-    case 2: return pkv_plan_get_info(w->cache, w->plan, 1 + below(w, UINT32_MAX - 1), &info);
-    default: return pkv_plan_get_info(w->cache, w->plan, 0, NULL);
+    case 0:
+        return pkv_plan_get_info(NULL, w->plan, 0, &info);
+    case 1:
+        return pkv_plan_get_info(w->cache, bad_plan(w), 0, &info);
+    case 2:
+        return pkv_plan_get_info(w->cache, w->plan, 1 + below(w, UINT32_MAX - 1), &info);
+    default:
+        return pkv_plan_get_info(w->cache, w->plan, 0, NULL);
     }
 }
 
@@ -320,12 +403,18 @@ static int bad_write(struct world* w) {
     const pkv_array good = array_of(data);
     const pkv_array bad = bad_array(w, data);
     switch (below(w, 6)) {
-    case 0: return pkv_write(NULL, w->plan, 0, &good, &good);
-    case 1: return pkv_write(w->cache, bad_plan(w), 0, &good, &good);
-    case 2: return pkv_write(w->cache, w->plan, 1 + below(w, UINT32_MAX - 1), &good, &good);
-    case 3: return pkv_write(w->cache, w->plan, 0, NULL, &good);
-    case 4: return pkv_write(w->cache, w->plan, 0, &good, NULL);
-    default: return pkv_write(w->cache, w->plan, 0, &bad, &good);
+    case 0:
+        return pkv_write(NULL, w->plan, 0, &good, &good);
+    case 1:
+        return pkv_write(w->cache, bad_plan(w), 0, &good, &good);
+    case 2:
+        return pkv_write(w->cache, w->plan, 1 + below(w, UINT32_MAX - 1), &good, &good);
+    case 3:
+        return pkv_write(w->cache, w->plan, 0, NULL, &good);
+    case 4:
+        return pkv_write(w->cache, w->plan, 0, &good, NULL);
+    default:
+        return pkv_write(w->cache, w->plan, 0, &bad, &good);
     }
 }
 
@@ -334,29 +423,47 @@ static int bad_attend(struct world* w) {
     float out[8 * DIM];
     pkv_attention attention = {.q = array_of(data), .out = array_of(out), .query_heads = 1};
     switch (below(w, 9)) {
-    case 0: return pkv_attend(NULL, w->plan, 0, &attention);
-    case 1: return pkv_attend(w->cache, bad_plan(w), 0, &attention);
-    case 2: return pkv_attend(w->cache, w->plan, 1 + below(w, UINT32_MAX - 1), &attention);
-    case 3: return pkv_attend(w->cache, w->plan, 0, NULL);
-    case 4: attention.q = bad_array(w, data); break;
-    case 5: attention.out = bad_array(w, out); break;
-    case 6: attention.query_heads = below(w, 2) ? 0 : 65537 + below(w, 1000); break;
-    case 7: attention.softcap = below(w, 2) ? -1.0F : NAN; break;
-    default: attention.scale = below(w, 2) ? INFINITY : NAN; break;
+    case 0:
+        return pkv_attend(NULL, w->plan, 0, &attention);
+    case 1:
+        return pkv_attend(w->cache, bad_plan(w), 0, &attention);
+    case 2:
+        return pkv_attend(w->cache, w->plan, 1 + below(w, UINT32_MAX - 1), &attention);
+    case 3:
+        return pkv_attend(w->cache, w->plan, 0, NULL);
+    case 4:
+        attention.q = bad_array(w, data);
+        break;
+    case 5:
+        attention.out = bad_array(w, out);
+        break;
+    case 6:
+        attention.query_heads = below(w, 2) ? 0 : 65537 + below(w, 1000);
+        break;
+    case 7:
+        attention.softcap = below(w, 2) ? -1.0F : NAN;
+        break;
+    default:
+        attention.scale = below(w, 2) ? INFINITY : NAN;
+        break;
     }
     return pkv_attend(w->cache, w->plan, 0, &attention);
 }
 
 static int bad_end(struct world* w) {
     switch (below(w, 4)) {
-    case 0: return pkv_plan_commit(NULL, w->plan);
-    case 1: return pkv_plan_abort(NULL, w->plan);
-    case 2: return pkv_plan_commit(w->cache, bad_plan(w));
-    default: return pkv_plan_abort(w->cache, bad_plan(w));
+    case 0:
+        return pkv_plan_commit(NULL, w->plan);
+    case 1:
+        return pkv_plan_abort(NULL, w->plan);
+    case 2:
+        return pkv_plan_commit(w->cache, bad_plan(w));
+    default:
+        return pkv_plan_abort(w->cache, bad_plan(w));
     }
 }
 
-/* ---- Bad calls on the cache -------------------------------------------------------------------- */
+/* ---- Bad calls on the cache ------------------------------------------------------------------ */
 
 static int bad_cache_call(struct world* w) {
     pkv_stats stats = {.struct_size = below(w, 2) ? 0 : sizeof stats + 1 + below(w, 1000)};
@@ -364,17 +471,28 @@ static int bad_cache_call(struct world* w) {
     pkv_trace_event event;
     uint32_t count;
     switch (below(w, 11)) {
-    case 0: return pkv_cache_stats(NULL, &stats);
-    case 1: return pkv_cache_stats(w->cache, NULL);
-    case 2: return pkv_cache_stats(w->cache, &stats);
-    case 3: return pkv_check(NULL, NULL);
-    case 4: return pkv_faults_set(NULL, "", 0);
-    case 5: return pkv_fault_get(w->cache, pkv_fault_count() + below(w, 99), &info);
-    case 6: return pkv_fault_get(w->cache, 0, NULL);
-    case 7: return pkv_clock_advance(NULL, 1);
-    case 8: return pkv_trace_read(NULL, &event, 1, &count);
-    case 9: return pkv_trace_read(w->cache, NULL, 1, &count);
-    default: return pkv_trace_read(w->cache, &event, 1, NULL);
+    case 0:
+        return pkv_cache_stats(NULL, &stats);
+    case 1:
+        return pkv_cache_stats(w->cache, NULL);
+    case 2:
+        return pkv_cache_stats(w->cache, &stats);
+    case 3:
+        return pkv_check(NULL, NULL);
+    case 4:
+        return pkv_faults_set(NULL, "", 0);
+    case 5:
+        return pkv_fault_get(w->cache, pkv_fault_count() + below(w, 99), &info);
+    case 6:
+        return pkv_fault_get(w->cache, 0, NULL);
+    case 7:
+        return pkv_clock_advance(NULL, 1);
+    case 8:
+        return pkv_trace_read(NULL, &event, 1, &count);
+    case 9:
+        return pkv_trace_read(w->cache, NULL, 1, &count);
+    default:
+        return pkv_trace_read(w->cache, &event, 1, NULL);
     }
 }
 
@@ -390,12 +508,12 @@ static int bad_specification(struct world* w) {
 }
 
 static int (*const bad_calls[])(struct world* w) = {
-    bad_create, bad_match,     bad_fork,   bad_truncate, bad_free,       bad_info,
-    bad_blocks, bad_append,    bad_seq_write, bad_commit, bad_read,      bad_begin,
-    bad_write,  bad_attend,    bad_end,    bad_plan_info, bad_cache_call, bad_specification,
+    bad_create, bad_match,  bad_fork,      bad_truncate,  bad_free,       bad_info,
+    bad_blocks, bad_append, bad_seq_write, bad_commit,    bad_read,       bad_begin,
+    bad_write,  bad_attend, bad_end,       bad_plan_info, bad_cache_call, bad_specification,
 };
 
-/* ---- The test ---------------------------------------------------------------------------------- */
+/* ---- The test -------------------------------------------------------------------------------- */
 
 static uint64_t digest(pkv_cache* cache) {
     pkv_report report;

@@ -1,12 +1,13 @@
 /* test_oom.c - memory runs out at every place where it can.
  *
- * Memory is taken by pkv_cache_create alone. So there the Nth allocation fails, for every N until create
- * succeeds: once only, or from then on; through the memory hook, through the fault point mem.alloc, and by
- * failing malloc itself under the library's feet. Each time nothing may be left behind and the next create must
- * succeed. After create, every public function is called while no memory is to be had at all: it must not
- * notice, and must not ask.
+ * Memory is taken by pkv_cache_create alone. So there the Nth allocation fails, for every N until
+ * create succeeds: once only, or from then on; through the memory hook, through the fault point
+ * mem.alloc, and by failing malloc itself under the library's feet. Each time nothing may be left
+ * behind and the next create must succeed. After create, every public function is called while no
+ * memory is to be had at all: it must not notice, and must not ask.
  *
- * malloc is replaced by functions of this program. Sanitizers replace it too, so that part is skipped there. */
+ * malloc is replaced by functions of this program. Sanitizers replace it too, so that part is
+ * skipped there. */
 #include "unit.h"
 
 #include "sweep/scenario.h"
@@ -14,18 +15,18 @@
 #include <errno.h>
 #include <stdatomic.h>
 
-/* ---- malloc under the library's feet ----------------------------------------------------------- */
+/* ---- malloc under the library's feet --------------------------------------------------------- */
 
 #if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define OWN_MALLOC 1
 
-/* Counted and failed only in the thread that asked for it: others may start up at any moment. Volatile, since
- * a compiler knows that malloc touches no variable of the program. */
+/* Counted and failed only in the thread that asked for it: others may start up at any moment.
+ * Volatile, since a compiler knows that malloc touches no variable of the program. */
 static _Thread_local volatile bool is_watching;
 static _Thread_local volatile uint64_t watched_calls;
 static _Thread_local volatile uint64_t fail_from; /* number of the first call that fails */
 static _Thread_local volatile uint64_t fail_count;
-static atomic_long live;                  /* allocations held, by anyone */
+static atomic_long live; /* allocations held, by anyone */
 
 void* __libc_malloc(size_t bytes);
 void* __libc_calloc(size_t count, size_t bytes);
@@ -86,7 +87,7 @@ static uint64_t unwatch(void) {
 }
 #endif
 
-/* ---- The memory hook --------------------------------------------------------------------------- */
+/* ---- The memory hook ------------------------------------------------------------------------- */
 
 struct budget {
     uint64_t calls;      /* allocations asked for */
