@@ -150,45 +150,25 @@ static void advance(pkv_array* array, uint32_t rows) {
     array->data = (unsigned char*)array->data + bytes;
 }
 
-static int read_slots(pkv_cache* cache, const struct span* span, const uint32_t* slots,
-                      uint32_t count) {
-    const struct pkvi_read_job job = {
-        .layout = &cache->layout,
-        .space = &cache->pool.space,
-        .layer = span->layer,
-        .tokens = count,
-        .slots = slots,
-        .k = span->k,
-        .v = span->v,
-    };
-    return cache->device->ops->read(cache->device, &job);
-}
-
-static int write_slots(pkv_cache* cache, const struct span* span, const uint32_t* slots,
-                       uint32_t count) {
-    const struct pkvi_write_job job = {
-        .layout = &cache->layout,
-        .space = &cache->pool.space,
-        .layer = span->layer,
-        .tokens = count,
-        .slots = slots,
-        .k = span->k,
-        .v = span->v,
-    };
-    return cache->device->ops->write(cache->device, &job);
-}
-
-/* Hand a span to `move` in pieces whose slots fit the stack. */
+/* Hand a span to the device's write or read, in pieces whose slots fit the stack. */
 static int move_span(pkv_cache* cache, const struct pkvi_seq* seq, struct span span,
-                     int (*move)(pkv_cache* cache, const struct span* span, const uint32_t* slots,
-                                 uint32_t count)) {
+                     int (*move)(struct pkvi_device* device, const struct pkvi_kv_job* job)) {
     uint32_t slots[CHUNK_TOKENS];
     while (span.begin < span.end) {
         const uint32_t rest = span.end - span.begin;
         const uint32_t count = rest < CHUNK_TOKENS ? rest : CHUNK_TOKENS;
         for (uint32_t i = 0; i < count; i++)
             slots[i] = pkvi_seq_slot(cache, seq, span.begin + i);
-        PKVI_TRY(move(cache, &span, slots, count));
+        const struct pkvi_kv_job job = {
+            .layout = &cache->layout,
+            .space = &cache->pool.space,
+            .layer = span.layer,
+            .tokens = count,
+            .slots = slots,
+            .k = span.k,
+            .v = span.v,
+        };
+        PKVI_TRY(move(cache->device, &job));
         advance(&span.k, count);
         advance(&span.v, count);
         span.begin += count;
@@ -229,7 +209,7 @@ int pkv_seq_read(pkv_cache* cache, pkv_seq seq, uint32_t layer, uint32_t begin, 
     PKVI_TRY(resolve_optional(v, end - begin, group->kv_heads, group->value_dim, &span.v));
     pkvi_lock(cache);
     PKVI_TRY(pkvi_unlock(cache, read_enter(cache, seq, begin, end, &found)));
-    const int status = move_span(cache, found, span, read_slots);
+    const int status = move_span(cache, found, span, cache->device->ops->read);
     reader_leave(cache, found);
     return status;
 }
@@ -260,7 +240,7 @@ int pkv_seq_write(pkv_cache* cache, pkv_seq seq, uint32_t layer, const pkv_array
     struct pkvi_seq* found;
     pkvi_lock(cache);
     PKVI_TRY(pkvi_unlock(cache, write_enter(cache, seq, k, v, &span, &found)));
-    const int status = move_span(cache, found, span, write_slots);
+    const int status = move_span(cache, found, span, cache->device->ops->write);
     reader_leave(cache, found);
     return status;
 }

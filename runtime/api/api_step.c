@@ -70,7 +70,7 @@ static int user_leave(pkv_cache* cache, struct pkvi_plan* plan, int status) {
 static int write_rows(pkv_cache* cache, const struct pkvi_plan* plan, uint32_t layer,
                       const pkv_array* k, const pkv_array* v) {
     const pkv_group_config* group = &cache->layout.group;
-    struct pkvi_write_job job = {
+    struct pkvi_kv_job job = {
         .layout = &cache->layout,
         .space = &cache->pool.space,
         .layer = layer,

@@ -49,8 +49,9 @@ static inline uint32_t pkvi_dtype_bytes(uint32_t dtype) {
     return dtype == PKV_F32 ? 4 : 2;
 }
 
-/* Row r of the arrays goes to slots[r]. Strides are filled in (never 0). */
-struct pkvi_write_job {
+/* Row r of the arrays and slots[r] belong together: write stores rows into slots, read copies slots
+ * into rows, where the array's data is not NULL. Strides are filled in (never 0). */
+struct pkvi_kv_job {
     const struct pkvi_layout* layout;
     const struct pkvi_space* space;
     uint32_t layer; /* within the group */
@@ -58,17 +59,6 @@ struct pkvi_write_job {
     const uint32_t* slots; /* [tokens] */
     pkv_array k;           /* [tokens][kv_heads][key_dim] */
     pkv_array v;           /* [tokens][kv_heads][value_dim] */
-};
-
-/* The reverse, into k and v where their data is not NULL. */
-struct pkvi_read_job {
-    const struct pkvi_layout* layout;
-    const struct pkvi_space* space;
-    uint32_t layer;
-    uint32_t tokens;
-    const uint32_t* slots;
-    pkv_array k;
-    pkv_array v;
 };
 
 /* Rows starts[e] .. starts[e+1] belong to entry e, whose sequence has lengths[e] tokens including
@@ -110,8 +100,8 @@ struct pkvi_device_ops {
     /* Fill with zeros; complete on return. */
     int (*zero)(struct pkvi_device* device, void* to, uint64_t bytes);
 
-    int (*write)(struct pkvi_device* device, const struct pkvi_write_job* job);
-    int (*read)(struct pkvi_device* device, const struct pkvi_read_job* job);
+    int (*write)(struct pkvi_device* device, const struct pkvi_kv_job* job);
+    int (*read)(struct pkvi_device* device, const struct pkvi_kv_job* job);
     int (*attend)(struct pkvi_device* device, const struct pkvi_attend_job* job);
 
     void (*close)(struct pkvi_device* device);
@@ -153,7 +143,7 @@ int pkvi_sim_open(const struct pkvi_device_config* config, struct pkvi_device** 
  * storing and reading element by element through the plain order [token][dim]. The simulated device
  * runs on it. */
 int pkvi_reference_attend(const struct pkvi_attend_job* job);
-int pkvi_reference_write(const struct pkvi_write_job* job);
-int pkvi_reference_read(const struct pkvi_read_job* job);
+int pkvi_reference_write(const struct pkvi_kv_job* job);
+int pkvi_reference_read(const struct pkvi_kv_job* job);
 
 #endif

@@ -112,12 +112,12 @@ static int host_zero(struct pkvi_device* device, void* to, uint64_t bytes) {
 
 /* ---- K/V ------------------------------------------------------------------------------------- */
 
-static int host_write(struct pkvi_device* device, const struct pkvi_write_job* job) {
+static int host_write(struct pkvi_device* device, const struct pkvi_kv_job* job) {
     PKVI_TRY(pkvi_fault_check(host_of(device)->faults, PKVI_FAULT_DEVICE_WRITE));
     return pkvi_packed_write(job);
 }
 
-static int host_read(struct pkvi_device* device, const struct pkvi_read_job* job) {
+static int host_read(struct pkvi_device* device, const struct pkvi_kv_job* job) {
     PKVI_TRY(pkvi_fault_check(host_of(device)->faults, PKVI_FAULT_DEVICE_READ));
     pkvi_packed_read(job);
     return PKV_OK;

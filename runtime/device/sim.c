@@ -269,14 +269,14 @@ static int sim_zero(struct pkvi_device* device, void* to, uint64_t bytes) {
 
 /* ---- Jobs ------------------------------------------------------------------------------------ */
 
-static int sim_write(struct pkvi_device* device, const struct pkvi_write_job* job) {
+static int sim_write(struct pkvi_device* device, const struct pkvi_kv_job* job) {
     struct sim* sim = sim_of(device);
     PKVI_TRY(pkvi_fault_check(sim->faults, PKVI_FAULT_DEVICE_WRITE));
     fence(sim);
     return pkvi_reference_write(job);
 }
 
-static int sim_read(struct pkvi_device* device, const struct pkvi_read_job* job) {
+static int sim_read(struct pkvi_device* device, const struct pkvi_kv_job* job) {
     struct sim* sim = sim_of(device);
     PKVI_TRY(pkvi_fault_check(sim->faults, PKVI_FAULT_DEVICE_READ));
     fence(sim);

@@ -57,12 +57,12 @@ void rig_close(struct rig* rig) {
     pkvi_faults_free(&rig->faults);
 }
 
-int rig_write(void* rig, const struct pkvi_write_job* job) {
+int rig_write(void* rig, const struct pkvi_kv_job* job) {
     struct pkvi_device* device = ((struct rig*)rig)->device;
     return device->ops->write(device, job);
 }
 
-int rig_reference_write(void* ctx, const struct pkvi_write_job* job) {
+int rig_reference_write(void* ctx, const struct pkvi_kv_job* job) {
     (void)ctx;
     return pkvi_reference_write(job);
 }

@@ -21,8 +21,8 @@ void rig_open(struct rig* rig, const struct shape* shape, const char* isa, uint3
 void rig_close(struct rig* rig);
 
 /* write_function for a rig, and for the reference (ctx is not used). */
-int rig_write(void* rig, const struct pkvi_write_job* job);
-int rig_reference_write(void* ctx, const struct pkvi_write_job* job);
+int rig_write(void* rig, const struct pkvi_kv_job* job);
+int rig_reference_write(void* ctx, const struct pkvi_kv_job* job);
 
 /* The argument after `name`, or `otherwise`. */
 uint64_t rig_number(int argc, char** argv, const char* name, uint64_t otherwise);

@@ -69,7 +69,7 @@ struct scene {
     float* lse; /* [tokens][query_heads] */
 };
 
-typedef int write_function(void* ctx, const struct pkvi_write_job* job);
+typedef int write_function(void* ctx, const struct pkvi_kv_job* job);
 
 /* A shape of moderate cost. `seed` decides all of it. */
 struct shape shape_random(uint64_t seed);

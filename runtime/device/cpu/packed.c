@@ -15,35 +15,23 @@ struct lane {
     uint64_t step_pair;    /* from d to d + 2 */
 };
 
-static struct lane lane_of_k(const struct pkvi_layout* layout, const struct pkvi_space* space,
-                             uint32_t layer, uint32_t slot, uint32_t head) {
-    const pkv_group_config* group = &layout->group;
-    const uint32_t token = slot % group->block_tokens;
-    const uint64_t first = pkvi_packed_k(group, token, 0);
+static struct lane lane_of(const struct pkvi_kv_job* job, uint32_t row, uint32_t head,
+                           bool is_value) {
+    const pkv_group_config* group = &job->layout->group;
+    const uint32_t block = job->slots[row] / group->block_tokens;
+    const uint32_t token = job->slots[row] % group->block_tokens;
+    uint64_t (*const index)(const pkv_group_config*, uint32_t, uint32_t) =
+        is_value ? pkvi_packed_v : pkvi_packed_k;
+    const uint32_t dtype = is_value ? group->v_dtype : group->k_dtype;
+    const uint64_t first = index(group, token, 0);
     unsigned char* base =
-        pkvi_packed_head(layout, space, layer, slot / group->block_tokens, head, false);
+        pkvi_packed_head(job->layout, job->space, job->layer, block, head, is_value);
     return (struct lane){
-        .data = base + first * pkvi_dtype_bytes(group->k_dtype),
-        .dim = group->key_dim,
-        .dtype = group->k_dtype,
-        .step_in_pair = pkvi_packed_k(group, token, 1) - first,
-        .step_pair = pkvi_packed_k(group, token, 2) - first,
-    };
-}
-
-static struct lane lane_of_v(const struct pkvi_layout* layout, const struct pkvi_space* space,
-                             uint32_t layer, uint32_t slot, uint32_t head) {
-    const pkv_group_config* group = &layout->group;
-    const uint32_t token = slot % group->block_tokens;
-    const uint64_t first = pkvi_packed_v(group, token, 0);
-    unsigned char* base =
-        pkvi_packed_head(layout, space, layer, slot / group->block_tokens, head, true);
-    return (struct lane){
-        .data = base + first * pkvi_dtype_bytes(group->v_dtype),
-        .dim = group->value_dim,
-        .dtype = group->v_dtype,
-        .step_in_pair = pkvi_packed_v(group, token, 1) - first,
-        .step_pair = pkvi_packed_v(group, token, 2) - first,
+        .data = base + first * pkvi_dtype_bytes(dtype),
+        .dim = is_value ? group->value_dim : group->key_dim,
+        .dtype = dtype,
+        .step_in_pair = index(group, token, 1) - first,
+        .step_pair = index(group, token, 2) - first,
     };
 }
 
@@ -68,26 +56,22 @@ static void load(const struct lane* lane, const pkv_array* to, uint32_t row, uin
                        pkvi_element_get(lane->data, lane_index(lane, d), lane->dtype));
 }
 
-int pkvi_packed_write(const struct pkvi_write_job* job) {
+int pkvi_packed_write(const struct pkvi_kv_job* job) {
     for (uint32_t row = 0; row < job->tokens; row++)
         for (uint32_t head = 0; head < job->layout->group.kv_heads; head++) {
-            const struct lane k =
-                lane_of_k(job->layout, job->space, job->layer, job->slots[row], head);
-            const struct lane v =
-                lane_of_v(job->layout, job->space, job->layer, job->slots[row], head);
+            const struct lane k = lane_of(job, row, head, false);
+            const struct lane v = lane_of(job, row, head, true);
             if (!store(&k, &job->k, row, head)) return PKV_ENONFINITE;
             if (!store(&v, &job->v, row, head)) return PKV_ENONFINITE;
         }
     return PKV_OK;
 }
 
-void pkvi_packed_read(const struct pkvi_read_job* job) {
+void pkvi_packed_read(const struct pkvi_kv_job* job) {
     for (uint32_t row = 0; row < job->tokens; row++)
         for (uint32_t head = 0; head < job->layout->group.kv_heads; head++) {
-            const struct lane k =
-                lane_of_k(job->layout, job->space, job->layer, job->slots[row], head);
-            const struct lane v =
-                lane_of_v(job->layout, job->space, job->layer, job->slots[row], head);
+            const struct lane k = lane_of(job, row, head, false);
+            const struct lane v = lane_of(job, row, head, true);
             if (job->k.data != NULL) load(&k, &job->k, row, head);
             if (job->v.data != NULL) load(&v, &job->v, row, head);
         }

@@ -50,7 +50,7 @@ static inline unsigned char* pkvi_packed_head(const struct pkvi_layout* layout,
 }
 
 /* Store rows in packed order, and read them back. Errors of write: PKV_ENONFINITE. */
-int pkvi_packed_write(const struct pkvi_write_job* job);
-void pkvi_packed_read(const struct pkvi_read_job* job);
+int pkvi_packed_write(const struct pkvi_kv_job* job);
+void pkvi_packed_read(const struct pkvi_kv_job* job);
 
 #endif

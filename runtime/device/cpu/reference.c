@@ -27,67 +27,45 @@ static unsigned char* token_at(const struct pkvi_layout* layout, const struct pk
 
 /* ---- Write and read -------------------------------------------------------------------------- */
 
-/* One side, K or V, of a write or read job. */
-struct side {
-    const struct pkvi_layout* layout;
-    const struct pkvi_space* space;
-    uint32_t layer;
-    uint32_t tokens;
-    const uint32_t* slots;
-    const pkv_array* array;
-    bool is_value;
-};
-
-static uint32_t side_dim(const struct side* side) {
-    return side->is_value ? side->layout->group.value_dim : side->layout->group.key_dim;
-}
-
-static uint32_t side_dtype(const struct side* side) {
-    return side->is_value ? side->layout->group.v_dtype : side->layout->group.k_dtype;
-}
-
-static int write_side(const struct side* side) {
-    for (uint32_t row = 0; row < side->tokens; row++)
-        for (uint32_t head = 0; head < side->layout->group.kv_heads; head++) {
-            unsigned char* to = token_at(side->layout, side->space, side->layer, side->slots[row],
-                                         head, side->is_value);
-            for (uint32_t d = 0; d < side_dim(side); d++) {
-                const float value = pkvi_array_get(side->array, row, head, d);
-                if (!isfinite(pkvi_element_round(value, side_dtype(side)))) return PKV_ENONFINITE;
-                pkvi_element_set(to, d, side_dtype(side), value);
+static int write_side(const struct pkvi_kv_job* job, const pkv_array* array, bool is_value) {
+    const pkv_group_config* group = &job->layout->group;
+    const uint32_t dim = is_value ? group->value_dim : group->key_dim;
+    const uint32_t dtype = is_value ? group->v_dtype : group->k_dtype;
+    for (uint32_t row = 0; row < job->tokens; row++)
+        for (uint32_t head = 0; head < group->kv_heads; head++) {
+            unsigned char* to =
+                token_at(job->layout, job->space, job->layer, job->slots[row], head, is_value);
+            for (uint32_t d = 0; d < dim; d++) {
+                const float value = pkvi_array_get(array, row, head, d);
+                if (!isfinite(pkvi_element_round(value, dtype))) return PKV_ENONFINITE;
+                pkvi_element_set(to, d, dtype, value);
             }
         }
     return PKV_OK;
 }
 
-static void read_side(const struct side* side) {
-    if (side->array->data == NULL) return;
-    for (uint32_t row = 0; row < side->tokens; row++)
-        for (uint32_t head = 0; head < side->layout->group.kv_heads; head++) {
-            const unsigned char* from = token_at(side->layout, side->space, side->layer,
-                                                 side->slots[row], head, side->is_value);
-            for (uint32_t d = 0; d < side_dim(side); d++)
-                pkvi_array_set(side->array, row, head, d,
-                               pkvi_element_get(from, d, side_dtype(side)));
+static void read_side(const struct pkvi_kv_job* job, const pkv_array* array, bool is_value) {
+    const pkv_group_config* group = &job->layout->group;
+    const uint32_t dim = is_value ? group->value_dim : group->key_dim;
+    const uint32_t dtype = is_value ? group->v_dtype : group->k_dtype;
+    if (array->data == NULL) return;
+    for (uint32_t row = 0; row < job->tokens; row++)
+        for (uint32_t head = 0; head < group->kv_heads; head++) {
+            const unsigned char* from =
+                token_at(job->layout, job->space, job->layer, job->slots[row], head, is_value);
+            for (uint32_t d = 0; d < dim; d++)
+                pkvi_array_set(array, row, head, d, pkvi_element_get(from, d, dtype));
         }
 }
 
-int pkvi_reference_write(const struct pkvi_write_job* job) {
-    const struct side k = {job->layout, job->space, job->layer, job->tokens,
-                           job->slots,  &job->k,    false};
-    const struct side v = {job->layout, job->space, job->layer, job->tokens,
-                           job->slots,  &job->v,    true};
-    PKVI_TRY(write_side(&k));
-    return write_side(&v);
+int pkvi_reference_write(const struct pkvi_kv_job* job) {
+    PKVI_TRY(write_side(job, &job->k, false));
+    return write_side(job, &job->v, true);
 }
 
-int pkvi_reference_read(const struct pkvi_read_job* job) {
-    const struct side k = {job->layout, job->space, job->layer, job->tokens,
-                           job->slots,  &job->k,    false};
-    const struct side v = {job->layout, job->space, job->layer, job->tokens,
-                           job->slots,  &job->v,    true};
-    read_side(&k);
-    read_side(&v);
+int pkvi_reference_read(const struct pkvi_kv_job* job) {
+    read_side(job, &job->k, false);
+    read_side(job, &job->v, true);
     return PKV_OK;
 }
 
