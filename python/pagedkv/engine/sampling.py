@@ -1,8 +1,15 @@
 """From logits to a token: greedy, or temperature with top-k and top-p (nucleus, arXiv 1904.09751).
 
-Every sample of every request has a random generator of its own, and draws from it exactly once
-per token. Its seed is (seed, request number, sample number), so the text of a request depends
-neither on the requests around it nor on whether it was preempted on the way.
+Every sample of every request has a random generator of its own, seeded by (seed, request number,
+sample number), which draws one number for every token of the vocabulary at every step. The text
+of a request therefore depends neither on the requests around it nor on whether it was preempted.
+
+The draw is Gumbel-max: the token with the largest logit / temperature + noise, where the noise
+belongs to the token id, has exactly the softmax's distribution. The usual way, one uniform number
+looked up in the cumulative sum of probabilities, has it too, but there a rounding error in any
+logit moves the borders of all tokens behind it, and near-equal tokens may swap places in the sum.
+Here it matters only between the best two. That keeps runs equal that differ by rounding: other
+kernels, other processors.
 """
 
 from __future__ import annotations
@@ -55,20 +62,22 @@ class Sampler:
             raise FloatingPointError("the model gave logits that are NaN or infinite")
         if self.params.temperature == 0:
             return int(np.argmax(logits))
-        order, weights = self._candidates(logits.astype(np.float64))
-        cumulative = np.cumsum(weights)
-        point = self._random.random() * cumulative[-1]
-        return int(order[min(np.searchsorted(cumulative, point, "right"), len(order) - 1)])
+        scaled = logits.astype(np.float64) / self.params.temperature
+        # log(0) would be a certain win; the generator can give 0, once in 2^53 numbers.
+        waits = np.maximum(self._random.standard_exponential(len(scaled)), 1e-300)
+        kept = self._candidates(scaled)
+        return int(kept[np.argmax(scaled[kept] - np.log(waits[kept]))])
 
-    def _candidates(self, logits: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float64]]:
-        """Token ids, most likely first, and their unnormalised probabilities."""
-        order = np.argsort(-logits, kind="stable")
+    def _candidates(self, scaled: NDArray[np.float64]) -> NDArray[np.intp]:
+        """The token ids that top-k and top-p leave."""
+        if self.params.top_k == 0 and self.params.top_p == 1:
+            return np.arange(len(scaled))
+        order = np.argsort(-scaled, kind="stable")
         if self.params.top_k:
             order = order[: self.params.top_k]
-        weights = np.exp((logits[order] - logits[order[0]]) / self.params.temperature)
         if self.params.top_p < 1:
+            weights = np.exp(scaled[order] - scaled[order[0]])
             reached = np.cumsum(weights) / weights.sum()
             # Keep the token that crosses the border, so at least one is left.
-            keep = int(np.searchsorted(reached, self.params.top_p, "left")) + 1
-            order, weights = order[:keep], weights[:keep]
-        return order, weights
+            order = order[: int(np.searchsorted(reached, self.params.top_p, "left")) + 1]
+        return order
