@@ -9,6 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
+
+enum { HUGE_PAGE_BYTES = 2 << 20 };
 
 struct host {
     struct pkvi_device device;
@@ -49,12 +52,26 @@ bool pkvi_isa_known(const char* isa) {
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
+/* Reserve `bytes` that begin on a huge page: more is mapped than needed and the rest given back. */
+static void* map_aligned(uint64_t bytes) {
+    const uint64_t slack = bytes >= HUGE_PAGE_BYTES ? HUGE_PAGE_BYTES : 0;
+    if (bytes > SIZE_MAX - slack) return MAP_FAILED;
+    unsigned char* memory =
+        mmap(NULL, bytes + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED || slack == 0) return memory;
+    const uint64_t before = -(uintptr_t)memory % HUGE_PAGE_BYTES;
+    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    const uint64_t used = (before + bytes + page - 1) / page * page;
+    if (before > 0) munmap(memory, before);
+    if (used < bytes + slack) munmap(memory + used, bytes + slack - used);
+    return memory + before;
+}
+
 /* Anonymous pages are zeroed, cost nothing until touched, and may become huge pages, which halve
  * the price of reading blocks in random order. */
 static int host_alloc(struct pkvi_device* device, uint64_t bytes, void** base) {
     PKVI_TRY(pkvi_fault_check(host_of(device)->faults, PKVI_FAULT_DEVICE_ALLOC));
-    void* memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* memory = map_aligned(bytes);
     if (memory == MAP_FAILED) return PKV_ENOMEM;
 #ifdef MADV_HUGEPAGE
     madvise(memory, bytes, MADV_HUGEPAGE); /* advice: refusal is fine */

@@ -4,16 +4,19 @@
  *   item    up to PKVI_ITEM_ROWS rows: all KV heads of a decode row together, so that a block's
  *           slab is visited once; or a tile of rows of one KV head of a long chunk, so that K and V
  *           are reused
- *   part    one split of an item. Only when there are too few items for the threads are the splits
- *           of an item computed apart and merged afterwards, in the order in which one thread would
- *           have done it
+ *   part    an item, or one split of it. Items that are large in comparison with what a thread has
+ *           to do are cut; their splits are merged afterwards, in the order in which one thread
+ *           would have done it
  *
  * Threads take parts from a shared counter. Each works in a workspace of its own. */
 #include "device/cpu/attend.h"
 
 #include <pthread.h>
 
-enum { PARTIAL_FLOATS = 1 << 21 }; /* room for states of parts: 8 MiB */
+enum {
+    PARTIAL_FLOATS = 1 << 21, /* room for states of parts: 8 MiB */
+    PARTS_PER_WORKER = 4,     /* so that no thread waits long for the last one */
+};
 
 /* How the rows of one entry are cut. */
 struct cut {
@@ -43,36 +46,36 @@ struct pkvi_attender {
 
 /* ---- Open and close -------------------------------------------------------------------------- */
 
-static void place_workspaces(struct pkvi_attender* attender, uint64_t q, uint64_t state,
-                             uint64_t tiles) {
-    float* at = attender->floats;
-    for (uint32_t i = 0; i < attender->worker_count; i++) {
-        struct pkvi_workspace* workspace = &attender->workspaces[i];
-        workspace->q = at;
-        workspace->sum = workspace->q + q;
-        workspace->split = workspace->sum + state;
-        workspace->tiles = workspace->split + state;
-        at = workspace->tiles + tiles;
-    }
-}
-
-static int open_memory(struct pkvi_attender* attender, const struct pkvi_device_config* config) {
+static int open_workspaces(struct pkvi_attender* attender,
+                           const struct pkvi_device_config* config) {
     const pkv_group_config* group = &config->layout.group;
     const uint64_t q = (uint64_t)PKVI_ITEM_ROWS * group->key_dim;
     const uint64_t state = (uint64_t)PKVI_ITEM_ROWS * pkvi_state_floats(group->value_dim);
-    const uint64_t tiles = (uint64_t)PKVI_CHUNK_TOKENS * (group->key_dim + group->value_dim);
-    const uint64_t all = q + 2 * state + tiles;
-    struct pkvi_mem* mem = config->mem;
-    PKVI_TRY(pkvi_mem_take(mem, attender->worker_count, sizeof *attender->workspaces,
+    const uint64_t stage = pkvi_stage_bytes(group) / sizeof(float);
+    const uint64_t all = q + 2 * state + stage;
+    PKVI_TRY(pkvi_mem_take(config->mem, attender->worker_count, sizeof *attender->workspaces,
                            (void**)&attender->workspaces));
-    PKVI_TRY(
-        pkvi_mem_take(mem, attender->worker_count * all, sizeof(float), (void**)&attender->floats));
+    PKVI_TRY(pkvi_mem_take(config->mem, attender->worker_count * all, sizeof(float),
+                           (void**)&attender->floats));
+    for (uint32_t i = 0; i < attender->worker_count; i++) {
+        float* const at = attender->floats + i * all;
+        attender->workspaces[i] = (struct pkvi_workspace){
+            .q = at,
+            .sum = at + q,
+            .split = at + q + state,
+            .stage = (unsigned char*)(at + q + 2 * state),
+        };
+    }
+    return PKV_OK;
+}
+
+static int open_memory(struct pkvi_attender* attender, const struct pkvi_device_config* config) {
+    struct pkvi_mem* mem = config->mem;
+    PKVI_TRY(open_workspaces(attender, config));
     PKVI_TRY(pkvi_mem_take(mem, attender->worker_count > 1 ? PARTIAL_FLOATS : 0, sizeof(float),
                            (void**)&attender->partials));
-    PKVI_TRY(pkvi_mem_take(mem, config->plan_sequences_max, sizeof *attender->cuts,
-                           (void**)&attender->cuts));
-    place_workspaces(attender, q, state, tiles);
-    return PKV_OK;
+    return pkvi_mem_take(mem, config->plan_sequences_max, sizeof *attender->cuts,
+                         (void**)&attender->cuts);
 }
 
 int pkvi_attender_open(struct pkvi_attender** attender, const struct pkvi_device_config* config,
@@ -140,24 +143,32 @@ static uint64_t cut_splits(const struct pkvi_attend_job* job, uint32_t entry, fl
     return all;
 }
 
+/* Products of rows and tokens: what an item, or a whole call, costs. */
+static uint64_t item_work(const struct pkvi_attend_job* job, uint32_t entry,
+                          const struct cut* cut) {
+    return (uint64_t)cut->rows * cut->kv_heads * job->lengths[entry];
+}
+
+static uint64_t job_work(const struct pkvi_attend_job* job) {
+    uint64_t work = 0;
+    for (uint32_t e = 0; e < job->entries; e++)
+        work += (uint64_t)(job->starts[e + 1] - job->starts[e]) * job->lengths[e];
+    return work * job->query_heads;
+}
+
+/* Cut every entry into items, and items that are too large for threads to share evenly into splits
+ * or, where that is not possible, into fewer heads. `share` is how large an item may be. */
 static void cut_job(struct pkvi_attender* attender, const struct pkvi_attend_job* job) {
     const uint32_t kv_heads = job->layout->group.kv_heads;
-    const uint32_t wanted = attender->worker_count > 1 ? attender->worker_count * 4 : 1;
-    uint32_t items = 0;
-    for (uint32_t e = 0; e < job->entries; e++) {
-        cut_rows(job, e, kv_heads, &attender->cuts[e]);
-        items += item_count(&attender->cuts[e]);
-    }
-    const bool is_scarce = items < wanted;
-    const uint32_t heads_max =
-        is_scarce ? pkvi_ceil_div(kv_heads, attender->worker_count) : kv_heads;
+    const uint64_t share = job_work(job) / (attender->worker_count * PARTS_PER_WORKER);
     uint64_t used = 0;
     attender->parts = 0;
     for (uint32_t e = 0; e < job->entries; e++) {
         struct cut* cut = &attender->cuts[e];
-        if (is_scarce) {
-            cut_rows(job, e, heads_max, cut);
+        cut_rows(job, e, kv_heads, cut);
+        if (attender->worker_count > 1 && item_work(job, e, cut) > share) {
             used += cut_splits(job, e, attender->partials + used, PARTIAL_FLOATS - used, cut);
+            if (cut->splits == 1) cut_rows(job, e, pkvi_ceil_div(kv_heads, PARTS_PER_WORKER), cut);
         }
         cut->first_part = attender->parts;
         attender->parts += item_count(cut) * cut->splits;
@@ -200,8 +211,8 @@ static struct pkvi_item make_item(const struct pkvi_attender* attender, uint32_t
     };
 }
 
-/* Partial states of an item are packed by its true size, which may be less than that of a full
- * one. */
+/* Partial states of an item are packed by its true size, which may be less than that of a full one.
+ * */
 static float* item_partials(const struct cut* cut, uint32_t index) {
     return cut->partials + (uint64_t)index * cut->splits * cut->partial_floats;
 }

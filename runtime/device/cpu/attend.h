@@ -4,10 +4,9 @@
  * The driver cuts a call into items; a kernel works one item off. The cuts that decide the result
  * are fixed positions of the sequence and nothing else:
  *
- *   positions   |<-- split (PKVI_SPLIT_TOKENS) -->|<-- split -->| ...      summed apart, merged in
- *               order | chunk | chunk | ...                                      one softmax update
- *               each | tile | tile | tile | tile |                              16 tokens, one
- *               vector of scores
+ *   positions   |<-- split (PKVI_SPLIT_TOKENS) -->|<-- split -->| ...   summed apart, then merged
+ *               | chunk | chunk | ...                                   one softmax update each
+ *               | tile | tile | ...                                     16 tokens: one block's run
  *
  * Rows are independent of each other and an invisible chunk leaves a row's state as it was, bit for
  * bit. So a row's output does not depend on which rows share its item, which items there are, or
@@ -16,14 +15,10 @@
 #define PKVI_DEVICE_CPU_ATTEND_H
 
 #include "base/limits.h"
-#include "device/cpu/packed.h"
+#include "device/cpu/chunk.h"
 #include "device/cpu/threads.h"
 
-enum {
-    PKVI_CHUNK_TOKENS = PKVI_SPLIT_TOKENS < 64 ? PKVI_SPLIT_TOKENS : 64,
-    PKVI_CHUNK_TILES = PKVI_CHUNK_TOKENS / PKVI_TILE_TOKENS,
-    PKVI_ITEM_ROWS = 128, /* query rows of one item, over all its heads */
-};
+enum { PKVI_ITEM_ROWS = 128 }; /* query rows of one item, over all its heads */
 
 /* Rows of one item: `rows` (token, head) pairs of each of `kv_heads` KV heads. Row r of KV head h
  * is token r / group_heads of the entry, query head h * group_heads + r % group_heads. */
@@ -40,10 +35,10 @@ struct pkvi_item {
 
 /* What one thread works with; sized for PKVI_ITEM_ROWS and the largest dims. */
 struct pkvi_workspace {
-    float* q;     /* [rows][key_dim] */
-    float* sum;   /* [rows][state] of all splits so far */
-    float* split; /* [rows][state] of the present split */
-    float* tiles; /* gathered K and V of one chunk, for blocks shorter than a tile */
+    float* q;             /* [rows][key_dim] */
+    float* sum;           /* [rows][state] of all splits so far */
+    float* split;         /* [rows][state] of the present split */
+    unsigned char* stage; /* K and V of one chunk, for blocks shorter than a tile */
 };
 
 /* The state of one row's online softmax (Milakov, Gimelshein, 2018): output so far [value_dim],

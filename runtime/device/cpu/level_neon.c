@@ -1,10 +1,6 @@
 /* level_neon.c - the kernels for 64-bit Arm, where NEON is always there. */
 #if defined(__aarch64__)
 #define PKVI_LEVEL_NEON
-#include "device/cpu/attend.h"
-#include "device/cpu/simd.h"
-#include <math.h>
-
 #include "device/cpu/attend_kernel.h"
 
 static bool is_supported(void) {

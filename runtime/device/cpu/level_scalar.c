@@ -1,9 +1,5 @@
 /* level_scalar.c - the kernels for any processor: vectors of four, no fused multiply-add. */
 #define PKVI_LEVEL_SCALAR
-#include "device/cpu/attend.h"
-#include "device/cpu/simd.h"
-#include <math.h>
-
 #include "device/cpu/attend_kernel.h"
 
 static bool is_supported(void) {

@@ -17,19 +17,22 @@
 #include <arm_neon.h>
 #endif
 
+/* Floats of a vector; rows that the inner loops take at once; sums that they keep in registers. */
 #if defined(PKVI_LEVEL_AVX512)
-enum { WIDTH = 16, ROWS_MAX = 8 };
+enum { WIDTH = 16, ROWS_MAX = 8, SUMS_MAX = 16 };
 #elif defined(PKVI_LEVEL_AVX2)
-enum { WIDTH = 8, ROWS_MAX = 4 };
+enum { WIDTH = 8, ROWS_MAX = 4, SUMS_MAX = 8 };
+#elif defined(PKVI_LEVEL_NEON)
+enum { WIDTH = 4, ROWS_MAX = 4, SUMS_MAX = 16 };
 #else
-enum { WIDTH = 4, ROWS_MAX = 4 };
+enum { WIDTH = 4, ROWS_MAX = 4, SUMS_MAX = 8 };
 #endif
 
 typedef float vf __attribute__((vector_size(WIDTH * 4)));
 typedef int32_t vi __attribute__((vector_size(WIDTH * 4)));
 typedef uint32_t vu __attribute__((vector_size(WIDTH * 4)));
 
-static inline vf v_load(const float* from) {
+static inline vf v_load(const void* from) {
     vf result;
     memcpy(&result, from, sizeof result);
     return result;
@@ -73,23 +76,23 @@ static inline vf v_max(vf a, vf b) {
 }
 
 /* WIDTH consecutive f16. */
-static inline vf v_load_f16(const uint16_t* from) {
+static inline vf v_load_f16(const void* from) {
 #if defined(PKVI_LEVEL_AVX512)
-    return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
+    return (vf)_mm512_cvtph_ps(_mm256_loadu_si256(from));
 #elif defined(PKVI_LEVEL_AVX2)
-    return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from));
+    return (vf)_mm256_cvtph_ps(_mm_loadu_si128(from));
 #elif defined(PKVI_LEVEL_NEON)
     return (vf)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)));
 #else
     vf result;
     for (int i = 0; i < WIDTH; i++)
-        result[i] = pkvi_f16_to_float(from[i]);
+        result[i] = pkvi_f16_to_float(((const uint16_t*)from)[i]);
     return result;
 #endif
 }
 
 /* WIDTH consecutive bf16. */
-static inline vf v_load_bf16(const uint16_t* from) {
+static inline vf v_load_bf16(const void* from) {
     typedef uint16_t half __attribute__((vector_size(WIDTH * 2)));
     half bits;
     memcpy(&bits, from, sizeof bits);
@@ -97,7 +100,7 @@ static inline vf v_load_bf16(const uint16_t* from) {
 }
 
 /* WIDTH pairs of bf16: the first of each, and the second of each. */
-static inline void v_load_pairs(const uint16_t* from, vf* first, vf* second) {
+static inline void v_load_pairs(const void* from, vf* first, vf* second) {
     vu pairs;
     memcpy(&pairs, from, sizeof pairs);
     *first = (vf)(pairs << 16);
@@ -106,21 +109,60 @@ static inline void v_load_pairs(const uint16_t* from, vf* first, vf* second) {
 
 /* Across the lanes, always in the same order. */
 static inline float v_reduce_max(vf value) {
+#if defined(PKVI_LEVEL_AVX512)
+    return _mm512_reduce_max_ps((__m512)value);
+#elif defined(PKVI_LEVEL_NEON)
+    return vmaxvq_f32((float32x4_t)value);
+#else
     float lanes[WIDTH];
     v_store(lanes, value);
     for (int half = WIDTH / 2; half > 0; half /= 2)
         for (int i = 0; i < half; i++)
             lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
     return lanes[0];
+#endif
 }
 
 static inline float v_reduce_add(vf value) {
+#if defined(PKVI_LEVEL_AVX512)
+    return _mm512_reduce_add_ps((__m512)value);
+#elif defined(PKVI_LEVEL_NEON)
+    return vaddvq_f32((float32x4_t)value);
+#else
     float lanes[WIDTH];
     v_store(lanes, value);
     for (int half = WIDTH / 2; half > 0; half /= 2)
         for (int i = 0; i < half; i++)
             lanes[i] += lanes[i + half];
     return lanes[0];
+#endif
+}
+
+/* One head of one row of an array, `dim` elements, as floats; and back. */
+static inline void v_load_row(const pkv_array* array, uint64_t row, uint64_t head, uint32_t dim,
+                              float* to) {
+    const uint64_t first = row * array->row_stride + head * array->head_stride;
+    const float* f32 = (const float*)array->data + first;
+    const uint16_t* u16 = (const uint16_t*)array->data + first;
+    for (uint32_t d = 0; d < dim; d += WIDTH) {
+        if (array->dtype == PKV_F32)
+            v_store(to + d, v_load(f32 + d));
+        else if (array->dtype == PKV_F16)
+            v_store(to + d, v_load_f16(u16 + d));
+        else
+            v_store(to + d, v_load_bf16(u16 + d));
+    }
+}
+
+static inline void v_store_row(const pkv_array* array, uint64_t row, uint64_t head, uint32_t dim,
+                               const float* from) {
+    if (array->dtype == PKV_F32) {
+        const uint64_t first = row * array->row_stride + head * array->head_stride;
+        memcpy((float*)array->data + first, from, dim * sizeof *from);
+        return;
+    }
+    for (uint32_t d = 0; d < dim; d++)
+        pkvi_array_set(array, row, head, d, from[d]);
 }
 
 /* e^x for x <= 0; results below the smallest normal number may become 0.
