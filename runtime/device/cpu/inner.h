@@ -201,20 +201,17 @@ typedef void pv_function(const struct sums* sums, const struct piece* piece,
                                     const struct piece* next) {                                    \
         pv(rows, PKV_##dtype, sums, piece, next);                                                  \
     }
-#define INSTANCES(rows) INSTANCE(rows, F32) INSTANCE(rows, F16) INSTANCE(rows, BF16)
-#define NAMES(what, rows)                                                                          \
-    { what##_##rows##_F32, what##_##rows##_F16, what##_##rows##_BF16 }
+#define INSTANCES(rows)   INSTANCE(rows, F32) INSTANCE(rows, F16) INSTANCE(rows, BF16)
+#define NAMES(what, rows) {what##_##rows##_F32, what##_##rows##_F16, what##_##rows##_BF16}
 
 INSTANCES(1)
 INSTANCES(2)
 INSTANCES(4)
 #if defined(PKVI_LEVEL_AVX512)
 INSTANCES(8)
-#define ALL(what)                                                                                  \
-    { NAMES(what, 1), NAMES(what, 2), NAMES(what, 4), NAMES(what, 8) }
+#define ALL(what) {NAMES(what, 1), NAMES(what, 2), NAMES(what, 4), NAMES(what, 8)}
 #else
-#define ALL(what)                                                                                  \
-    { NAMES(what, 1), NAMES(what, 2), NAMES(what, 4) }
+#define ALL(what) {NAMES(what, 1), NAMES(what, 2), NAMES(what, 4)}
 #endif
 
 /* By the logarithm of the rows, then by the type. */
