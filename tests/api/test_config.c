@@ -145,6 +145,113 @@ TEST(a_bad_field_is_named_before_anything_is_taken) {
     }
 }
 
+/* ---- Random fields ----------------------------------------------------------------------------- */
+
+enum { HOOK_BYTES_MAX = 32 << 20, ARENA_BYTES_MAX = 8 << 20 };
+
+/* Memory, but not as much as the largest of configs would take. */
+static void* modest_resize(void* ctx, void* memory, size_t old_bytes, size_t new_bytes) {
+    int64_t* held = ctx;
+    if (new_bytes > (size_t)HOOK_BYTES_MAX) return NULL;
+    if (new_bytes > 0 && *held + (int64_t)new_bytes > HOOK_BYTES_MAX) return NULL;
+    *held += (int64_t)new_bytes - (int64_t)old_bytes;
+    if (new_bytes > 0) return malloc(new_bytes);
+    free(memory);
+    return NULL;
+}
+
+static uint32_t roll(uint64_t* random) {
+    *random = *random * 6364136223846793005 + 1442695040888963407;
+    return (uint32_t)(*random >> 33);
+}
+
+/* Zero, small, a power of two, next to a limit, or anything. */
+static uint32_t draw_number(uint64_t* random) {
+    const uint32_t power = 1U << roll(random) % 32;
+    switch (roll(random) % 6) {
+    case 0:
+        return 0;
+    case 1:
+        return roll(random) % 8;
+    case 2:
+        return power;
+    case 3:
+        return power - 1;
+    case 4:
+        return power + 1;
+    default:
+        return UINT32_MAX - roll(random) % 3;
+    }
+}
+
+/* A good config with one to four fields replaced. */
+static void draw_config(pkv_config* config, uint64_t* random) {
+    pkv_group_config* group = &config->groups[0];
+    uint32_t* const fields[] = {
+        &config->blocks,
+        &config->group_count,
+        &config->sequences_max,
+        &config->sequence_tokens_max,
+        &config->plans_max,
+        &config->plan_sequences_max,
+        &config->plan_tokens_max,
+        &config->table_leaves_max,
+        &config->trace_events_max,
+        &group->layers,
+        &group->kv_heads,
+        &group->key_dim,
+        &group->value_dim,
+        &group->k_dtype,
+        &group->v_dtype,
+        &group->block_tokens,
+        &group->window,
+        &group->sinks,
+    };
+    const uint32_t count = sizeof fields / sizeof *fields;
+    for (uint32_t n = 1 + roll(random) % 4; n > 0; n--)
+        *fields[roll(random) % count] = draw_number(random);
+}
+
+/* Whatever the numbers: a status and a sentence, or a cache that works. */
+TEST(random_configs_are_refused_or_work) {
+    uint64_t random = 5;
+    uint32_t created = 0;
+    uint32_t refused = 0;
+    for (uint32_t i = 0; i < 4000; i++) {
+        pkv_config config = fixture_config();
+        int64_t held = 0;
+        const char* why = NULL;
+        pkv_sizes sizes;
+        pkv_cache* cache;
+        draw_config(&config, &random);
+        config.memory = (pkv_memory_hook){modest_resize, &held};
+        const int status = pkv_config_check(&config, &why, &sizes);
+        ASSERT_EQ(status != PKV_OK, why != NULL);
+        if (status != PKV_OK) {
+            ASSERT_STATUS(pkv_cache_create(&config, &cache), status);
+            refused++;
+            continue;
+        }
+        ASSERT_GE((uint64_t)sizes.extents * sizes.blocks_per_extent, config.blocks);
+        ASSERT_GE(sizes.arena_bytes / sizes.block_bytes, config.blocks);
+        if (sizes.arena_bytes > ARENA_BYTES_MAX) continue;
+        const int create = pkv_cache_create(&config, &cache);
+        if (create != PKV_OK) {
+            ASSERT_STATUS(create, PKV_ENOMEM);
+            continue;
+        }
+        created++;
+        const pkv_seq seq = fixture_seq(cache, 1);
+        ASSERT_OK(pkv_seq_append(cache, seq, NULL, 1, NULL));
+        ASSERT_OK(pkv_seq_commit(cache, seq));
+        fixture_check(cache);
+        pkv_cache_destroy(cache);
+        ASSERT_EQ(held, 0);
+    }
+    ASSERT_GT(created, 20);
+    ASSERT_GT(refused, 200);
+}
+
 TEST(null_pointers_are_refused) {
     pkv_config config = fixture_config();
     pkv_cache* cache;

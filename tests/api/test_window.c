@@ -146,3 +146,43 @@ TEST(attention_sees_the_window_and_the_sinks) {
     ASSERT_NEAR(lse, log(8), 1e-6);
     pkv_cache_destroy(cache);
 }
+
+/* ---- Few leaves -------------------------------------------------------------------------------- */
+
+#ifdef PKV_TINY
+enum { LEAVES_IN_ALL = 165 }; /* of 2 pages: 150 shared, 15 for what is new */
+#else
+enum { LEAVES_IN_ALL = 3 }; /* of 256 pages: 2 shared, and the copy of the last one */
+#endif
+
+/* Rolling a page off a shared leaf takes a free leaf. Commit cannot fail, so it is put off. */
+TEST(roll_off_waits_for_a_leaf) {
+    pkv_config config = fixture_config();
+    config.groups[0].block_tokens = 1;
+    config.groups[0].window = 100;
+    config.blocks = 400;
+    config.plan_tokens_max = 400;
+    config.sequence_tokens_max = 400;
+    config.table_leaves_max = LEAVES_IN_ALL;
+    pkv_cache* cache = fixture_create(&config);
+    const pkv_seq seq = fixture_seq(cache, 0);
+    pkv_seq child;
+    uint32_t block;
+    ASSERT_OK(pkv_seq_append(cache, seq, NULL, 300, NULL));
+    ASSERT_OK(pkv_seq_commit(cache, seq));
+    ASSERT_EQ(fixture_stats(cache).rolled_blocks, 200);
+    ASSERT_OK(pkv_seq_fork(cache, seq, &child));
+    ASSERT_OK(pkv_seq_append(cache, seq, NULL, 30, NULL));
+    ASSERT_EQ(fixture_stats(cache).leaves_free, 0);
+    ASSERT_OK(pkv_seq_commit(cache, seq));
+    ASSERT_EQ(fixture_stats(cache).rolled_blocks, 200);
+    fixture_check(cache);
+    ASSERT_OK(pkv_seq_free(cache, child));
+    ASSERT_OK(pkv_seq_commit(cache, seq)); /* of nothing, but it catches up */
+    ASSERT_EQ(fixture_stats(cache).rolled_blocks, 230);
+    ASSERT_OK(pkv_seq_blocks(cache, seq, 0, 229, 230, &block));
+    ASSERT_EQ(block, PKV_NO_BLOCK);
+    ASSERT_EQ(fixture_stats(cache).blocks_active, 100);
+    fixture_check(cache);
+    pkv_cache_destroy(cache);
+}

@@ -73,7 +73,7 @@ static void draw_limits(sim* s) {
 
 void sim_draw_config(sim* s) {
     pkv_config_init(&s->config, PKV_VERSION);
-    s->config.device = "sim";
+    s->config.device = s->options.device;
     s->config.faults = "";
     draw_shape(s);
     draw_window(s, &s->config.groups[0]);

@@ -350,7 +350,7 @@ void sim_report(const sim* s, const char* program) {
     for (uint64_t i = first; i < s->notes; i++)
         print_record(&s->records[i % SIM_RECORDS]);
     print_trace(s);
-    printf("replay: %s --seed %llu --ops %llu%s%s\n", program, (unsigned long long)s->options.seed,
-           (unsigned long long)s->op + 1, s->options.swarm ? " --swarm" : "",
-           s->options.canary ? " --canary" : "");
+    printf("replay: %s --seed %llu --ops %llu --device %s%s%s\n", program,
+           (unsigned long long)s->options.seed, (unsigned long long)s->op + 1, s->options.device,
+           s->options.swarm ? " --swarm" : "", s->options.canary ? " --canary" : "");
 }

@@ -27,6 +27,7 @@ enum {
 typedef struct sim_options {
     uint64_t seed;
     uint64_t ops;
+    const char* device;
     bool swarm;   /* faults, drawn anew every few hundred operations */
     bool canary;  /* plant an error in the model: the round must fail */
     bool verbose; /* print every operation */

@@ -337,6 +337,7 @@ static void op_end(sim* s) {
 /* ---- The rest -------------------------------------------------------------------------------- */
 
 static void op_clock(sim* s) {
+    if (strcmp(s->options.device, "sim") != 0) return;
     const uint64_t us = sim_below(s, 1000);
     const uint64_t before = pkv_clock_us(s->cache);
     sim_before(s, nothing_fails);

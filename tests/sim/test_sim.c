@@ -4,6 +4,7 @@
  *   test_sim                       the gate: plain and swarm rounds, same seed twice, the canary
  *   test_sim --ops N [--seed S]    N operations in rounds of 10,000; round i has seed S + i
  *            [--swarm]             with faults
+ *            [--device NAME]       on another device than the simulated one
  *            [--print-every M]     progress after every M operations; 1 prints each call
  *            [--canary]            with an error planted in the model; has to fail
  *
@@ -26,6 +27,7 @@ struct run {
     uint64_t ops;
     uint64_t seed;
     uint64_t print_every;
+    const char* device; /* NULL: the simulated one */
     bool swarm;
     bool canary;
     bool quiet; /* do not report a difference */
@@ -80,6 +82,7 @@ static bool run_rounds(const char* program, const struct run* run, struct totals
         const sim_options options = {
             .seed = seed,
             .ops = left < ROUND_OPS ? left : ROUND_OPS,
+            .device = run->device != NULL ? run->device : "sim",
             .swarm = run->swarm,
             .canary = run->canary,
             .verbose = run->print_every == 1,
@@ -120,9 +123,12 @@ static bool canary_is_found(const char* program) {
 static int run_gate(const char* program) {
     const struct run plain = {.ops = 18 * ROUND_OPS, .seed = 1};
     const struct run swarm = {.ops = 12 * ROUND_OPS, .seed = 500, .swarm = true};
+    const struct run cpu = {.ops = 3 * ROUND_OPS, .seed = 800, .device = "cpu"};
     struct totals totals;
     if (!run_rounds(program, &plain, &totals)) return 1;
     print_totals("plain", &totals);
+    if (!run_rounds(program, &cpu, &totals)) return 1;
+    print_totals("cpu", &totals);
     if (!run_rounds(program, &swarm, &totals)) return 1;
     print_totals("swarm", &totals);
     if (!same_seed_same_hash(program)) return 1;
@@ -132,7 +138,9 @@ static int run_gate(const char* program) {
 /* ---- Command line ---------------------------------------------------------------------------- */
 
 static int usage(const char* program) {
-    printf("usage: %s [--ops N] [--seed S] [--swarm] [--print-every M] [--canary]\n", program);
+    printf("usage: %s [--ops N] [--seed S] [--swarm] [--device NAME]\n       [--print-every M] "
+           "[--canary]\n",
+           program);
     return 2;
 }
 
@@ -148,7 +156,9 @@ int main(int argc, char** argv) {
         if (take_number(argv, &i, "--ops", &run.ops)) continue;
         if (take_number(argv, &i, "--seed", &run.seed)) continue;
         if (take_number(argv, &i, "--print-every", &run.print_every)) continue;
-        if (strcmp(argv[i], "--swarm") == 0)
+        if (strcmp(argv[i], "--device") == 0 && argv[i + 1] != NULL)
+            run.device = argv[++i];
+        else if (strcmp(argv[i], "--swarm") == 0)
             run.swarm = true;
         else if (strcmp(argv[i], "--canary") == 0)
             run.canary = true;
