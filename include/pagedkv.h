@@ -52,9 +52,13 @@
  *             that is allowed; a NULL that is not allowed gives PKV_EINVAL.
  *   Threads   Every function may be called from any thread at any time, except that
  *             pkv_cache_destroy must be the last. A mutex per cache orders the bookkeeping; the
- *             heavy calls (pkv_write, pkv_attend, pkv_seq_read) work outside it and keep their plan
- *             or sequence busy meanwhile.
- *   Memory    Everything is allocated by pkv_cache_create. No later call uses the heap.
+ *             heavy calls (pkv_write, pkv_attend, pkv_seq_read, pkv_seq_write) work outside it and
+ *             keep their plan or sequence busy meanwhile: calls that would change it give
+ *             PKV_EBUSY. Reservations (pkv_plan_begin, pkv_seq_append) hold it while they copy or
+ *             zero blocks. Writing one layer of one plan twice at once, or while it is attended to,
+ *             is a race that the library does not see.
+ *   Memory    Everything is allocated by pkv_cache_create. No later call uses the heap. The arena
+ *             is address space: the system finds the pages when blocks are first written.
  *   Numbers   Sizes are unsigned, ranges are half open [begin, end), zero means "the default".
  *   Since     Every function below is there since 0.1 unless it says otherwise. While the major
  *             version is 0 a new minor version may change the ABI; pkv_config_init checks it.
@@ -93,7 +97,7 @@ extern "C" {
     X(EINVAL, -1, "an argument is not valid")                                                      \
     X(ESTALE, -2, "the handle names nothing alive: freed, forged, zero or of another cache")       \
     X(EBUSY, -3, "the object is in use: an open plan, uncommitted tokens or a running call")       \
-    X(ENOMEM, -4, "the memory hook returned no memory")                                            \
+    X(ENOMEM, -4, "no memory: the hook or the system returned none")                               \
     X(ENOBLOCKS, -5, "not enough free or evictable blocks now")                                    \
     X(ETOOBIG, -6, "more than the configured limits can ever hold")                                \
     X(ENOSEQS, -7, "every sequence slot is taken")                                                 \
@@ -150,7 +154,9 @@ typedef struct pkv_group_config {
 
 /* Where the library gets host memory for its own structures.
  * resize(ctx, NULL, 0, n) allocates n bytes, resize(ctx, p, n, 0) frees; nothing else is asked.
- * Memory must be aligned to 16 bytes. NULL `resize` means malloc and free.
+ * Memory must be aligned to 16 bytes. NULL `resize` means malloc and free. Two things do not come
+ * from here: the arena, which the device maps, and the state of the fault points (some KiB, by
+ * malloc), since the hook is a fault point itself.
  * Called only inside pkv_cache_create and pkv_cache_destroy, on the calling thread. */
 typedef struct pkv_memory_hook {
     void* (*resize)(void* ctx, void* memory, size_t old_bytes, size_t new_bytes);
@@ -159,6 +165,8 @@ typedef struct pkv_memory_hook {
 
 /* Bring your own threads: run(ctx, count, task, arg) must call task(arg, i) once for each i in
  * [0, count), in any order, on any threads, and return when all are done.
+ * `count` is at most config.threads, so set that too. `run` must not call into the same cache, also
+ * not by working on other tasks while it waits.
  * NULL `run` means a fixed pool inside the cache of `threads` threads, the caller being one. */
 typedef struct pkv_parallel_hook {
     void (*run)(void* ctx, uint32_t count, void (*task)(void* arg, uint32_t index), void* arg);
@@ -182,7 +190,9 @@ typedef struct pkv_config {
     uint32_t trace_events_max;    /* events the trace ring keeps; default 1024 */
     uint32_t threads;             /* threads of the CPU device, the caller included; default 1 */
     uint32_t prefix_off;          /* nonzero: no prefix index, nothing is cached after free */
-    uint64_t seed;                /* of hashes and handles; 0: from the operating system */
+    /* Of hashes and handles; 0: from the operating system. For tests: two caches with the same seed
+     * give the same handles and cannot tell them apart. */
+    uint64_t seed;
     const char* faults;  /* fault specification (see FAULTS); NULL: $PKV_FAULTS, else none */
     uint64_t fault_seed; /* of the faults' random choices */
     pkv_memory_hook memory;
@@ -302,7 +312,8 @@ PKV_API int pkv_seq_match(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens,
 PKV_API int pkv_seq_fork(pkv_cache* cache, pkv_seq seq, pkv_seq* child);
 
 /* Shorten a sequence to `length` tokens and free the blocks behind; uncommitted tokens go too.
- * `length` may not exceed the committed length, and the window before it must still be there.
+ * `length` may not exceed the committed length, and with a window of W tokens none of the tokens
+ * [length - W, length) may have rolled off, sinks not counted.
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan), PKV_ERANGE, PKV_ENOLEAVES (only when
  *         config.table_leaves_max was set below the default). */
 PKV_API int pkv_seq_truncate(pkv_cache* cache, pkv_seq seq, uint32_t length);
@@ -378,7 +389,8 @@ typedef struct pkv_plan_info {
  * are evicted, but only when that is enough.
  * Errors  PKV_EINVAL (also: count 0, a sequence named twice), PKV_ESTALE, PKV_EBUSY (a sequence
  *         with reserved tokens or in a plan, or plans_max plans are open), PKV_ETOOBIG (a limit, or
- *         more blocks than there are: it can never fit), PKV_ENOBLOCKS (not now), PKV_ENOLEAVES,
+ *         more blocks than there are: it can never fit), PKV_ENOBLOCKS (not now: other
+ *         sequences must end, or this one be freed and computed again), PKV_ENOLEAVES,
  *         PKV_EIO and PKV_ETIMEDOUT (copy or scrub failed).
  *         After PKV_EIO and PKV_ETIMEDOUT no sequence has changed, but cached blocks that were
  *         evicted to make room, and zeroed free blocks, stay so. */
@@ -409,9 +421,12 @@ typedef struct pkv_attention {
 } pkv_attention;
 
 /* Attend from the plan's new tokens to all tokens of their sequences up to themselves. K and V of
- * the layer must have been written. The output of a sequence is bitwise the same whatever else is
- * in the plan, wherever its blocks lie, however it is cut into chunks and however many threads run.
- * Errors  PKV_EINVAL, PKV_ESTALE, PKV_ERANGE (layer), PKV_ENONFINITE (in q; out is untouched),
+ * the layer must have been written; the library does not check that. Scores, their softmax and the
+ * output must stay within f32: finite inputs near its limits can give infinities. The output of a
+ * sequence is bitwise the same whatever else is in the plan, wherever its blocks lie, however it is
+ * cut into chunks and however many threads run.
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_ERANGE (layer), PKV_ETOOBIG (over 2^30 rows of tokens times
+ *         heads), PKV_ENONFINITE (in q; out is untouched),
  *         PKV_EIO.
  * Threads calls for different layers or plans may run at once; the thread pool serves one at a
  * time. */
@@ -467,7 +482,9 @@ PKV_API int pkv_check(pkv_cache* cache, pkv_report* report);
  *
  * A term that has used up its N times hands over to the next one; a chain has at most 8. When
  * several parts name a point, the last one counts. Numbers are below 2^32. Visits are counted while
- * a point is named by the specification. Actions that make no sense at a point do nothing there. */
+ * a point is named by the specification. Actions that make no sense at a point do nothing there.
+ * A function may return any status that a specification names, also one that it does not list. A
+ * pause in the specification of the config itself would wait for ever: nobody can end it yet. */
 
 typedef struct pkv_fault_info {
     const char* name;    /* "device.copy.done"; static */

@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-enum { QUERY_HEADS_MAX = 65536 };
+enum { QUERY_HEADS_MAX = 65536, ROWS_MAX = 1 << 30 };
 
 int pkv_plan_begin(pkv_cache* cache, const pkv_entry* entries, uint32_t count, pkv_plan* plan) {
     if (cache == NULL) return PKV_EINVAL;
@@ -105,6 +105,7 @@ static int attend_rows(pkv_cache* cache, const struct pkvi_plan* plan, uint32_t 
                        const pkv_attention* attention) {
     const pkv_group_config* group = &cache->layout.group;
     PKVI_TRY(check_attention(attention, group));
+    if ((uint64_t)plan->tokens * attention->query_heads > ROWS_MAX) return PKV_ETOOBIG;
     struct pkvi_attend_job job = {
         .layout = &cache->layout,
         .space = &cache->pool.space,

@@ -3,6 +3,7 @@
 
 #include "base/limits.h"
 #include "core/table.h"
+#include <stdlib.h>
 
 enum {
     LAYERS_MAX = 1024,
@@ -20,6 +21,12 @@ enum {
 
 static void set_default(uint32_t* field, uint32_t value) {
     if (*field == 0) *field = value;
+}
+
+/* An empty variable of the environment means the same as none. */
+static const char* text_or_null(const char* text) {
+    if (text == NULL) return NULL;
+    return text[0] != '\0' ? text : NULL;
 }
 
 #define REQUIRE(condition, status, sentence)                                                       \
@@ -124,6 +131,7 @@ int pkvi_config_resolve(const pkv_config* config, pkv_config* resolved, struct p
             "version: the program was compiled for another version");
     pkv_config result = *config;
     if (result.device == NULL) result.device = "cpu";
+    result.isa = text_or_null(result.isa != NULL ? result.isa : getenv("PKV_ISA"));
     set_default(&result.group_count, 1);
     REQUIRE(pkvi_device_known(result.device), PKV_ENOTSUP, "device: \"cpu\" or \"sim\"");
     REQUIRE(result.isa == NULL || pkvi_isa_known(result.isa), PKV_ENOTSUP,

@@ -170,8 +170,7 @@ static const struct pkvi_device_ops host_ops = {
 };
 
 int pkvi_host_open(const struct pkvi_device_config* config, struct pkvi_device** device) {
-    const char* isa = config->isa != NULL ? config->isa : getenv("PKV_ISA");
-    const struct pkvi_kernels* kernels = pkvi_kernels_find(isa);
+    const struct pkvi_kernels* kernels = pkvi_kernels_find(config->isa);
     if (kernels == NULL) return PKV_ENOTSUP;
     struct host* host;
     PKVI_TRY(pkvi_mem_take(config->mem, 1, sizeof *host, (void**)&host));
