@@ -119,8 +119,3 @@ bool rig_same_bits(const struct scene* left, uint32_t a, const struct scene* rig
     return same && memcmp(left->lse + a * heads, right->lse + b * heads,
                           count * heads * sizeof(float)) == 0;
 }
-
-uint64_t rig_shapes(int argc, char** argv, uint64_t count) {
-    const bool is_sanitized = getenv("PKV_TEST_SANITIZED") != NULL;
-    return rig_number(argc, argv, "--shapes", is_sanitized ? count / 10 : count);
-}

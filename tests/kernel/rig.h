@@ -26,11 +26,6 @@ int rig_reference_write(void* ctx, const struct pkvi_kv_job* job);
 
 /* The argument after `name`, or `otherwise`. */
 uint64_t rig_number(int argc, char** argv, const char* name, uint64_t otherwise);
-
-/* How many shapes to try: what --shapes says, else `count`, or a tenth of it when
- * $PKV_TEST_SANITIZED says that every load is checked and takes that much longer. The full number
- * runs without. */
-uint64_t rig_shapes(int argc, char** argv, uint64_t count);
 const char* rig_word(int argc, char** argv, const char* name, const char* otherwise);
 
 /* Error of a result relative to the reference. */

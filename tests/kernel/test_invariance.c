@@ -251,7 +251,7 @@ static int check_shape(const struct shape* shape, const char* isa, uint64_t seed
 
 int main(int argc, char** argv) {
     const char* const* levels = rig_levels(rig_word(argc, argv, "--isa", NULL));
-    const uint64_t shapes = rig_shapes(argc, argv, SHAPES_DEFAULT);
+    const uint64_t shapes = rig_number(argc, argv, "--shapes", SHAPES_DEFAULT);
     const uint64_t seed = rig_number(argc, argv, "--seed", 100000);
     if (levels[0] == NULL) {
         printf("not run: this machine has no such level\n");

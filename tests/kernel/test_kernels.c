@@ -290,5 +290,6 @@ int main(int argc, char** argv) {
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (run_canaries(levels) != 0) return 1;
-    return run(rig_shapes(argc, argv, SHAPES_DEFAULT), rig_number(argc, argv, "--seed", 1), levels);
+    return run(rig_number(argc, argv, "--shapes", SHAPES_DEFAULT),
+               rig_number(argc, argv, "--seed", 1), levels);
 }
