@@ -157,7 +157,8 @@ def verify(*arguments: str) -> Callable[[Job], Result]:
     """A goal of tools/verify: one test."""
 
     def run(job: Job) -> Result:
-        succeeded = job.run(PYTHON, ROOT / "tools" / "verify", *arguments)
+        build = ROOT / "build" / "release"  # that of `unit`
+        succeeded = job.run(PYTHON, ROOT / "tools" / "verify", *arguments, "--build", build)
         return Result(passed=int(succeeded), failed=int(not succeeded))
 
     return run
