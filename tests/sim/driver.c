@@ -350,7 +350,8 @@ void sim_report(const sim* s, const char* program) {
     for (uint64_t i = first; i < s->notes; i++)
         print_record(&s->records[i % SIM_RECORDS]);
     print_trace(s);
+    const uint64_t ops = s->op > 0 ? s->op : 1;
     printf("replay: %s --seed %llu --ops %llu --device %s%s%s\n", program,
-           (unsigned long long)s->options.seed, (unsigned long long)s->op + 1, s->options.device,
+           (unsigned long long)s->options.seed, (unsigned long long)ops, s->options.device,
            s->options.swarm ? " --swarm" : "", s->options.canary ? " --canary" : "");
 }

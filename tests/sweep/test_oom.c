@@ -12,13 +12,16 @@
 
 #include "sweep/scenario.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <stdatomic.h>
+#include <time.h>
 
 /* ---- malloc under the library's feet --------------------------------------------------------- */
 
 #if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define OWN_MALLOC 1
+enum { CYCLES = 500 };
 
 /* Counted and failed only in the thread that asked for it: others may start up at any moment.
  * Volatile, since a compiler knows that malloc touches no variable of the program. */
@@ -85,6 +88,8 @@ static uint64_t unwatch(void) {
     is_watching = false;
     return watched_calls;
 }
+#else
+enum { CYCLES = 20 }; /* threads start slowly under a sanitizer */
 #endif
 
 /* ---- The memory hook ------------------------------------------------------------------------- */
@@ -258,6 +263,47 @@ TEST(no_function_after_create_asks_for_memory) {
         ASSERT_EQ(stats.heap_bytes, budget.bytes);
         pkv_cache_destroy(cache);
         ASSERT_EQ(budget.bytes, 0);
+    }
+}
+
+/* ---- A process that lives long ----------------------------------------------------------------- */
+
+/* Entries of a folder in /proc, or 0 where there is no such thing. */
+static uint32_t count_entries(const char* folder) {
+    DIR* directory = opendir(folder);
+    uint32_t count = 0;
+    if (directory == NULL) return 0;
+    while (readdir(directory) != NULL)
+        count++;
+    closedir(directory);
+    return count;
+}
+
+/* A thread that has been joined may still be listed for a moment. */
+static void wait_for_threads(uint32_t count) {
+    for (uint32_t i = 0; i < 5000 && count_entries("/proc/self/task") > count; i++)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
+
+TEST(caches_come_and_go_without_a_trace) {
+    for (uint32_t d = 0; d < 2; d++) {
+        struct budget budget = {.fail_from = UINT64_MAX};
+        const pkv_config config = config_for(devices[d], &budget);
+        const uint32_t threads = count_entries("/proc/self/task");
+        expect_create_works(&config);
+        const uint32_t files = count_entries("/proc/self/fd");
+#ifdef OWN_MALLOC
+        const long before = atomic_load(&live);
+#endif
+        for (uint32_t i = 0; i < CYCLES; i++)
+            expect_create_works(&config);
+        ASSERT_EQ(budget.bytes, 0);
+        ASSERT_EQ(count_entries("/proc/self/fd"), files);
+        wait_for_threads(threads);
+        ASSERT_EQ(count_entries("/proc/self/task"), threads);
+#ifdef OWN_MALLOC
+        ASSERT_LE(atomic_load(&live), before + slack_of(devices[d]));
+#endif
     }
 }
 
