@@ -249,7 +249,8 @@ def grouped(prompts: list[dict[str, Any]]) -> dict[str, list[str]]:
 def test_prompts_have_the_promised_fields(prompts: list[dict[str, Any]]) -> None:
     assert len(prompts) >= 64
     for p in prompts:
-        assert set(p) == {"id", "group", "prompt", "max_tokens"}
+        sampled = {"samples", "temperature", "seed"} if p["group"] == "short" else set()
+        assert set(p) == {"id", "group", "prompt", "max_tokens"} | sampled
         assert p["prompt"].strip()
         assert 16 <= p["max_tokens"] <= 96
     assert len({p["id"] for p in prompts}) == len(prompts)
