@@ -4,7 +4,7 @@
  * f16) is an intrinsic for each instruction set. Include it after the level has been chosen by one
  * of PKVI_LEVEL_AVX512, PKVI_LEVEL_AVX2, PKVI_LEVEL_NEON, PKVI_LEVEL_SCALAR.
  *
- * Fused multiply-add is always explicit and the level files forbid contraction, so that the same
+ * Fused multiply-add is always explicit and the build forbids contraction, so that the same
  * row gives the same bits in whichever instance of a kernel it is computed. */
 #ifndef PKVI_DEVICE_CPU_SIMD_H
 #define PKVI_DEVICE_CPU_SIMD_H
