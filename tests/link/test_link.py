@@ -11,6 +11,8 @@ ROOT = HERE.parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.c"))
 WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., str]
 Need = Callable[[str], None]
 Flags = Callable[..., list[str]]

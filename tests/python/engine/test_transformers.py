@@ -26,6 +26,8 @@ from pagedkv.engine import (
     load_checkpoint,
 )
 
+pytestmark = pytest.mark.slow
+
 families = pytest.importorskip("families", reason="needs the test extra (torch, transformers)")
 
 GENERATED = 20
