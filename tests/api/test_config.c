@@ -142,10 +142,11 @@ TEST(a_bad_field_is_named_before_anything_is_taken) {
         ASSERT_EQ(sizes.extents, 1234);
         ASSERT_STATUS(pkv_cache_create(&config, &cache), status);
         ASSERT_PTR(cache, &config);
+        ASSERT_STATUS(pkv_config_check(&config, NULL, NULL), status);
     }
 }
 
-/* ---- Random fields ----------------------------------------------------------------------------- */
+/* ---- Random fields --------------------------------------------------------------------------- */
 
 enum { HOOK_BYTES_MAX = 32 << 20, ARENA_BYTES_MAX = 8 << 20 };
 
@@ -258,6 +259,7 @@ TEST(null_pointers_are_refused) {
     const char* why = NULL;
     ASSERT_STATUS(pkv_config_check(NULL, &why, NULL), PKV_EINVAL);
     ASSERT(why != NULL);
+    ASSERT_STATUS(pkv_config_check(NULL, NULL, NULL), PKV_EINVAL);
     ASSERT_STATUS(pkv_cache_create(NULL, &cache), PKV_EINVAL);
     ASSERT_STATUS(pkv_cache_create(&config, NULL), PKV_EINVAL);
     ASSERT_PTR(pkv_cache_isa(NULL), NULL);
@@ -298,11 +300,15 @@ TEST(a_program_may_know_less_of_the_counters) {
     ASSERT_EQ(stats.blocks_total, 16);
     ASSERT_EQ(stats.blocks_free, 16);
     ASSERT_EQ(stats.blocks_active, 0x55555555);
+    ASSERT_EQ(stats.struct_size, offsetof(pkv_stats, blocks_active));
+    stats.struct_size = sizeof stats.struct_size;
+    ASSERT_OK(pkv_cache_stats(cache, &stats));
+    stats.struct_size = sizeof stats;
+    ASSERT_STATUS(pkv_cache_stats(NULL, &stats), PKV_EINVAL);
     stats.struct_size = 0;
     ASSERT_STATUS(pkv_cache_stats(cache, &stats), PKV_EINVAL);
     stats.struct_size = sizeof stats + 8;
     ASSERT_STATUS(pkv_cache_stats(cache, &stats), PKV_EINVAL);
     ASSERT_STATUS(pkv_cache_stats(cache, NULL), PKV_EINVAL);
-    ASSERT_STATUS(pkv_cache_stats(NULL, &stats), PKV_EINVAL);
     pkv_cache_destroy(cache);
 }

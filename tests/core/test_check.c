@@ -1,0 +1,228 @@
+/* test_check.c - the judge itself: every kind of damage to the books is found, and called by its
+ * name.
+ *
+ * A cache is brought into a state in which all structures are in use: a fork that shares a leaf,
+ * cached prefixes, an open plan, appended tokens, extents that are full, partly used and free.
+ * pkv_check finds nothing. Then one number in it is changed, and pkv_check must name the invariant.
+ * */
+#include "unit.h"
+
+#include "core/cache.h"
+
+/* Blocks of 1 MiB, so that an extent holds two of them (or one, with tiny limits). */
+enum { BLOCK_TOKENS = 16, BLOCKS = 12 };
+
+enum { PARENT, CHILD, PLANNED, APPENDED, GONE, SEQS };
+
+struct world {
+    pkv_cache* cache;
+    pkv_seq handles[SEQS];
+    struct pkvi_seq* seqs[SEQS];
+    struct pkvi_plan* plan;
+};
+
+static void grow(pkv_cache* cache, pkv_seq seq, uint32_t count) {
+    uint32_t tokens[64];
+    for (uint32_t i = 0; i < count; i++)
+        tokens[i] = 7 * i + (uint32_t)seq.id;
+    ASSERT_OK(pkv_seq_append(cache, seq, tokens, count, NULL));
+    ASSERT_OK(pkv_seq_commit(cache, seq));
+}
+
+static void open_world(struct world* w) {
+    pkv_config config;
+    pkv_plan plan;
+    ASSERT_OK(pkv_config_init(&config, PKV_VERSION));
+    config.device = "sim";
+    config.faults = "";
+    config.groups[0] = (pkv_group_config){
+        .layers = 8, .kv_heads = 4, .key_dim = 256, .block_tokens = BLOCK_TOKENS};
+    config.blocks = BLOCKS;
+    config.sequences_max = SEQS + 1;
+    config.seed = 3;
+    ASSERT_OK(pkv_cache_create(&config, &w->cache));
+    for (uint32_t i = 0; i < SEQS; i++)
+        if (i != CHILD) ASSERT_OK(pkv_seq_create(w->cache, 1, &w->handles[i]));
+    grow(w->cache, w->handles[PARENT], 40);
+    grow(w->cache, w->handles[GONE], 32);
+    ASSERT_OK(pkv_seq_fork(w->cache, w->handles[PARENT], &w->handles[CHILD]));
+    ASSERT_OK(pkv_seq_free(w->cache, w->handles[GONE]));
+    const pkv_entry entry = {w->handles[PLANNED], NULL, 20};
+    ASSERT_OK(pkv_plan_begin(w->cache, &entry, 1, &plan));
+    ASSERT_OK(pkv_seq_append(w->cache, w->handles[APPENDED], NULL, 3, NULL));
+    for (uint32_t i = 0; i < GONE; i++)
+        ASSERT_OK(pkvi_seq_find(&w->cache->seqs, w->handles[i], &w->seqs[i]));
+    ASSERT_OK(pkvi_plan_find(&w->cache->plans, plan, &w->plan));
+    ASSERT_GE(w->cache->arena.free_count, 2);
+    ASSERT_EQ(w->cache->prefix.idle_count, 2);
+}
+
+/* ---- Damage ---------------------------------------------------------------------------------- */
+
+static uint32_t block_of(const struct world* w, uint32_t seq, uint32_t page) {
+    return pkvi_table_get(&w->cache->leaves, &w->seqs[seq]->table, page);
+}
+
+static uint32_t* entry_of(const struct world* w, uint32_t seq, uint32_t page) {
+    const uint32_t leaf = w->seqs[seq]->table.leaves[page / PKVI_LEAF_PAGES];
+    return &w->cache->leaves.entries[leaf * PKVI_LEAF_PAGES + page % PKVI_LEAF_PAGES];
+}
+
+static struct pkvi_extent* extent_of(const struct world* w, uint32_t block) {
+    return &w->cache->pool.extents[block / w->cache->pool.space.blocks_per_extent];
+}
+
+#define DAMAGE(name, statement)                                                                    \
+    static void name(struct world* w) {                                                            \
+        pkv_cache* cache = w->cache;                                                               \
+        (void)cache;                                                                               \
+        statement;                                                                                 \
+    }
+
+DAMAGE(extent_free_twice, cache->arena.free_list[0] = cache->arena.free_list[1])
+DAMAGE(extent_that_is_not, cache->arena.free_list[0] = cache->arena.extent_count)
+DAMAGE(extra_reference, cache->pool.refs[block_of(w, PARENT, 0)]++)
+DAMAGE(lost_reference, cache->pool.refs[block_of(w, PLANNED, 1)]--)
+DAMAGE(lost_index_reference, cache->pool.refs[cache->prefix.idle_head]--)
+DAMAGE(free_count_high, cache->pool.free_count++)
+DAMAGE(free_count_low, cache->pool.free_count--)
+DAMAGE(extent_use_high, extent_of(w, block_of(w, PARENT, 0))->used++)
+DAMAGE(extent_never_used, extent_of(w, block_of(w, APPENDED, 0))->fresh++)
+DAMAGE(extent_open_but_full, extent_of(w, block_of(w, PARENT, 0))->open_next = PKVI_NONE;
+       cache->pool.open_head = block_of(w, PARENT, 0) / cache->pool.space.blocks_per_extent)
+DAMAGE(leaf_reference_high, cache->leaves.refs[w->seqs[CHILD]->table.leaves[0]]++)
+DAMAGE(leaf_free_count, cache->leaves.free_count--)
+DAMAGE(leaf_free_in_use, cache->leaves.free_head = w->seqs[PLANNED]->table.leaves[0])
+DAMAGE(leaf_that_is_not, w->seqs[PLANNED]->table.leaves[0] = cache->leaves.leaf_count)
+DAMAGE(leaf_shared_by_unequals, w->seqs[CHILD]->length = 5; w->seqs[CHILD]->known = 5;
+       w->seqs[CHILD]->table.pages = 1)
+DAMAGE(entry_that_is_no_block, *entry_of(w, PARENT, 1) = BLOCKS)
+DAMAGE(entry_rolled_too_soon, *entry_of(w, PARENT, 0) = PKV_NO_BLOCK)
+DAMAGE(length_without_pages, w->seqs[PARENT]->length += BLOCK_TOKENS)
+DAMAGE(pages_without_length, w->seqs[APPENDED]->reserved = 0)
+DAMAGE(alive_count_high, cache->seqs.alive_count++)
+DAMAGE(reserved_in_a_shared_leaf, w->seqs[PARENT]->length--; w->seqs[PARENT]->reserved++)
+DAMAGE(more_known_than_there_are, w->seqs[PARENT]->known = 41)
+DAMAGE(idle_count_high, cache->prefix.idle_count++)
+DAMAGE(idle_list_cut, cache->prefix.idle_next[cache->prefix.idle_head] = PKVI_NONE)
+DAMAGE(idle_list_ring, cache->prefix.idle_next[cache->prefix.idle_tail] = cache->prefix.idle_head)
+DAMAGE(idle_list_back, cache->prefix.idle_previous[cache->prefix.idle_tail] = PKVI_NONE)
+DAMAGE(idle_in_use, cache->prefix.idle_head = block_of(w, PARENT, 0))
+DAMAGE(node_count_low, cache->prefix.node_count--)
+DAMAGE(node_unmarked, cache->prefix.indexed[block_of(w, PARENT, 1)] = 0)
+DAMAGE(node_marked, cache->prefix.indexed[block_of(w, PARENT, 2)] = 1)
+DAMAGE(bucket_out_of_range, cache->prefix.chain[block_of(w, PARENT, 0)] = BLOCKS)
+DAMAGE(planned_without_plan, w->seqs[PARENT]->in_plan = true)
+DAMAGE(plan_without_planned, w->seqs[PLANNED]->in_plan = false)
+DAMAGE(plan_of_a_dead_sequence, w->plan->seqs[0] = w->handles[GONE])
+DAMAGE(row_not_of_the_table, w->plan->block_table[1] = w->plan->block_table[0])
+
+static const struct {
+    const char* name;
+    void (*damage)(struct world* w);
+    const char* invariant;
+} cases[] = {
+    {"extent_free_twice", extent_free_twice, "A1"},
+    {"extent_that_is_not", extent_that_is_not, "A1"},
+    {"extra_reference", extra_reference, "P1"},
+    {"lost_reference", lost_reference, "P1"},
+    {"lost_index_reference", lost_index_reference, "X2"},
+    {"free_count_high", free_count_high, "P3"},
+    {"free_count_low", free_count_low, "P3"},
+    {"extent_use_high", extent_use_high, "P4"},
+    {"extent_never_used", extent_never_used, "P2"},
+    {"extent_open_but_full", extent_open_but_full, "P4"},
+    {"leaf_reference_high", leaf_reference_high, "T1"},
+    {"leaf_free_count", leaf_free_count, "T1"},
+    {"leaf_free_in_use", leaf_free_in_use, "T1"},
+    {"leaf_that_is_not", leaf_that_is_not, "T1"},
+    {"leaf_shared_by_unequals", leaf_shared_by_unequals, "T2"},
+    {"entry_that_is_no_block", entry_that_is_no_block, "T3"},
+    {"entry_rolled_too_soon", entry_rolled_too_soon, "S4"},
+    {"length_without_pages", length_without_pages, "S1"},
+    {"pages_without_length", pages_without_length, "S1"},
+    {"alive_count_high", alive_count_high, "S1"},
+    {"reserved_in_a_shared_leaf", reserved_in_a_shared_leaf, "S2"},
+    {"more_known_than_there_are", more_known_than_there_are, "S3"},
+    {"idle_count_high", idle_count_high, "X2"},
+    {"idle_list_cut", idle_list_cut, "X2"},
+    {"idle_list_ring", idle_list_ring, "X2"},
+    {"idle_list_back", idle_list_back, "X2"},
+    {"idle_in_use", idle_in_use, "X2"},
+    {"node_count_low", node_count_low, "X3"},
+    {"node_unmarked", node_unmarked, "X3"},
+    {"node_marked", node_marked, "X3"},
+    {"bucket_out_of_range", bucket_out_of_range, "X3"},
+    {"planned_without_plan", planned_without_plan, "L1"},
+    {"plan_without_planned", plan_without_planned, "L1"},
+    {"plan_of_a_dead_sequence", plan_of_a_dead_sequence, "L1"},
+    {"row_not_of_the_table", row_not_of_the_table, "L2"},
+};
+
+TEST(a_cache_in_full_use_is_in_order) {
+    struct world w;
+    pkv_report report;
+    open_world(&w);
+    ASSERT_OK(pkv_check(w.cache, &report));
+    ASSERT_PTR(report.broken, NULL);
+    ASSERT_NE(report.sequences_digest, report.cache_digest);
+    ASSERT_OK(pkv_check(w.cache, NULL));
+    ASSERT_STATUS(pkv_check(NULL, &report), PKV_EINVAL);
+    pkv_cache_destroy(w.cache);
+}
+
+TEST(damage_is_called_by_its_name) {
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct world w;
+        pkv_report report;
+        open_world(&w);
+        cases[i].damage(&w);
+        const int status = pkv_check(w.cache, &report);
+        const bool is_named =
+            status == PKV_ECORRUPT && strcmp(report.broken, cases[i].invariant) == 0;
+        if (!is_named) printf("  %s\n", cases[i].name);
+        ASSERT_STATUS(status, PKV_ECORRUPT);
+        ASSERT_STR(report.broken, cases[i].invariant);
+        ASSERT_EQ(report.sequences_digest, 0);
+        ASSERT_EQ(report.cache_digest, 0);
+        pkv_cache_destroy(w.cache);
+    }
+}
+
+/* Two nodes with equal tokens under one parent; the cache makes sure that it never comes to that.
+ * */
+TEST(equal_nodes_are_found) {
+    struct world w;
+    pkv_report report;
+    open_world(&w);
+    struct pkvi_prefix* prefix = &w.cache->prefix;
+    const uint32_t first = block_of(&w, PARENT, 0);
+    const uint32_t second = prefix->idle_tail; /* a first page too: freed last */
+    memcpy(pkvi_pool_tokens(&w.cache->pool, second), pkvi_pool_tokens(&w.cache->pool, first),
+           BLOCK_TOKENS * sizeof(uint32_t));
+    ASSERT_STATUS(pkv_check(w.cache, &report), PKV_ECORRUPT);
+    ASSERT_STR(report.broken, "X3");
+    pkv_cache_destroy(w.cache);
+}
+
+/* ---- Digests --------------------------------------------------------------------------------- */
+
+TEST(the_digest_sees_what_sequences_see_and_nothing_else) {
+    struct world w;
+    pkv_report before;
+    pkv_report after;
+    uint32_t matched;
+    const uint32_t token = 1;
+    open_world(&w);
+    ASSERT_OK(pkv_check(w.cache, &before));
+    pkvi_prefix_evict(&w.cache->prefix);
+    ASSERT_OK(pkv_check(w.cache, &after));
+    ASSERT_EQ(after.sequences_digest, before.sequences_digest);
+    ASSERT_NE(after.cache_digest, before.cache_digest);
+    pkv_seq seq;
+    ASSERT_OK(pkv_seq_create(w.cache, 1, &seq));
+    ASSERT_OK(pkv_seq_match(w.cache, seq, &token, 1, &matched));
+    ASSERT_OK(pkv_check(w.cache, &before));
+    ASSERT_NE(after.sequences_digest, before.sequences_digest);
+    pkv_cache_destroy(w.cache);
+}
