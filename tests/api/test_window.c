@@ -147,7 +147,7 @@ TEST(attention_sees_the_window_and_the_sinks) {
     pkv_cache_destroy(cache);
 }
 
-/* ---- Few leaves -------------------------------------------------------------------------------- */
+/* ---- Few leaves ------------------------------------------------------------------------------ */
 
 #ifdef PKV_TINY
 enum { LEAVES_IN_ALL = 165 }; /* of 2 pages: 150 shared, 15 for what is new */

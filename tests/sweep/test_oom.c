@@ -266,7 +266,7 @@ TEST(no_function_after_create_asks_for_memory) {
     }
 }
 
-/* ---- A process that lives long ----------------------------------------------------------------- */
+/* ---- A process that lives long --------------------------------------------------------------- */
 
 /* Entries of a folder in /proc, or 0 where there is no such thing. */
 static uint32_t count_entries(const char* folder) {
