@@ -47,8 +47,8 @@ class Step:
                 step.write(layer, k, v)
                 out = step.attend(layer, q)
 
-    Leaving the block commits. An exception aborts: the sequences are as long as before and nothing
-    else is left of the step. Rows of all arrays are the new tokens in the order of the entries.
+    Leaving the block commits. An exception aborts: the sequences are as long as before, with the
+    same content. Rows of all arrays are the new tokens in the order of the entries.
 
     tokens      rows: the new tokens of all entries
     """
@@ -65,9 +65,13 @@ class Step:
         try:
             sequences = [pair[0] for pair in pairs]
             ids = [sequence._id for sequence in sequences]
+            foreign = [sequence for sequence in sequences if sequence._cache is not cache]
             flat, counts, addresses = flatten([pair[1] for pair in pairs])
         except (AttributeError, IndexError, KeyError, TypeError) as reason:
             raise _explain_types(pairs) or reason from None
+        if foreign:  # caches with the same seed cannot tell their handles apart
+            index = sequences.index(foreign[0])
+            raise StaleHandle(f"entries[{index}]: the sequence belongs to another cache")
         table = np.zeros(len(ids), _ENTRY)
         table["seq"] = ids
         table["tokens"] = addresses
@@ -76,7 +80,7 @@ class Step:
         pointer = ffi.from_buffer("pkv_entry[]", table)
         status = lib.pkv_plan_begin(live, pointer, len(ids), plan)
         if status:
-            raise _explain_status(status, cache, sequences, counts)
+            raise _explain_status(status, sequences, counts)
         del flat  # the library has read it
         self._sequences = sequences  # must not be collected while the plan names them
         self._handle = plan[0]
@@ -142,7 +146,7 @@ class Step:
 
         Causal over absolute positions, within the window and sinks of the cache. Query head h reads
         KV head h // (heads / kv_heads). The output of a sequence is bitwise the same whatever else
-        is in the step. K and V of the layer must have been written.
+        is in the step. K and V of the layer must have been written; this is not checked.
 
         q        [step.tokens, heads, head_dim], heads a multiple of kv_heads; types as for write
         out      [step.tokens, heads, value_dim], written; None: a new array of the kind and type of
@@ -329,7 +333,7 @@ def _explain_types(pairs: Any) -> InvalidArgument | None:
     return None
 
 
-def _explain_status(status: int, cache: Cache, sequences: list[Sequence], counts: Any) -> Error:
+def _explain_status(status: int, sequences: list[Sequence], counts: Any) -> Error:
     """The error of pkv_plan_begin, naming the entry where one entry is to blame."""
     if status == lib.PKV_EINVAL:
         return _explain_invalid(sequences, counts)
@@ -337,8 +341,6 @@ def _explain_status(status: int, cache: Cache, sequences: list[Sequence], counts
         for i, sequence in enumerate(sequences):
             if sequence.closed:
                 return StaleHandle(f"entries[{i}]: the sequence has been closed")
-            if sequence._cache is not cache:
-                return StaleHandle(f"entries[{i}]: the sequence belongs to another cache")
     if status == lib.PKV_EBUSY:
         for i, sequence in enumerate(sequences):
             if sequence.in_step:
