@@ -133,8 +133,28 @@ enum pkv_limit {
     PKV_HEAD_DIM_MAX = 256      /* and a multiple of 16 */
 };
 
-/* Element types, of arrays that you pass and of the cache itself. */
-enum pkv_dtype { PKV_F32 = 0, PKV_F16 = 1, PKV_BF16 = 2 };
+/* Element types. Arrays that you pass have one of the first three; the cache stores K and V in any
+ * of them, each group its K and its V as it likes.
+ *
+ * The scaled types keep a number as a short code and, beside the codes, what decodes them. They
+ * need blocks of at least 16 tokens. Writing rounds; nothing but the type decides what is stored.
+ *   I8      x = scale * n, n in -127..127; one f32 scale per token and head: largest |x| / 127
+ *   E4M3,   8-bit floats (OCP: 3 and 2 bits of fraction) times one f32 scale per token and head,
+ *   E5M2    which makes the largest |x| the largest number of the type, 448 or 57344. Numbers
+ *           below the smallest normal one become 0 or that number: there are no subnormals
+ *   I4      x = minimum + scale * n, n in 0..15; f16 scale and minimum for each 32 dims (the last
+ *           16 when the dims are no multiple of 32) of each token and head
+ * Scales of I8, E4M3 and E5M2 keep 16 significant bits, so that what is read as f32 and written
+ * again is stored as it was; rows whose numbers are all below 2^-96 are stored as zeros. */
+enum pkv_dtype {
+    PKV_F32 = 0,
+    PKV_F16 = 1,
+    PKV_BF16 = 2,
+    PKV_I8 = 3,
+    PKV_E4M3 = 4,
+    PKV_E5M2 = 5,
+    PKV_I4 = 6
+};
 
 /* Entries of block tables whose block has rolled off behind the window. */
 enum pkv_sentinel { PKV_NO_BLOCK = 0x7fffffff };
@@ -147,7 +167,8 @@ typedef struct pkv_group_config {
     uint32_t value_dim;    /* elements of one value, likewise; default key_dim */
     uint32_t k_dtype;      /* enum pkv_dtype in which keys are stored; default f32 */
     uint32_t v_dtype;      /* enum pkv_dtype in which values are stored; default f32 */
-    uint32_t block_tokens; /* tokens in a block: a power of two, 1..256; default 16 */
+    uint32_t block_tokens; /* tokens in a block: a power of two, 1..256 (scaled types: from 16
+                              on); default 16 */
     uint32_t window;       /* sliding window in tokens, the token itself included; 0: none */
     uint32_t sinks;        /* first tokens that stay visible behind the window */
 } pkv_group_config;
@@ -276,7 +297,7 @@ PKV_API const char* pkv_cache_isa(const pkv_cache* cache);
  * dim. */
 typedef struct pkv_array {
     void* data;     /* aligned to its element */
-    uint32_t dtype; /* enum pkv_dtype */
+    uint32_t dtype; /* PKV_F32, PKV_F16 or PKV_BF16 */
     uint64_t row_stride;
     uint64_t head_stride;
 } pkv_array;

@@ -56,12 +56,16 @@ static int check_group(pkv_group_config* group, const char** why) {
     REQUIRE(in_range(group->value_dim, 16, PKV_HEAD_DIM_MAX), PKV_EINVAL,
             "groups[0].value_dim: 16 to 256");
     REQUIRE(group->value_dim % 16 == 0, PKV_EINVAL, "groups[0].value_dim: a multiple of 16");
-    REQUIRE(group->k_dtype <= PKV_BF16, PKV_EINVAL, "groups[0].k_dtype: PKV_F32, F16 or BF16");
-    REQUIRE(group->v_dtype <= PKV_BF16, PKV_EINVAL, "groups[0].v_dtype: PKV_F32, F16 or BF16");
+    REQUIRE(group->k_dtype <= PKV_I4, PKV_EINVAL, "groups[0].k_dtype: one of enum pkv_dtype");
+    REQUIRE(group->v_dtype <= PKV_I4, PKV_EINVAL, "groups[0].v_dtype: one of enum pkv_dtype");
     REQUIRE(is_power_of_two(group->block_tokens), PKV_EINVAL,
             "groups[0].block_tokens: a power of two");
     REQUIRE(group->block_tokens <= PKV_BLOCK_TOKENS_MAX, PKV_EINVAL,
             "groups[0].block_tokens: at most 256");
+    const bool is_scaled =
+        pkvi_dtype_is_scaled(group->k_dtype) || pkvi_dtype_is_scaled(group->v_dtype);
+    REQUIRE(!is_scaled || group->block_tokens >= 16, PKV_EINVAL,
+            "groups[0].block_tokens: at least 16 with i8, e4m3, e5m2 and i4");
     REQUIRE(group->window <= SEQUENCE_TOKENS_MAX, PKV_EINVAL, "groups[0].window: at most 2^27");
     REQUIRE(group->sinks <= SEQUENCE_TOKENS_MAX, PKV_EINVAL, "groups[0].sinks: at most 2^27");
     return PKV_OK;

@@ -31,21 +31,30 @@ int pkvi_device_open(const char* name, const struct pkvi_device_config* config,
 
 enum { HEAD_ALIGNMENT = 64 };
 
-/* Bytes of one head's K or V in a block, padded so that the next one starts on a cache line. */
-static bool head_bytes(uint32_t tokens, uint32_t dim, uint32_t dtype, uint64_t* bytes) {
+/* One head's K or V in a block: where its scales begin, and how many bytes it takes, padded so that
+ * the next one starts on a cache line. */
+static bool size_head(uint32_t tokens, uint32_t dim, uint32_t dtype, uint64_t* scale_offset,
+                      uint64_t* bytes) {
     uint64_t elements;
+    uint64_t scale_bytes;
     if (!pkvi_mul(tokens, dim, &elements)) return false;
-    if (!pkvi_mul(elements, pkvi_dtype_bytes(dtype), bytes)) return false;
-    *bytes = (*bytes + HEAD_ALIGNMENT - 1) / HEAD_ALIGNMENT * HEAD_ALIGNMENT;
+    if (!pkvi_mul(elements, pkvi_dtype_bits(dtype), scale_offset)) return false;
+    *scale_offset /= 8;
+    if (!pkvi_mul(tokens, pkvi_scale_bytes(dtype, dim), &scale_bytes)) return false;
+    if (!pkvi_add(*scale_offset, scale_bytes, bytes)) return false;
+    if (!pkvi_add(*bytes, HEAD_ALIGNMENT - 1, bytes)) return false;
+    *bytes -= *bytes % HEAD_ALIGNMENT;
     return true;
 }
 
 bool pkvi_layout_init(struct pkvi_layout* layout, const pkv_group_config* group) {
     uint64_t v_bytes;
     layout->group = *group;
-    if (!head_bytes(group->block_tokens, group->key_dim, group->k_dtype, &layout->k_head_bytes))
+    if (!size_head(group->block_tokens, group->key_dim, group->k_dtype, &layout->k_scale_offset,
+                   &layout->k_head_bytes))
         return false;
-    if (!head_bytes(group->block_tokens, group->value_dim, group->v_dtype, &layout->v_head_bytes))
+    if (!size_head(group->block_tokens, group->value_dim, group->v_dtype, &layout->v_scale_offset,
+                   &layout->v_head_bytes))
         return false;
     if (!pkvi_mul(group->kv_heads, layout->k_head_bytes, &layout->v_offset)) return false;
     if (!pkvi_mul(group->kv_heads, layout->v_head_bytes, &v_bytes)) return false;

@@ -10,6 +10,9 @@
  *   block   [layer 0 slab][layer 1 slab] ...                          layer_bytes each
  *   slab    [K of head 0][K of head 1] ... [V of head 0][V of head 1] ...
  *           K of a head: block_tokens x key_dim elements, V: block_tokens x value_dim
+ *   piece   one head's K or V: [elements of all tokens][scales of all tokens], the latter for
+ *           scaled types only: f32 [block_tokens], or for i4 an f16 scale and an f16 minimum for
+ *           each token and group of 32 dims
  *
  * The order of elements inside one head's K or V belongs to the device (its write packs, its read
  * unpacks). Each head's piece starts on a 64-byte border. A slab is one contiguous read: what one
@@ -24,6 +27,8 @@ struct pkvi_layout {
     pkv_group_config group; /* with all defaults filled in */
     uint64_t k_head_bytes;  /* one head's K, padded to 64 */
     uint64_t v_head_bytes;
+    uint64_t k_scale_offset; /* of the scales inside one head's K; for scaled types */
+    uint64_t v_scale_offset;
     uint64_t v_offset;    /* of the first V inside a slab: kv_heads * k_head_bytes */
     uint64_t layer_bytes; /* one slab */
     uint64_t block_bytes; /* layers * layer_bytes */
@@ -45,12 +50,35 @@ static inline unsigned char* pkvi_space_block(const struct pkvi_space* space, ui
 /* Sizes of `group`, whose fields are valid and complete. False when they overflow 64 bits. */
 bool pkvi_layout_init(struct pkvi_layout* layout, const pkv_group_config* group);
 
+/* Of the types that arrays can have. */
 static inline uint32_t pkvi_dtype_bytes(uint32_t dtype) {
     return dtype == PKV_F32 ? 4 : 2;
 }
 
+static inline bool pkvi_dtype_is_scaled(uint32_t dtype) {
+    return dtype >= PKV_I8;
+}
+
+static inline uint32_t pkvi_dtype_bits(uint32_t dtype) {
+    if (dtype == PKV_I4) return 4;
+    return pkvi_dtype_is_scaled(dtype) ? 8 : 8 * pkvi_dtype_bytes(dtype);
+}
+
+enum { PKVI_GROUP_DIMS = 32 }; /* dims of i4 that share a scale and a minimum */
+
+static inline uint32_t pkvi_scale_groups(uint32_t dim) {
+    return (dim + PKVI_GROUP_DIMS - 1) / PKVI_GROUP_DIMS;
+}
+
+/* Bytes of what decodes one token's K or V of one head. */
+static inline uint32_t pkvi_scale_bytes(uint32_t dtype, uint32_t dim) {
+    if (dtype == PKV_I4) return 4 * pkvi_scale_groups(dim);
+    return pkvi_dtype_is_scaled(dtype) ? 4 : 0;
+}
+
 /* Row r of the arrays and slots[r] belong together: write stores rows into slots, read copies slots
- * into rows, where the array's data is not NULL. Strides are filled in (never 0). */
+ * into rows, where the array's data is not NULL. Strides are filled in (never 0). Slots are
+ * different from each other, and those of one run of 16 tokens stand together. */
 struct pkvi_kv_job {
     const struct pkvi_layout* layout;
     const struct pkvi_space* space;

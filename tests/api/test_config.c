@@ -70,9 +70,11 @@ BAD(crooked_dim, group->key_dim = 40)
 BAD(wide_dim, group->key_dim = 272)
 BAD(odd_value_dim, group->value_dim = 7)
 BAD(wide_value_dim, group->value_dim = 512)
-BAD(no_such_k_dtype, group->k_dtype = 3)
+BAD(no_such_k_dtype, group->k_dtype = PKV_I4 + 1)
 BAD(no_such_v_dtype, group->v_dtype = UINT32_MAX)
 BAD(three_tokens, group->block_tokens = 3)
+BAD(short_scaled_k, (group->block_tokens = 8, group->k_dtype = PKV_I8))
+BAD(short_scaled_v, (group->block_tokens = 8, group->v_dtype = PKV_I4))
 BAD(long_blocks, group->block_tokens = 512)
 BAD(huge_blocks, group->block_tokens = 1U << 31)
 BAD(huge_window, group->window = UINT32_MAX)
@@ -110,6 +112,8 @@ static const struct bad bads[] = {
     {"k_dtype", PKV_EINVAL, no_such_k_dtype},
     {"v_dtype", PKV_EINVAL, no_such_v_dtype},
     {"block_tokens", PKV_EINVAL, three_tokens},
+    {"block_tokens", PKV_EINVAL, short_scaled_k},
+    {"block_tokens", PKV_EINVAL, short_scaled_v},
     {"block_tokens", 0, long_blocks},
     {"block_tokens", 0, huge_blocks},
     {"window", 0, huge_window},

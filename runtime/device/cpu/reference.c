@@ -3,58 +3,108 @@
  * Attention is summed in double precision, one element at a time, in two passes over the scores; no
  * row knows of another. Every kernel is compared with this file, and the simulated device runs on
  * it. K and V of a head lie in the plain order [token][dim]; a packed device has its own write and
- * read.
+ * read, but stores the same codes and scales (quantise.h), so that attention over one cache is the
+ * specification for attention over the other.
  *
  * Nothing here is fast on purpose, and nothing here may be made clever. */
-#include "device/cpu/element.h"
+#include "device/cpu/quantise.h"
 #include "device/device.h"
 
 #include <math.h>
 
-/* Element 0 of a token's K or V. */
-static unsigned char* token_at(const struct pkvi_layout* layout, const struct pkvi_space* space,
+/* One token's K or V of one head. */
+struct stored {
+    uint32_t dtype;
+    uint32_t dim;
+    unsigned char* data;   /* element 0; i4: two elements a byte, the even one in the low bits */
+    unsigned char* scales; /* of scaled types: f32, or for i4 pairs of f16 scale and minimum */
+};
+
+static struct stored stored_at(const struct pkvi_layout* layout, const struct pkvi_space* space,
                                uint32_t layer, uint32_t slot, uint32_t head, bool is_value) {
     const pkv_group_config* group = &layout->group;
     const uint32_t token = slot % group->block_tokens;
-    unsigned char* slab =
+    unsigned char* piece =
         pkvi_space_block(space, slot / group->block_tokens) + layer * layout->layer_bytes;
-    if (is_value)
-        return slab + layout->v_offset + head * layout->v_head_bytes +
-               (size_t)token * group->value_dim * pkvi_dtype_bytes(group->v_dtype);
-    return slab + head * layout->k_head_bytes +
-           (size_t)token * group->key_dim * pkvi_dtype_bytes(group->k_dtype);
+    piece +=
+        is_value ? layout->v_offset + head * layout->v_head_bytes : head * layout->k_head_bytes;
+    const uint32_t dtype = is_value ? group->v_dtype : group->k_dtype;
+    const uint32_t dim = is_value ? group->value_dim : group->key_dim;
+    const uint64_t scale_offset = is_value ? layout->v_scale_offset : layout->k_scale_offset;
+    return (struct stored){
+        .dtype = dtype,
+        .dim = dim,
+        .data = piece + (size_t)token * dim * pkvi_dtype_bits(dtype) / 8,
+        .scales = piece + scale_offset + (size_t)token * pkvi_scale_bytes(dtype, dim),
+    };
+}
+
+static struct pkvi_scale get_scale(const struct stored* from, uint32_t d) {
+    if (from->dtype != PKV_I4) return (struct pkvi_scale){*(const float*)from->scales, 0.0F};
+    const uint32_t index = 2 * pkvi_scale_index(from->dtype, d);
+    return (struct pkvi_scale){pkvi_element_get(from->scales, index, PKV_F16),
+                               pkvi_element_get(from->scales, index + 1, PKV_F16)};
+}
+
+static float get(const struct stored* from, uint32_t d) {
+    if (!pkvi_dtype_is_scaled(from->dtype)) return pkvi_element_get(from->data, d, from->dtype);
+    unsigned char code = from->data[d];
+    if (from->dtype == PKV_I4) code = (unsigned char)(from->data[d / 2] >> d % 2 * 4 & 15);
+    return pkvi_dequantise(from->dtype, code, get_scale(from, d));
 }
 
 /* ---- Write and read -------------------------------------------------------------------------- */
 
+/* False when a number is not finite in the type of the cache. */
+static bool put_plain(const struct stored* to, const float* row) {
+    for (uint32_t d = 0; d < to->dim; d++) {
+        if (!isfinite(pkvi_element_round(row[d], to->dtype))) return false;
+        pkvi_element_set(to->data, d, to->dtype, row[d]);
+    }
+    return true;
+}
+
+static bool put_scaled(const struct stored* to, const float* row) {
+    unsigned char codes[PKV_HEAD_DIM_MAX];
+    struct pkvi_scale scales[PKVI_SCALE_GROUPS_MAX];
+    if (!pkvi_quantise(to->dtype, row, to->dim, codes, scales)) return false;
+    if (to->dtype != PKV_I4) {
+        memcpy(to->data, codes, to->dim);
+        pkvi_element_set(to->scales, 0, PKV_F32, scales->scale);
+        return true;
+    }
+    for (uint32_t d = 0; d < to->dim; d += 2)
+        to->data[d / 2] = (unsigned char)(codes[d] | codes[d + 1] << 4);
+    for (uint32_t i = 0; i < pkvi_scale_groups(to->dim); i++) {
+        pkvi_element_set(to->scales, 2 * i, PKV_F16, scales[i].scale);
+        pkvi_element_set(to->scales, 2 * i + 1, PKV_F16, scales[i].minimum);
+    }
+    return true;
+}
+
 static int write_side(const struct pkvi_kv_job* job, const pkv_array* array, bool is_value) {
-    const pkv_group_config* group = &job->layout->group;
-    const uint32_t dim = is_value ? group->value_dim : group->key_dim;
-    const uint32_t dtype = is_value ? group->v_dtype : group->k_dtype;
+    float numbers[PKV_HEAD_DIM_MAX];
     for (uint32_t row = 0; row < job->tokens; row++)
-        for (uint32_t head = 0; head < group->kv_heads; head++) {
-            unsigned char* to =
-                token_at(job->layout, job->space, job->layer, job->slots[row], head, is_value);
-            for (uint32_t d = 0; d < dim; d++) {
-                const float value = pkvi_array_get(array, row, head, d);
-                if (!isfinite(pkvi_element_round(value, dtype))) return PKV_ENONFINITE;
-                pkvi_element_set(to, d, dtype, value);
-            }
+        for (uint32_t head = 0; head < job->layout->group.kv_heads; head++) {
+            const struct stored to =
+                stored_at(job->layout, job->space, job->layer, job->slots[row], head, is_value);
+            for (uint32_t d = 0; d < to.dim; d++)
+                numbers[d] = pkvi_array_get(array, row, head, d);
+            const bool is_finite =
+                pkvi_dtype_is_scaled(to.dtype) ? put_scaled(&to, numbers) : put_plain(&to, numbers);
+            if (!is_finite) return PKV_ENONFINITE;
         }
     return PKV_OK;
 }
 
 static void read_side(const struct pkvi_kv_job* job, const pkv_array* array, bool is_value) {
-    const pkv_group_config* group = &job->layout->group;
-    const uint32_t dim = is_value ? group->value_dim : group->key_dim;
-    const uint32_t dtype = is_value ? group->v_dtype : group->k_dtype;
     if (array->data == NULL) return;
     for (uint32_t row = 0; row < job->tokens; row++)
-        for (uint32_t head = 0; head < group->kv_heads; head++) {
-            const unsigned char* from =
-                token_at(job->layout, job->space, job->layer, job->slots[row], head, is_value);
-            for (uint32_t d = 0; d < dim; d++)
-                pkvi_array_set(array, row, head, d, pkvi_element_get(from, d, dtype));
+        for (uint32_t head = 0; head < job->layout->group.kv_heads; head++) {
+            const struct stored from =
+                stored_at(job->layout, job->space, job->layer, job->slots[row], head, is_value);
+            for (uint32_t d = 0; d < from.dim; d++)
+                pkvi_array_set(array, row, head, d, get(&from, d));
         }
 }
 
@@ -90,22 +140,21 @@ static bool is_visible(const struct query* query, uint32_t position) {
     return query->position - position < group->window;
 }
 
-static const unsigned char* cached(const struct query* query, uint32_t position, bool is_value) {
+static struct stored cached(const struct query* query, uint32_t position, bool is_value) {
     const struct pkvi_attend_job* job = query->job;
     const uint32_t block_tokens = job->layout->group.block_tokens;
     const uint32_t slot =
         query->pages[position / block_tokens] * block_tokens + position % block_tokens;
-    return token_at(job->layout, job->space, job->layer, slot, query->kv_head, is_value);
+    return stored_at(job->layout, job->space, job->layer, slot, query->kv_head, is_value);
 }
 
 static double score(const struct query* query, uint32_t position) {
     const struct pkvi_attend_job* job = query->job;
     const pkv_group_config* group = &job->layout->group;
-    const unsigned char* key = cached(query, position, false);
+    const struct stored key = cached(query, position, false);
     double sum = 0.0;
     for (uint32_t d = 0; d < group->key_dim; d++)
-        sum += (double)pkvi_array_get(&job->q, query->row, query->head, d) *
-               (double)pkvi_element_get(key, d, group->k_dtype);
+        sum += (double)pkvi_array_get(&job->q, query->row, query->head, d) * (double)get(&key, d);
     sum *= (double)job->scale;
     const double cap = (double)job->softcap;
     return cap > 0.0 ? cap * tanh(sum / cap) : sum;
@@ -122,10 +171,10 @@ static void attend_query(const struct query* query) {
     for (uint32_t p = 0; p <= query->position; p++) {
         if (!is_visible(query, p)) continue;
         const double weight = exp(score(query, p) - highest);
-        const unsigned char* value = cached(query, p, true);
+        const struct stored value = cached(query, p, true);
         total += weight;
         for (uint32_t d = 0; d < group->value_dim; d++)
-            out[d] += weight * (double)pkvi_element_get(value, d, group->v_dtype);
+            out[d] += weight * (double)get(&value, d);
     }
     for (uint32_t d = 0; d < group->value_dim; d++)
         pkvi_array_set(&job->out, query->row, query->head, d, (float)(out[d] / total));

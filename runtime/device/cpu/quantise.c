@@ -1,0 +1,131 @@
+/* quantise.c - see quantise.h. Compiled without contraction: encoding rounds where it says so. */
+#include "device/cpu/quantise.h"
+
+#include <math.h>
+
+enum { SCALE_BITS = 16, I8_LARGEST = 127, I4_LARGEST = 15 };
+
+static const float HIGHEST_ZERO = 0x1p-96F;      /* rows that stay below it are zeros: Q3 */
+static const float ROUND_TO_INTEGER = 0x1.8p23F; /* added: the integer is in the low bits */
+
+/* ---- Scales ---------------------------------------------------------------------------------- */
+
+static float largest_number(uint32_t dtype) {
+    return dtype == PKV_I8 ? (float)I8_LARGEST : pkvi_minifloat_of(dtype).largest;
+}
+
+/* The nearest number of SCALE_BITS significant bits that is not smaller; for positive numbers. */
+static float round_up(float value) {
+    const uint32_t rest = (1U << (24 - SCALE_BITS)) - 1;
+    return pkvi_bits_float((pkvi_float_bits(value) + rest) & ~rest);
+}
+
+float pkvi_scale_of_magnitude(uint32_t dtype, float highest) {
+    return highest < HIGHEST_ZERO ? 0.0F : round_up(highest / largest_number(dtype));
+}
+
+/* Neighbours among the f16 numbers; bits count upwards from zero in both directions. */
+static float f16_not_above(float value) {
+    const uint16_t bits = pkvi_float_to_f16(value);
+    if (pkvi_f16_to_float(bits) <= value) return pkvi_f16_to_float(bits);
+    if (bits == 0) return -0x1p-24F;
+    return pkvi_f16_to_float((uint16_t)(bits & 0x8000 ? bits + 1 : bits - 1));
+}
+
+static float f16_not_below(float value) {
+    return -f16_not_above(-value);
+}
+
+/* Adding zero makes a negative zero positive: which of the two is lowest is not defined. The scale
+ * may be too small by a millionth, so that the rounding of this arithmetic does not make it a
+ * whole f16 step too large when the numbers are decoded ones: Q2. */
+struct pkvi_scale pkvi_scale_of_range(float lowest, float highest) {
+    const float minimum = f16_not_above(lowest) + 0.0F;
+    const float step = (highest - minimum) / (float)I4_LARGEST;
+    return (struct pkvi_scale){f16_not_below(step * (1.0F - 0x1p-20F)) + 0.0F, minimum};
+}
+
+bool pkvi_scale_is_finite(uint32_t dtype, struct pkvi_scale scale) {
+    if (dtype == PKV_I4) return isfinite(scale.scale) && isfinite(scale.minimum);
+    return isfinite(scale.scale * largest_number(dtype));
+}
+
+/* ---- Codes ----------------------------------------------------------------------------------- */
+
+static unsigned char encode_integer(float value) {
+    return (unsigned char)pkvi_float_bits(value + ROUND_TO_INTEGER);
+}
+
+/* Round the fraction, ties to even, and move the exponent; below the smallest normal number it is
+ * that or zero, whichever is nearer. */
+static unsigned char encode_minifloat(struct pkvi_minifloat type, float value) {
+    const uint32_t bits = pkvi_float_bits(value);
+    const uint32_t magnitude = bits & 0x7fffffff;
+    const int drop = 23 - type.fraction_bits;
+    const uint32_t even = magnitude >> drop & 1;
+    const uint32_t rounded = (magnitude + (1U << (drop - 1)) - 1 + even) >> drop;
+    const uint32_t smallest = (uint32_t)(128 - type.bias) << type.fraction_bits;
+    const uint32_t half_smallest = (uint32_t)(127 - type.bias) << 23;
+    uint32_t code = rounded - ((uint32_t)(127 - type.bias) << type.fraction_bits);
+    if (rounded < smallest) code = magnitude >= half_smallest ? 1U << type.fraction_bits : 0;
+    return (unsigned char)(bits >> 31 << 7 | code);
+}
+
+static bool row_is_finite(const float* row, uint32_t dim) {
+    bool all_finite = true;
+    for (uint32_t d = 0; d < dim; d++)
+        all_finite &= isfinite(row[d]) != 0;
+    return all_finite;
+}
+
+static bool quantise_i4(const float* row, uint32_t dim, unsigned char* codes,
+                        struct pkvi_scale* scales) {
+    for (uint32_t begin = 0; begin < dim; begin += PKVI_GROUP_DIMS) {
+        const uint32_t end = begin + PKVI_GROUP_DIMS < dim ? begin + PKVI_GROUP_DIMS : dim;
+        float lowest = row[begin];
+        float highest = row[begin];
+        for (uint32_t d = begin; d < end; d++) {
+            lowest = row[d] < lowest ? row[d] : lowest;
+            highest = row[d] > highest ? row[d] : highest;
+        }
+        const struct pkvi_scale scale = pkvi_scale_of_range(lowest, highest);
+        if (!pkvi_scale_is_finite(PKV_I4, scale)) return false;
+        for (uint32_t d = begin; d < end; d++)
+            codes[d] = encode_integer((row[d] - scale.minimum) * pkvi_scale_inverse(scale.scale)) &
+                       I4_LARGEST;
+        scales[begin / PKVI_GROUP_DIMS] = scale;
+    }
+    return true;
+}
+
+bool pkvi_quantise(uint32_t dtype, const float* row, uint32_t dim, unsigned char* codes,
+                   struct pkvi_scale* scales) {
+    if (!row_is_finite(row, dim)) return false;
+    if (dtype == PKV_I4) return quantise_i4(row, dim, codes, scales);
+    float highest = 0.0F;
+    for (uint32_t d = 0; d < dim; d++)
+        highest = fmaxf(highest, fabsf(row[d]));
+    *scales = (struct pkvi_scale){pkvi_scale_of_magnitude(dtype, highest), 0.0F};
+    const float inverse = pkvi_scale_inverse(scales->scale);
+    for (uint32_t d = 0; d < dim; d++)
+        codes[d] = dtype == PKV_I8 ? encode_integer(row[d] * inverse)
+                                   : encode_minifloat(pkvi_minifloat_of(dtype), row[d] * inverse);
+    return pkvi_scale_is_finite(dtype, *scales);
+}
+
+/* ---- Back ------------------------------------------------------------------------------------ */
+
+/* Codes of subnormals, which are never stored, are zeros. */
+static float decode_minifloat(struct pkvi_minifloat type, unsigned char code) {
+    const uint32_t magnitude = code & 0x7f;
+    const uint32_t sign = (uint32_t)(code & 0x80) << 24;
+    if (magnitude >> type.fraction_bits == 0) return pkvi_bits_float(sign);
+    const uint32_t moved = magnitude + ((uint32_t)(127 - type.bias) << type.fraction_bits);
+    return pkvi_bits_float(sign | moved << (23 - type.fraction_bits));
+}
+
+float pkvi_dequantise(uint32_t dtype, unsigned char code, struct pkvi_scale scale) {
+    if (dtype == PKV_I8) return scale.scale * (float)(int8_t)code;
+    if (dtype == PKV_I4) return scale.minimum + scale.scale * (float)code;
+    return scale.scale * decode_minifloat(pkvi_minifloat_of(dtype), code);
+}
