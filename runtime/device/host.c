@@ -30,6 +30,7 @@ static struct host* host_of(struct pkvi_device* device) {
 
 static const struct pkvi_kernels* const levels[] = {
 #if defined(__x86_64__)
+    &pkvi_kernels_avx512bf16,
     &pkvi_kernels_avx512,
     &pkvi_kernels_avx2,
 #elif defined(__aarch64__)

@@ -16,6 +16,7 @@
 enum {
     PARTIAL_FLOATS = 1 << 21, /* room for states of parts: 8 MiB */
     PARTS_PER_WORKER = 4,     /* so that no thread waits long for the last one */
+    ALIGNMENT_FLOATS = 16,    /* a cache line */
 };
 
 /* How the rows of one entry are cut. */
@@ -51,21 +52,25 @@ static int open_workspaces(struct pkvi_attender* attender,
     const pkv_group_config* group = &config->layout.group;
     const uint64_t q = (uint64_t)PKVI_ITEM_ROWS * group->key_dim;
     const uint64_t state = (uint64_t)PKVI_ITEM_ROWS * pkvi_state_floats(group->value_dim);
+    const uint64_t affine = (uint64_t)PKVI_CHUNK_TOKENS * pkvi_scale_groups(group->value_dim) * 2;
+    const uint64_t unpacked = (uint64_t)PKVI_CHUNK_TOKENS * (group->key_dim + group->value_dim);
     const uint64_t stage = pkvi_stage_bytes(group) / sizeof(float);
-    const uint64_t all = q + 2 * state + stage;
+    const uint64_t all = q + 2 * state + affine + unpacked + stage;
     PKVI_TRY(pkvi_mem_take(config->mem, attender->worker_count, sizeof *attender->workspaces,
                            (void**)&attender->workspaces));
-    PKVI_TRY(pkvi_mem_take(config->mem, attender->worker_count * all, sizeof(float),
-                           (void**)&attender->floats));
-    for (uint32_t i = 0; i < attender->worker_count; i++) {
-        float* const at = attender->floats + i * all;
+    PKVI_TRY(pkvi_mem_take(config->mem, attender->worker_count * all + ALIGNMENT_FLOATS,
+                           sizeof(float), (void**)&attender->floats));
+    float* at = attender->floats + ALIGNMENT_FLOATS -
+                (uintptr_t)attender->floats / sizeof(float) % ALIGNMENT_FLOATS;
+    for (uint32_t i = 0; i < attender->worker_count; i++, at += all)
         attender->workspaces[i] = (struct pkvi_workspace){
-            .q = at,
+            .q = (unsigned char*)at,
             .sum = at + q,
             .split = at + q + state,
-            .stage = (unsigned char*)(at + q + 2 * state),
+            .affine = at + q + 2 * state,
+            .unpacked = (unsigned char*)(at + q + 2 * state + affine),
+            .stage = (unsigned char*)(at + q + 2 * state + affine + unpacked),
         };
-    }
     return PKV_OK;
 }
 

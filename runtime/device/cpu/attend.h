@@ -18,7 +18,7 @@
 #include "device/cpu/chunk.h"
 #include "device/cpu/threads.h"
 
-enum { PKVI_ITEM_ROWS = 128 }; /* query rows of one item, over all its heads */
+enum { PKVI_ITEM_ROWS = 192 }; /* query rows of one item, over all its heads */
 
 /* Rows of one item: `rows` (token, head) pairs of each of `kv_heads` KV heads. Row r of KV head h
  * is token r / group_heads of the entry, query head h * group_heads + r % group_heads. */
@@ -35,10 +35,12 @@ struct pkvi_item {
 
 /* What one thread works with; sized for PKVI_ITEM_ROWS and the largest dims. */
 struct pkvi_workspace {
-    float* q;             /* [rows][key_dim] */
-    float* sum;           /* [rows][state] of all splits so far */
-    float* split;         /* [rows][state] of the present split */
-    unsigned char* stage; /* K and V of one chunk, for blocks shorter than a tile */
+    unsigned char* q;        /* [rows][key_dim] of f32 or less */
+    float* sum;              /* [rows][state] of all splits so far */
+    float* split;            /* [rows][state] of the present split */
+    float* affine;           /* scales and minima of one chunk's V in 4-bit values */
+    unsigned char* unpacked; /* K and V of one chunk in f32 or less */
+    unsigned char* stage;    /* K and V of one chunk, for blocks shorter than a tile */
 };
 
 /* The state of one row's online softmax (Milakov, Gimelshein, 2018): output so far [value_dim],
@@ -61,6 +63,7 @@ struct pkvi_kernels {
 extern const struct pkvi_kernels pkvi_kernels_scalar;
 extern const struct pkvi_kernels pkvi_kernels_avx2;
 extern const struct pkvi_kernels pkvi_kernels_avx512;
+extern const struct pkvi_kernels pkvi_kernels_avx512bf16;
 extern const struct pkvi_kernels pkvi_kernels_neon;
 
 /* The level called `isa`, or the best one for NULL; NULL when there is none. */

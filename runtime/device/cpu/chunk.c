@@ -11,16 +11,24 @@ static uint32_t tile_tokens(const struct pkvi_walk* walk, uint32_t begin) {
     return rest < PKVI_TILE_TOKENS ? rest : PKVI_TILE_TOKENS;
 }
 
-static void locate_tile(const struct pkvi_walk* walk, uint32_t begin, const unsigned char** k,
-                        const unsigned char** v) {
+/* Where tile `t` of the chunk lies, for the item's first KV head. */
+static void locate_tile(const struct pkvi_walk* walk, uint32_t begin, int t,
+                        struct pkvi_chunk* chunk) {
     const struct pkvi_attend_job* job = walk->job;
-    const pkv_group_config* group = &job->layout->group;
+    const struct pkvi_layout* layout = job->layout;
+    const pkv_group_config* group = &layout->group;
     const uint32_t block = walk->pages[begin / group->block_tokens];
     const size_t token = begin % group->block_tokens;
-    *k = pkvi_packed_head(job->layout, job->space, job->layer, block, walk->kv_head, false) +
-         token * group->key_dim * pkvi_dtype_bytes(group->k_dtype);
-    *v = pkvi_packed_head(job->layout, job->space, job->layer, block, walk->kv_head, true) +
-         token * group->value_dim * pkvi_dtype_bytes(group->v_dtype);
+    const unsigned char* k =
+        pkvi_packed_head(layout, job->space, job->layer, block, walk->kv_head, false);
+    const unsigned char* v =
+        pkvi_packed_head(layout, job->space, job->layer, block, walk->kv_head, true);
+    chunk->k[t] = k + token * group->key_dim * pkvi_dtype_bits(group->k_dtype) / 8;
+    chunk->v[t] = v + token * group->value_dim * pkvi_dtype_bits(group->v_dtype) / 8;
+    chunk->k_scales[t] =
+        k + layout->k_scale_offset + token * pkvi_scale_bytes(group->k_dtype, group->key_dim);
+    chunk->v_scales[t] =
+        v + layout->v_scale_offset + token * pkvi_scale_bytes(group->v_dtype, group->value_dim);
 }
 
 /* Let tiles that nobody sees point to one that somebody does. */
@@ -32,6 +40,8 @@ static void fill_gaps(struct pkvi_chunk* chunk) {
         if (chunk->tokens[t] > 0) continue;
         chunk->k[t] = chunk->k[seen];
         chunk->v[t] = chunk->v[seen];
+        chunk->k_scales[t] = chunk->k_scales[seen];
+        chunk->v_scales[t] = chunk->v_scales[seen];
     }
 }
 
@@ -47,7 +57,7 @@ void pkvi_chunk_locate(const struct pkvi_walk* walk, uint32_t begin, struct pkvi
         chunk->tokens[t] = tile_tokens(walk, tile_begin);
         if (chunk->tokens[t] == 0) continue;
         chunk->is_seen = true;
-        if (!is_staged) locate_tile(walk, tile_begin, &chunk->k[t], &chunk->v[t]);
+        if (!is_staged) locate_tile(walk, tile_begin, t, chunk);
     }
     if (chunk->is_seen && !is_staged) fill_gaps(chunk);
 }
@@ -129,6 +139,7 @@ void pkvi_chunk_stage(const struct pkvi_walk* walk, uint32_t index, struct pkvi_
             stage_block(walk, walk->kv_head + index, begin + token, room, room + k_bytes);
         chunk->k[t] = room;
         chunk->v[t] = room + k_bytes;
+        chunk->k_scales[t] = chunk->v_scales[t] = room; /* small blocks have no scales */
     }
     fill_gaps(chunk);
 }

@@ -35,7 +35,9 @@ struct pkvi_chunk {
     const unsigned char*
         k[PKVI_CHUNK_TILES]; /* tiles that no row sees point to one that is there: */
     const unsigned char*
-        v[PKVI_CHUNK_TILES];           /* they may be read, but what is read does not count */
+        v[PKVI_CHUNK_TILES]; /* they may be read, but what is read does not count */
+    const unsigned char* k_scales[PKVI_CHUNK_TILES]; /* likewise; of scaled types */
+    const unsigned char* v_scales[PKVI_CHUNK_TILES];
     uint32_t tokens[PKVI_CHUNK_TILES]; /* that exist and may be read; 0: nobody sees the tile */
     size_t k_step;                     /* bytes from one KV head to the next */
     size_t v_step;

@@ -17,15 +17,21 @@
 #include <arm_neon.h>
 #endif
 
-/* Floats of a vector; rows that the inner loops take at once; sums that they keep in registers. */
+/* Floats of a vector; sums that the inner loops keep in registers; whether there are dot products
+ * of bf16 pairs (PKVI_LEVEL_DOT). */
 #if defined(PKVI_LEVEL_AVX512)
-enum { WIDTH = 16, ROWS_MAX = 8, SUMS_MAX = 16 };
+enum { WIDTH = 16, SUMS_MAX = 24 };
 #elif defined(PKVI_LEVEL_AVX2)
-enum { WIDTH = 8, ROWS_MAX = 4, SUMS_MAX = 8 };
+enum { WIDTH = 8, SUMS_MAX = 12 };
 #elif defined(PKVI_LEVEL_NEON)
-enum { WIDTH = 4, ROWS_MAX = 4, SUMS_MAX = 16 };
+enum { WIDTH = 4, SUMS_MAX = 24 };
 #else
-enum { WIDTH = 4, ROWS_MAX = 4, SUMS_MAX = 8 };
+enum { WIDTH = 4, SUMS_MAX = 8 };
+#endif
+#if defined(PKVI_LEVEL_DOT)
+enum { HAS_DOT = 1 };
+#else
+enum { HAS_DOT = 0 };
 #endif
 
 typedef float vf __attribute__((vector_size(WIDTH * 4)));
@@ -99,12 +105,46 @@ static inline vf v_load_bf16(const void* from) {
     return (vf)(__builtin_convertvector(bits, vu) << 16);
 }
 
-/* WIDTH pairs of bf16: the first of each, and the second of each. */
-static inline void v_load_pairs(const void* from, vf* first, vf* second) {
-    vu pairs;
-    memcpy(&pairs, from, sizeof pairs);
-    *first = (vf)(pairs << 16);
-    *second = (vf)(pairs & 0xffff0000U);
+/* ---- Pairs of bf16: one 32-bit lane each ----------------------------------------------------- */
+
+static inline vu v_load_words(const void* from) {
+    vu result;
+    memcpy(&result, from, sizeof result);
+    return result;
+}
+
+static inline vf v_first(vu pairs) {
+    return (vf)(pairs << 16);
+}
+
+static inline vf v_second(vu pairs) {
+    return (vf)(pairs & 0xffff0000U);
+}
+
+/* Pairs of two vectors of floats, rounded to nearest, ties away from zero. */
+static inline vu v_pair(vf first, vf second) {
+    return (((vu)first + 0x8000U) >> 16) | (((vu)second + 0x8000U) & 0xffff0000U);
+}
+
+/* sum + first * first + second * second, in f32; only where HAS_DOT. Numbers below the smallest
+ * normal one count as zero. */
+static inline vf v_dot(vf sum, vu a, vu b) {
+#if defined(PKVI_LEVEL_DOT)
+    return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#else
+    return v_fma(v_second(a), v_second(b), v_fma(v_first(a), v_first(b), sum));
+#endif
+}
+
+/* Store WIDTH floats as bf16, rounded to nearest even. */
+static inline void v_store_bf16(uint16_t* to, vf value) {
+#if defined(PKVI_LEVEL_DOT)
+    const __m256bh half = _mm512_cvtneps_pbh((__m512)value);
+    memcpy(to, &half, sizeof half);
+#else
+    for (int i = 0; i < WIDTH; i++)
+        to[i] = pkvi_float_to_bf16(value[i]);
+#endif
 }
 
 /* Across the lanes, always in the same order. */
@@ -165,35 +205,30 @@ static inline void v_store_row(const pkv_array* array, uint64_t row, uint64_t he
         pkvi_array_set(array, row, head, d, from[d]);
 }
 
-/* e^x for x <= 0; results below the smallest normal number may become 0.
+/* 2^x for x <= 0; results below the smallest normal number become 0.
  *
- * x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7 (error below
- * 2^-26), times 2^n by adding n to the exponent. n is rounded by adding 1.5 * 2^23, which moves the
- * integer into the low bits. */
-static inline vf v_exp(vf x) {
+ * x = n + r with |r| <= 1/2; 2^r by the polynomial of degree 5 that is 1 at 0 and whose largest
+ * relative error is the smallest possible (below 2^-23), times 2^n by adding n to the exponent. n is
+ * rounded by adding 1.5 * 2^23, which moves the integer into the low bits. */
+static inline vf v_exp2(vf x) {
     const float magic = 0x1.8p23F;
-    const vf clamped = v_max(x, v_set(-87.0F));
-    const vf shifted = v_fma(clamped, v_set(0x1.715476p+0F), v_set(magic));
-    const vf n = shifted - magic;
-    vf r = v_fma(n, v_set(-0x1.62e400p-1F), clamped); /* ln 2, its upper bits: exact */
-    r = v_fma(n, v_set(-0x1.7f7d1cp-20F), r);         /* and its lower ones */
-    vf sum = v_set(1.0F / 5040);
-    sum = v_fma(sum, r, v_set(1.0F / 720));
-    sum = v_fma(sum, r, v_set(1.0F / 120));
-    sum = v_fma(sum, r, v_set(1.0F / 24));
-    sum = v_fma(sum, r, v_set(1.0F / 6));
-    sum = v_fma(sum, r, v_set(0.5F));
+    const vf clamped = v_max(x, v_set(-126.0F));
+    const vf shifted = clamped + magic;
+    const vf r = clamped - (shifted - magic);
+    vf sum = v_set(0x1.5bba14p-10F);
+    sum = v_fma(sum, r, v_set(0x1.3cea88p-7F));
+    sum = v_fma(sum, r, v_set(0x1.c6b752p-5F));
+    sum = v_fma(sum, r, v_set(0x1.ebf9bcp-3F));
+    sum = v_fma(sum, r, v_set(0x1.62e42ap-1F));
     sum = v_fma(sum, r, v_set(1.0F));
-    sum = v_fma(sum, r, v_set(1.0F));
-    const vi exponent = ((vi)shifted - (vi)v_set(magic)) << 23;
-    const vf result = (vf)((vi)sum + exponent);
-    return v_select(x < -87.0F, v_set(0.0F), result);
+    const vf result = (vf)((vi)sum + ((vi)shifted << 23));
+    return v_select(x < -126.0F, v_set(0.0F), result);
 }
 
 /* tanh(x): by e^-2|x| away from 0, by its continued fraction where that would cancel. */
 static inline vf v_tanh(vf x) {
     const vf magnitude = (vf)((vi)x & 0x7fffffff);
-    const vf e = v_exp(magnitude * -2.0F);
+    const vf e = v_exp2(magnitude * -0x1.715476p+1F);
     const vf far = (1.0F - e) / (1.0F + e);
     const vf square = x * x;
     vf near = v_fma(square, v_set(1.0F), v_set(378.0F));
