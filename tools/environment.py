@@ -46,6 +46,11 @@ def ensure(*extras: str) -> None:
     _STAMP.write_text(json.dumps({"digest": digest, "extras": wanted}))
 
 
+def has(*extras: str) -> bool:
+    """Does .venv have the package, of whatever sources, with `extras`?"""
+    return PYTHON.exists() and _read_stamp()[1].issuperset(extras)
+
+
 def variables() -> dict[str, str]:
     """Environment variables in which the programs of .venv are found first."""
     path = f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
