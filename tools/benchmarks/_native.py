@@ -32,12 +32,21 @@ class Failed(Exception):
 class Shape(ctypes.Structure):
     """struct bench_shape."""
 
-    _fields_ = tuple(
-        (name, c_uint32)
-        for name in (
-            "layers entries query_heads kv_heads dim block_tokens k_dtype v_dtype q_dtype "
-            "source_dtype source_bytes threads is_shuffled seed"
-        ).split()
+    _fields_ = (
+        ("layers", c_uint32),
+        ("entries", c_uint32),
+        ("query_heads", c_uint32),
+        ("kv_heads", c_uint32),
+        ("dim", c_uint32),
+        ("block_tokens", c_uint32),
+        ("k_dtype", c_uint32),
+        ("v_dtype", c_uint32),
+        ("q_dtype", c_uint32),
+        ("source_dtype", c_uint32),
+        ("source_bytes", c_uint32),
+        ("threads", c_uint32),
+        ("is_shuffled", c_uint32),
+        ("seed", c_uint32),
     )
 
 
