@@ -18,7 +18,9 @@ struct host {
     struct pkvi_mem* mem;
     struct pkvi_faults* faults;
     struct pkvi_clock* clock;
+    const struct pkvi_kernels* kernels;
     struct pkvi_threads* threads;
+    uint32_t thread_count;
     struct pkvi_attender* attender;
 };
 
@@ -131,8 +133,9 @@ static int host_zero(struct pkvi_device* device, void* to, uint64_t bytes) {
 /* ---- K/V ------------------------------------------------------------------------------------- */
 
 static int host_write(struct pkvi_device* device, const struct pkvi_kv_job* job) {
-    PKVI_TRY(pkvi_fault_check(host_of(device)->faults, PKVI_FAULT_DEVICE_WRITE));
-    return pkvi_packed_write(job);
+    struct host* host = host_of(device);
+    PKVI_TRY(pkvi_fault_check(host->faults, PKVI_FAULT_DEVICE_WRITE));
+    return pkvi_packed_write(job, host->kernels, host->threads, host->thread_count);
 }
 
 static int host_read(struct pkvi_device* device, const struct pkvi_kv_job* job) {
@@ -181,6 +184,8 @@ int pkvi_host_open(const struct pkvi_device_config* config, struct pkvi_device**
     host->mem = config->mem;
     host->faults = config->faults;
     host->clock = config->clock;
+    host->kernels = kernels;
+    host->thread_count = config->threads;
     int status = pkvi_threads_open(&host->threads, config->mem, config->faults, config->threads,
                                    config->parallel);
     if (status == PKV_OK)

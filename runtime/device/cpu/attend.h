@@ -58,6 +58,9 @@ struct pkvi_kernels {
     /* Merge `splits` consecutive partial states of an item's rows in order and write the output. */
     void (*merge)(const struct pkvi_attend_job* job, const struct pkvi_item* item, uint32_t splits,
                   const struct pkvi_workspace* workspace);
+    /* Store rows [begin, end) of K and V. False when a number is not finite in the type of the
+     * cache. */
+    bool (*pack)(const struct pkvi_kv_job* job, uint32_t begin, uint32_t end);
 };
 
 extern const struct pkvi_kernels pkvi_kernels_scalar;

@@ -7,13 +7,14 @@
 #endif
 #define PKVI_LEVEL_AVX2
 #include "device/cpu/attend_kernel.h"
+#include "device/cpu/pack_kernel.h"
 
 /* Every processor with AVX2 has F16C. */
 static bool is_supported(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
-const struct pkvi_kernels pkvi_kernels_avx2 = {"avx2", is_supported, attend, merge};
+const struct pkvi_kernels pkvi_kernels_avx2 = {"avx2", is_supported, attend, merge, pack};
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

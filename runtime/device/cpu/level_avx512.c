@@ -9,13 +9,14 @@
 #endif
 #define PKVI_LEVEL_AVX512
 #include "device/cpu/attend_kernel.h"
+#include "device/cpu/pack_kernel.h"
 
 static bool is_supported(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
-const struct pkvi_kernels pkvi_kernels_avx512 = {"avx512", is_supported, attend, merge};
+const struct pkvi_kernels pkvi_kernels_avx512 = {"avx512", is_supported, attend, merge, pack};
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

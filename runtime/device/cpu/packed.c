@@ -1,9 +1,10 @@
-/* packed.c - writes K and V into the packed order, and reads them back. See packed.h for the
- * order. */
-#include "device/cpu/packed.h"
-
+/* packed.c - writes K and V into the packed order, and reads them back. See packed.h for the order
+ * and pack_kernel.h for how a row gets there.
+ *
+ * Large jobs are cut for the threads, between tiles: tokens of one tile can share a word. */
+#include "device/cpu/attend.h"
 #include "device/cpu/quantise.h"
-#include <math.h>
+#include <stdatomic.h>
 
 /* One head's K or V, and one token in it. */
 struct place {
@@ -38,7 +39,7 @@ static uint64_t element_index(const struct place* place, uint32_t d) {
                            : pkvi_packed_k(place->group, place->token, d);
 }
 
-/* ---- Codes and scales ------------------------------------------------------------------------ */
+/* ---- Read ------------------------------------------------------------------------------------ */
 
 static uint32_t* word_of(const struct place* place, uint32_t d, uint32_t* shift) {
     *shift = pkvi_word_shift(place->is_value ? place->token : d);
@@ -47,31 +48,11 @@ static uint32_t* word_of(const struct place* place, uint32_t d, uint32_t* shift)
                                          : pkvi_packed_k_word(place->group, place->token, d));
 }
 
-static void set_code(const struct place* to, uint32_t d, unsigned char code) {
-    if (to->dtype != PKV_I4) {
-        to->data[element_index(to, d)] = code;
-        return;
-    }
-    uint32_t shift;
-    uint32_t* word = word_of(to, d, &shift);
-    *word = (*word & ~(15U << shift)) | (uint32_t)code << shift;
-}
-
 static unsigned char get_code(const struct place* from, uint32_t d) {
     if (from->dtype != PKV_I4) return from->data[element_index(from, d)];
     uint32_t shift;
     const uint32_t* word = word_of(from, d, &shift);
     return (unsigned char)(*word >> shift & 15);
-}
-
-static void set_scale(const struct place* to, uint32_t index, struct pkvi_scale scale) {
-    if (to->dtype != PKV_I4) {
-        pkvi_element_set(to->scales, to->token, PKV_F32, scale.scale);
-        return;
-    }
-    const uint64_t at = pkvi_packed_scale(to->dim, to->token, index);
-    pkvi_element_set(to->scales, at, PKV_F16, scale.scale);
-    pkvi_element_set(to->scales, at + PKVI_TILE_TOKENS, PKV_F16, scale.minimum);
 }
 
 static struct pkvi_scale get_scale(const struct place* from, uint32_t index) {
@@ -82,36 +63,6 @@ static struct pkvi_scale get_scale(const struct place* from, uint32_t index) {
         pkvi_element_get(from->scales, at, PKV_F16),
         pkvi_element_get(from->scales, at + PKVI_TILE_TOKENS, PKV_F16),
     };
-}
-
-/* ---- Rows ------------------------------------------------------------------------------------ */
-
-/* False when a value is not finite in the type of the cache. */
-static bool store_plain(const struct place* to, const float* row) {
-    bool all_finite = true;
-    for (uint32_t d = 0; d < to->dim; d++) {
-        all_finite &= isfinite(pkvi_element_round(row[d], to->dtype)) != 0;
-        pkvi_element_set(to->data, element_index(to, d), to->dtype, row[d]);
-    }
-    return all_finite;
-}
-
-static bool store_scaled(const struct place* to, const float* row) {
-    unsigned char codes[PKV_HEAD_DIM_MAX];
-    struct pkvi_scale scales[PKVI_SCALE_GROUPS_MAX];
-    if (!pkvi_quantise(to->dtype, row, to->dim, codes, scales)) return false;
-    for (uint32_t d = 0; d < to->dim; d++)
-        set_code(to, d, codes[d]);
-    for (uint32_t i = 0; i < pkvi_scale_count(to->dtype, to->dim); i++)
-        set_scale(to, i, scales[i]);
-    return true;
-}
-
-static bool store(const struct place* to, const pkv_array* from, uint32_t row, uint32_t head) {
-    float numbers[PKV_HEAD_DIM_MAX];
-    for (uint32_t d = 0; d < to->dim; d++)
-        numbers[d] = pkvi_array_get(from, row, head, d);
-    return pkvi_dtype_is_scaled(to->dtype) ? store_scaled(to, numbers) : store_plain(to, numbers);
 }
 
 static float load_element(const struct place* from, uint32_t d) {
@@ -126,17 +77,6 @@ static void load(const struct place* from, const pkv_array* to, uint32_t row, ui
         pkvi_array_set(to, row, head, d, load_element(from, d));
 }
 
-int pkvi_packed_write(const struct pkvi_kv_job* job) {
-    for (uint32_t row = 0; row < job->tokens; row++)
-        for (uint32_t head = 0; head < job->layout->group.kv_heads; head++) {
-            const struct place k = place_of(job, row, head, false);
-            const struct place v = place_of(job, row, head, true);
-            if (!store(&k, &job->k, row, head)) return PKV_ENONFINITE;
-            if (!store(&v, &job->v, row, head)) return PKV_ENONFINITE;
-        }
-    return PKV_OK;
-}
-
 void pkvi_packed_read(const struct pkvi_kv_job* job) {
     for (uint32_t row = 0; row < job->tokens; row++)
         for (uint32_t head = 0; head < job->layout->group.kv_heads; head++) {
@@ -145,4 +85,48 @@ void pkvi_packed_read(const struct pkvi_kv_job* job) {
             if (job->k.data != NULL) load(&k, &job->k, row, head);
             if (job->v.data != NULL) load(&v, &job->v, row, head);
         }
+}
+
+/* ---- Write ----------------------------------------------------------------------------------- */
+
+enum { SHARE_ELEMENTS_MIN = 1 << 17 }; /* of K and V: some 50 us, ten times what a thread costs */
+
+struct shares {
+    const struct pkvi_kv_job* job;
+    const struct pkvi_kernels* kernels;
+    uint32_t count;
+    atomic_bool is_bad;
+};
+
+static uint32_t tile_of(const struct pkvi_kv_job* job, uint32_t row) {
+    return job->slots[row] / PKVI_TILE_TOKENS;
+}
+
+/* The first row of share `index`: an equal part, from the next tile on. */
+static uint32_t first_row(const struct shares* shares, uint32_t index) {
+    const struct pkvi_kv_job* job = shares->job;
+    uint32_t row = (uint32_t)((uint64_t)job->tokens * index / shares->count);
+    while (row > 0 && row < job->tokens && tile_of(job, row) == tile_of(job, row - 1))
+        row++;
+    return row;
+}
+
+static void write_share(void* arg, uint32_t index) {
+    struct shares* shares = arg;
+    const uint32_t begin = first_row(shares, index);
+    const uint32_t end = first_row(shares, index + 1);
+    if (!shares->kernels->pack(shares->job, begin, end)) atomic_store(&shares->is_bad, true);
+}
+
+int pkvi_packed_write(const struct pkvi_kv_job* job, const struct pkvi_kernels* kernels,
+                      struct pkvi_threads* threads, uint32_t thread_count) {
+    const pkv_group_config* group = &job->layout->group;
+    const uint64_t elements =
+        (uint64_t)job->tokens * group->kv_heads * (group->key_dim + group->value_dim);
+    const uint64_t most = elements / SHARE_ELEMENTS_MIN;
+    struct shares shares = {job, kernels, most < thread_count ? (uint32_t)most : thread_count,
+                            false};
+    if (shares.count < 2) return kernels->pack(job, 0, job->tokens) ? PKV_OK : PKV_ENONFINITE;
+    pkvi_threads_run(threads, shares.count, write_share, &shares);
+    return atomic_load(&shares.is_bad) ? PKV_ENONFINITE : PKV_OK;
 }

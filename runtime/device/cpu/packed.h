@@ -84,8 +84,12 @@ static inline unsigned char* pkvi_packed_head(const struct pkvi_layout* layout,
                     : slab + head * layout->k_head_bytes;
 }
 
+struct pkvi_kernels;
+struct pkvi_threads;
+
 /* Store rows in packed order, and read them back. Errors of write: PKV_ENONFINITE. */
-int pkvi_packed_write(const struct pkvi_kv_job* job);
+int pkvi_packed_write(const struct pkvi_kv_job* job, const struct pkvi_kernels* kernels,
+                      struct pkvi_threads* threads, uint32_t thread_count);
 void pkvi_packed_read(const struct pkvi_kv_job* job);
 
 #endif
