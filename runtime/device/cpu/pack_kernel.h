@@ -23,6 +23,8 @@
 #include "device/cpu/quantise.h"
 #include "device/cpu/simd.h"
 
+#include <math.h>
+
 #define PACK_INLINE static inline __attribute__((always_inline))
 #if defined(__clang__)
 #define PACK_UNROLL _Pragma("unroll")
@@ -161,6 +163,38 @@ PACK_INLINE void pack_transpose(vu rows[WIDTH]){PACK_EXCHANGE(rows, 1) PACK_EXCH
 #endif
 }
 
+/* The largest lane of each of WIDTH rows: that of row i in lane i. */
+#define PACK_FOLD(rows, step, max)                                                                 \
+    PACK_UNROLL for (int i = 0; i < WIDTH; i += 2 * (step))(rows)[i] =                             \
+        max(PACK_SHUFFLE((rows)[i], (rows)[i + (step)], PACK_LOW, step),                           \
+            PACK_SHUFFLE((rows)[i], (rows)[i + (step)], PACK_HIGH, step));
+#if defined(PKVI_LEVEL_AVX512)
+#define PACK_FOLDS(rows, max)                                                                      \
+    PACK_FOLD(rows, 1, max)                                                                        \
+    PACK_FOLD(rows, 2, max)                                                                        \
+    PACK_FOLD(rows, 4, max)                                                                        \
+    PACK_FOLD(rows, 8, max)
+#elif defined(PKVI_LEVEL_AVX2)
+#define PACK_FOLDS(rows, max)                                                                      \
+    PACK_FOLD(rows, 1, max)                                                                        \
+    PACK_FOLD(rows, 2, max)                                                                        \
+    PACK_FOLD(rows, 4, max)
+#else
+#define PACK_FOLDS(rows, max)                                                                      \
+    PACK_FOLD(rows, 1, max)                                                                        \
+    PACK_FOLD(rows, 2, max)
+#endif
+
+PACK_INLINE vf pack_highest_of_rows(vf rows[WIDTH]) {
+    PACK_FOLDS(rows, v_max)
+    return rows[0];
+}
+
+PACK_INLINE vf pack_highest_magnitude_of_rows(vu rows[WIDTH]) {
+    PACK_FOLDS(rows, pack_max)
+    return (vf)rows[0];
+}
+
 /* ---- Encoding: plain types ------------------------------------------------------------------- */
 
 PACK_INLINE vf pack_load_element(const uint32_t dtype, const unsigned char* row, uint32_t d) {
@@ -272,68 +306,148 @@ PACK_INLINE vu pack_minifloat(const uint32_t dtype, vf value) {
     return ((vu)value >> 31 << 7) | code;
 }
 
-/* Scale and codes of each row. */
+PACK_INLINE vf pack_inverse(vf scale) {
+    return v_select(scale > 0.0F, 1.0F / scale, v_set(0.0F));
+}
+
+/* Scales of WIDTH rows, one in each lane, from their largest magnitudes: as
+ * pkvi_scale_of_magnitude. */
+PACK_INLINE vf pack_scales(const uint32_t dtype, vf highest) {
+    const uint32_t rest = (1U << (24 - PKVI_SCALE_BITS)) - 1;
+    const vf exact = highest / pkvi_largest_number(dtype);
+    const vf rounded = (vf)(((vu)exact + rest) & ~rest);
+    return v_select(highest < PKVI_HIGHEST_ZERO, v_set(0.0F), rounded);
+}
+
+PACK_INLINE void pack_codes(const uint32_t from_dtype, const uint32_t dtype,
+                            const unsigned char* from, uint32_t dim, float inverse,
+                            unsigned char* to) {
+    for (uint32_t d = 0; d < dim; d += WIDTH) {
+        const vf value = pack_load_element(from_dtype, from, d) * inverse;
+        pack_store_codes(to + d,
+                         dtype == PKV_I8 ? pack_integer(value) : pack_minifloat(dtype, value));
+    }
+}
+
+/* Scales of up to WIDTH rows from `first` on, then their codes. */
+PACK_INLINE bool pack_quantise_rows(const uint32_t from_dtype, const uint32_t dtype,
+                                    const struct pack_rows* rows, uint32_t first,
+                                    struct pack_stage* stage) {
+    const uint32_t rest = rows->count - first;
+    const uint32_t count = rest < WIDTH ? rest : WIDTH;
+    const unsigned char* from = rows->from + first * rows->from_stride;
+    unsigned char* to = stage->data + first * rows->dim;
+    float inverses[WIDTH];
+    vu worst[WIDTH];
+    for (uint32_t r = 0; r < WIDTH; r++) {
+        vu magnitude = {0};
+        for (uint32_t d = 0; r < count && d < rows->dim; d += WIDTH)
+            magnitude = pack_max(magnitude, pack_magnitude(pack_load_element(
+                                                from_dtype, from + r * rows->from_stride, d)));
+        worst[r] = magnitude;
+    }
+    const vf highest = pack_highest_magnitude_of_rows(worst);
+    const vf scales = pack_scales(dtype, highest);
+    v_store(stage->scales + first, scales);
+    v_store(inverses, pack_inverse(scales));
+    for (uint32_t r = 0; r < count; r++)
+        pack_codes(from_dtype, dtype, from + r * rows->from_stride, rows->dim, inverses[r],
+                   to + r * rows->dim);
+    const vu largest = pack_max((vu)highest, (vu)(scales * pkvi_largest_number(dtype)));
+    return pack_highest(largest) < 0x7f800000U;
+}
+
 PACK_INLINE bool pack_quantise(const uint32_t from_dtype, const uint32_t dtype,
                                const struct pack_rows* rows, struct pack_stage* stage) {
     bool all_finite = true;
-    for (uint32_t r = 0; r < rows->count; r++) {
-        const unsigned char* from = rows->from + r * rows->from_stride;
-        vu worst = {0};
-        for (uint32_t d = 0; d < rows->dim; d += WIDTH)
-            worst = pack_max(worst, pack_magnitude(pack_load_element(from_dtype, from, d)));
-        const float highest = pkvi_bits_float(pack_highest(worst));
-        stage->scales[r] = pkvi_scale_of_magnitude(dtype, highest);
-        all_finite &= pkvi_scale_is_finite(dtype, (struct pkvi_scale){stage->scales[r], 0.0F});
-    }
-    for (uint32_t r = 0; r < rows->count; r++) {
-        const unsigned char* from = rows->from + r * rows->from_stride;
-        unsigned char* to = stage->data + r * rows->dim;
-        const vf inverse = v_set(pkvi_scale_inverse(stage->scales[r]));
-        for (uint32_t d = 0; d < rows->dim; d += WIDTH) {
-            const vf value = pack_load_element(from_dtype, from, d) * inverse;
-            pack_store_codes(to + d,
-                             dtype == PKV_I8 ? pack_integer(value) : pack_minifloat(dtype, value));
-        }
-    }
+    for (uint32_t first = 0; first < rows->count; first += WIDTH)
+        all_finite &= pack_quantise_rows(from_dtype, dtype, rows, first, stage);
     return all_finite;
 }
 
-/* One group of one row of i4. */
-PACK_INLINE bool pack_quantise_group(const uint32_t from_dtype, const unsigned char* from,
-                                     uint32_t begin, uint32_t end, unsigned char* codes,
-                                     struct pkvi_scale* scale) {
-    vf highest = pack_load_element(from_dtype, from, begin);
-    vf negated = -highest;
-    vu worst = pack_magnitude(highest);
-    for (uint32_t d = begin + WIDTH; d < end; d += WIDTH) {
-        const vf value = pack_load_element(from_dtype, from, d);
-        worst = pack_max(worst, pack_magnitude(value));
-        highest = v_max(highest, value);
-        negated = v_max(negated, -value);
+/* The largest f16 that is not above each number, as its bits and, in *number, as a float. */
+PACK_INLINE vu pack_f16_not_above(vf value, vf* number) {
+    uint16_t halves[WIDTH];
+    pack_store_f16(halves, value);
+    pack_half half;
+    memcpy(&half, halves, sizeof half);
+    const vu bits = __builtin_convertvector(half, vu);
+    const vu is_above = (vu)(v_load_f16(halves) > value);
+    const vu is_zero = (vu)(bits == 0);
+    const vu is_negative = (vu)((bits & 0x8000U) != 0);
+    const vu next = (is_zero & 0x8001U) |
+                    (~is_zero & ((is_negative & (bits + 1)) | (~is_negative & (bits - 1))));
+    const vu result = (is_above & next) | (~is_above & bits);
+    half = __builtin_convertvector(result, pack_half);
+    memcpy(halves, &half, sizeof half);
+    *number = v_load_f16(halves);
+    return result;
+}
+
+/* Of numbers that are not negative. */
+PACK_INLINE vu pack_f16_not_below(vf value, vf* number) {
+    const vu bits = pack_f16_not_above(-value, number) & 0x7fffU;
+    *number = -*number;
+    return bits;
+}
+
+PACK_INLINE void pack_store_halves(uint16_t* to, vu bits) {
+    const pack_half half = __builtin_convertvector(bits, pack_half);
+    memcpy(to, &half, sizeof half);
+}
+
+/* Scale and minimum of group `group` of up to WIDTH rows from `first` on, then the codes: as
+ * pkvi_scale_of_range. */
+PACK_INLINE bool pack_quantise_group(const uint32_t from_dtype, const struct pack_rows* rows,
+                                     uint32_t first, uint32_t group, struct pack_stage* stage) {
+    const uint32_t begin = group * PKVI_GROUP_DIMS;
+    const uint32_t dims = rows->dim - begin < PKVI_GROUP_DIMS ? 16 : PKVI_GROUP_DIMS;
+    const uint32_t rest = rows->count - first;
+    const uint32_t count = rest < WIDTH ? rest : WIDTH;
+    const unsigned char* from = rows->from + first * rows->from_stride;
+    vf highest[WIDTH];
+    vf negated[WIDTH];
+    vu worst = {0};
+    for (uint32_t r = 0; r < WIDTH; r++) {
+        highest[r] = negated[r] = v_set(r < count ? -INFINITY : 0.0F);
+        for (uint32_t d = begin; r < count && d < begin + dims; d += WIDTH) {
+            const vf value = pack_load_element(from_dtype, from + r * rows->from_stride, d);
+            worst = pack_max(worst, pack_magnitude(value));
+            highest[r] = v_max(highest[r], value);
+            negated[r] = v_max(negated[r], -value);
+        }
     }
-    *scale = pkvi_scale_of_range(-v_reduce_max(negated), v_reduce_max(highest));
-    const vf inverse = v_set(pkvi_scale_inverse(scale->scale));
-    for (uint32_t d = begin; d < end; d += WIDTH) {
-        const vf value = pack_load_element(from_dtype, from, d) - scale->minimum;
-        pack_store_codes(codes + d, pack_integer(value * inverse) & 15U);
-    }
-    return pack_highest(worst) < 0x7f800000U && pkvi_scale_is_finite(PKV_I4, *scale);
+    vf minimum;
+    vf scale;
+    const vu minimum_bits = pack_f16_not_above(-pack_highest_of_rows(negated), &minimum);
+    minimum += 0.0F;
+    const vf step = (pack_highest_of_rows(highest) - minimum) / 15.0F;
+    const vu scale_bits = pack_f16_not_below(step * PKVI_STEP_SHORTENED, &scale);
+    /* Bits of minus zero are those of the number that is used, zero. */
+    const vu is_zero = (vu)(minimum == 0.0F);
+    pack_store_halves(stage->halves[group][0] + first, scale_bits);
+    pack_store_halves(stage->halves[group][1] + first, minimum_bits & ~is_zero);
+    float inverses[WIDTH];
+    float minima[WIDTH];
+    v_store(inverses, pack_inverse(scale));
+    v_store(minima, minimum);
+    for (uint32_t r = 0; r < count; r++)
+        for (uint32_t d = begin; d < begin + dims; d += WIDTH) {
+            const vf value =
+                pack_load_element(from_dtype, from + r * rows->from_stride, d) - minima[r];
+            pack_store_codes(stage->data + (first + r) * rows->dim + d,
+                             pack_integer(value * inverses[r]) & 15U);
+        }
+    const vu largest = pack_max(pack_magnitude(scale), pack_magnitude(minimum));
+    return pack_highest(pack_max(worst, largest)) < 0x7f800000U;
 }
 
 PACK_INLINE bool pack_quantise_i4(const uint32_t from_dtype, const struct pack_rows* rows,
                                   struct pack_stage* stage) {
     bool all_finite = true;
-    for (uint32_t r = 0; r < rows->count; r++)
-        for (uint32_t begin = 0; begin < rows->dim; begin += PKVI_GROUP_DIMS) {
-            const uint32_t rest = rows->dim - begin;
-            const uint32_t end = begin + (rest < PKVI_GROUP_DIMS ? rest : PKVI_GROUP_DIMS);
-            struct pkvi_scale scale;
-            all_finite &= pack_quantise_group(from_dtype, rows->from + r * rows->from_stride, begin,
-                                              end, stage->data + r * rows->dim, &scale);
-            uint16_t (*halves)[PKVI_TILE_TOKENS] = stage->halves[begin / PKVI_GROUP_DIMS];
-            halves[0][r] = pkvi_float_to_f16(scale.scale);
-            halves[1][r] = pkvi_float_to_f16(scale.minimum);
-        }
+    for (uint32_t first = 0; first < rows->count; first += WIDTH)
+        for (uint32_t group = 0; group < pkvi_scale_groups(rows->dim); group++)
+            all_finite &= pack_quantise_group(from_dtype, rows, first, group, stage);
     return all_finite;
 }
 
@@ -577,6 +691,22 @@ static void pack_place_scales(const struct pack_rows* rows, const struct pack_st
 
 /* ---- Rows ------------------------------------------------------------------------------------ */
 
+/* Rows are read head by head, that is in pieces that lie a row apart. Part `part` of `parts` of the
+ * next tile's rows, in the order of memory, is fetched while a head is worked on. */
+static void pack_prefetch(const struct pkvi_kv_job* job, const pkv_array* array, uint32_t dim,
+                          uint32_t row, uint32_t part) {
+    const size_t element = pkvi_dtype_bytes(array->dtype);
+    const uint32_t heads = job->layout->group.kv_heads;
+    for (uint32_t i = part * PKVI_TILE_TOKENS; i < (part + 1) * PKVI_TILE_TOKENS; i++) {
+        if (row + i / heads >= job->tokens) return;
+        const unsigned char* at =
+            (const unsigned char*)array->data +
+            ((row + i / heads) * array->row_stride + i % heads * array->head_stride) * element;
+        for (size_t byte = 0; byte < dim * element; byte += 64)
+            __builtin_prefetch(at + byte, 0, 2);
+    }
+}
+
 static bool pack_rows(const struct pack_rows* rows) {
     struct pack_stage stage;
     if (!pack_encode(rows, &stage)) return false;
@@ -615,6 +745,7 @@ static bool pack_side(const struct pkvi_kv_job* job, uint32_t row, uint32_t coun
         .token = job->slots[row] % group->block_tokens,
     };
     for (uint32_t head = 0; head < group->kv_heads; head++) {
+        pack_prefetch(job, array, rows.dim, row + PKVI_TILE_TOKENS, head);
         rows.from = (const unsigned char*)array->data +
                     (row * array->row_stride + head * array->head_stride) * element;
         rows.to = pkvi_packed_head(layout, job->space, job->layer, block, head, is_value);

@@ -3,25 +3,20 @@
 
 #include <math.h>
 
-enum { SCALE_BITS = 16, I8_LARGEST = 127, I4_LARGEST = 15 };
+enum { I4_LARGEST = 15 };
 
-static const float HIGHEST_ZERO = 0x1p-96F;      /* rows that stay below it are zeros: Q3 */
 static const float ROUND_TO_INTEGER = 0x1.8p23F; /* added: the integer is in the low bits */
 
 /* ---- Scales ---------------------------------------------------------------------------------- */
 
-static float largest_number(uint32_t dtype) {
-    return dtype == PKV_I8 ? (float)I8_LARGEST : pkvi_minifloat_of(dtype).largest;
-}
-
-/* The nearest number of SCALE_BITS significant bits that is not smaller; for positive numbers. */
+/* The nearest number of PKVI_SCALE_BITS significant bits that is not smaller; for positive numbers. */
 static float round_up(float value) {
-    const uint32_t rest = (1U << (24 - SCALE_BITS)) - 1;
+    const uint32_t rest = (1U << (24 - PKVI_SCALE_BITS)) - 1;
     return pkvi_bits_float((pkvi_float_bits(value) + rest) & ~rest);
 }
 
 float pkvi_scale_of_magnitude(uint32_t dtype, float highest) {
-    return highest < HIGHEST_ZERO ? 0.0F : round_up(highest / largest_number(dtype));
+    return highest < PKVI_HIGHEST_ZERO ? 0.0F : round_up(highest / pkvi_largest_number(dtype));
 }
 
 /* Neighbours among the f16 numbers; bits count upwards from zero in both directions. */
@@ -42,12 +37,12 @@ static float f16_not_below(float value) {
 struct pkvi_scale pkvi_scale_of_range(float lowest, float highest) {
     const float minimum = f16_not_above(lowest) + 0.0F;
     const float step = (highest - minimum) / (float)I4_LARGEST;
-    return (struct pkvi_scale){f16_not_below(step * (1.0F - 0x1p-20F)) + 0.0F, minimum};
+    return (struct pkvi_scale){f16_not_below(step * PKVI_STEP_SHORTENED) + 0.0F, minimum};
 }
 
 bool pkvi_scale_is_finite(uint32_t dtype, struct pkvi_scale scale) {
     if (dtype == PKV_I4) return isfinite(scale.scale) && isfinite(scale.minimum);
-    return isfinite(scale.scale * largest_number(dtype));
+    return isfinite(scale.scale * pkvi_largest_number(dtype));
 }
 
 /* ---- Codes ----------------------------------------------------------------------------------- */

@@ -9,7 +9,7 @@
  * (pack_kernel.h) work on vectors and give the same bits.
  *
  * Holds   Q1  no number is cut off: scales are rounded upwards, the minimum of i4 downwards
- *         Q2  scales of i8, e4m3 and e5m2 have SCALE_BITS significant bits, so that scale * n is
+ *         Q2  scales of i8, e4m3 and e5m2 have 16 significant bits, so that scale * n is
  *             exact in f32 and encoding what was decoded gives the same codes and scale. For i4
  *             this holds when the numbers of a group differ by a 32nd of the largest or more
  *         Q3  scales are 0 or large enough that no product is a subnormal f32
@@ -37,6 +37,16 @@ static inline struct pkvi_minifloat pkvi_minifloat_of(uint32_t dtype) {
     return dtype == PKV_E4M3 ? (struct pkvi_minifloat){3, 7, 448.0F}
                              : (struct pkvi_minifloat){2, 15, 57344.0F};
 }
+
+/* The largest number that a code of i8, e4m3 or e5m2 stands for in a row of scale 1. */
+static inline float pkvi_largest_number(uint32_t dtype) {
+    return dtype == PKV_I8 ? 127.0F : pkvi_minifloat_of(dtype).largest;
+}
+
+enum { PKVI_SCALE_BITS = 16 };
+
+#define PKVI_HIGHEST_ZERO   0x1p-96F          /* rows that stay below it are zeros: Q3 */
+#define PKVI_STEP_SHORTENED (1.0F - 0x1p-20F) /* see pkvi_scale_of_range */
 
 /* What code 1 of a row stands for whose largest magnitude is `highest`; i4 excepted. */
 float pkvi_scale_of_magnitude(uint32_t dtype, float highest);
