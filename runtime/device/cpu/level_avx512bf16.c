@@ -10,6 +10,7 @@
 #define PKVI_LEVEL_AVX512
 #define PKVI_LEVEL_DOT
 #include "device/cpu/attend_kernel.h"
+#include "device/cpu/pack_kernel.h"
 
 static bool is_supported(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -17,7 +18,8 @@ static bool is_supported(void) {
            __builtin_cpu_supports("avx512bf16");
 }
 
-const struct pkvi_kernels pkvi_kernels_avx512bf16 = {"avx512bf16", is_supported, attend, merge};
+const struct pkvi_kernels pkvi_kernels_avx512bf16 = {"avx512bf16", is_supported, attend, merge,
+                                                    pack};
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif
