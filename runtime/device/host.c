@@ -147,8 +147,6 @@ static int host_read(struct pkvi_device* device, const struct pkvi_kv_job* job) 
 static int host_attend(struct pkvi_device* device, const struct pkvi_attend_job* job) {
     struct host* host = host_of(device);
     PKVI_TRY(pkvi_fault_check(host->faults, PKVI_FAULT_DEVICE_ATTEND));
-    if (pkvi_dtype_is_scaled(job->layout->group.k_dtype)) return PKV_ENOTSUP;
-    if (pkvi_dtype_is_scaled(job->layout->group.v_dtype)) return PKV_ENOTSUP;
     return pkvi_attender_run(host->attender, job);
 }
 
