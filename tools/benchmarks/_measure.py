@@ -16,10 +16,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from statistics import median
-from typing import Protocol
+from typing import Any, Protocol
 
 from benchmarks import _native
-from benchmarks._cases import Case
+from benchmarks._cases import Case, Goal
 from benchmarks._native import Limits, Scene, Shape, dtype_number
 
 MIXED_DECODES = 32  # sequences beside the chunk of a mixed batch
@@ -87,7 +87,7 @@ class Result:
     ratio_to_torch: float | None = None
     ratio_to_torch_gather: float | None = None
     output_nmse: float | None = None
-    goals: list[dict[str, object]] = field(default_factory=list)
+    goals: list[dict[str, Any]] = field(default_factory=list)
     problem: str | None = None
 
     def json(self) -> dict[str, object]:
@@ -146,16 +146,16 @@ def open_set(library: ctypes.CDLL, case: Case, isa: str | None, seed: int = 1) -
     return Set(case, scene, calls)
 
 
-def check(subject: Set, spoil: bool = False) -> float:
+def check(subject: Set, spoil: str | None = None) -> float:
     """Compare some rows of the first call with the reference; the largest error of an output.
 
-    spoil: plant a mistake first, for the test of this function. Raises WrongResult.
+    spoil: plant a mistake there first, for the test of this function. Raises WrongResult.
     """
     case = subject.case
     layer, begin, end = subject.calls[0]
     subject.scene.attend(layer, begin, end)
     if spoil:
-        subject.scene.spoil()
+        subject.scene.spoil(spoil)
     entries = sorted({begin, end - 1})
     rows = sorted({0, case.new // 2, case.new - 1})[:CHECKED_ROWS]
     worst = 0.0
@@ -188,7 +188,7 @@ class Bench:
     runs: int
     commit: str
     make_peer: Callable[[Case], Peer] | None = None
-    spoil: bool = False
+    spoil: str | None = None  # plant a mistake in every result: see check
 
 
 class Samples:
@@ -209,6 +209,8 @@ def companion_of(bench: Bench, case: Case) -> Set | None:
     """The scene that `case.against` names."""
     if case.against == "bf16":
         return open_set(bench.library, replace(case, dtype="bf16"), bench.isa)
+    if case.against == "one thread":
+        return open_set(bench.library, replace(case, threads=1), bench.isa)
     if case.against == "in order":
         return open_set(bench.library, replace(case, shuffled=False), bench.isa)
     return None
@@ -352,6 +354,20 @@ def empty_result(bench: Bench, case: Case, isa: str) -> Result:
     )
 
 
+def judged(goal: Goal, result: Result) -> dict[str, Any]:
+    """A goal and whether the result meets it; None: its figure was not measured."""
+    value = getattr(result, goal.figure)
+    met = None if value is None else goal.is_met(value)
+    entry: dict[str, Any] = {
+        "figure": goal.figure,
+        "at_most" if goal.at_most else "at_least": goal.limit,
+    }
+    if goal.otherwise:
+        entry["otherwise"] = judged(goal.otherwise, result)
+        met = met or goal.otherwise.is_met(getattr(result, goal.otherwise.figure) or 0.0)
+    return {**entry, "met": met}
+
+
 def measure(bench: Bench, case: Case) -> Result:
     """One row; with `problem` and without figures when it cannot be measured or is wrong."""
     samples = Samples()
@@ -366,13 +382,5 @@ def measure(bench: Bench, case: Case) -> Result:
         return result
     for name in samples.values:
         setattr(result, name, samples.median(name))
-    for goal in case.goals:
-        value = getattr(result, goal.figure)
-        result.goals.append(
-            {
-                "figure": goal.figure,
-                "at_most" if goal.at_most else "at_least": goal.limit,
-                "met": None if value is None else goal.is_met(value),
-            }
-        )
+    result.goals = [judged(goal, result) for goal in case.goals]
     return result

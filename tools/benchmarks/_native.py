@@ -78,7 +78,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
             c_int,
             (scene, c_uint32, c_uint32, c_uint32, POINTER(c_double), POINTER(c_double)),
         ),
-        ("scene_spoil", None, (scene,)),
+        ("scene_spoil", None, (scene, c_uint32)),
         ("limits_open", c_int, (c_uint64, POINTER(c_void_p))),
         ("limits_close", None, (c_void_p,)),
         ("limits_read", c_double, (c_void_p, c_uint32)),
@@ -187,8 +187,9 @@ class Scene:
         )
         return output.value, stored.value
 
-    def spoil(self) -> None:
-        self.library.bench_scene_spoil(self._scene)
+    def spoil(self, what: str) -> None:
+        """Plant a mistake in the "output", or in what is "stored"."""
+        self.library.bench_scene_spoil(self._scene, int(what == "stored"))
 
 
 class Limits:

@@ -65,8 +65,9 @@ BENCH_API double bench_scene_read(struct bench_scene* scene, uint32_t threads);
 BENCH_API int bench_scene_check(struct bench_scene* scene, uint32_t layer, uint32_t entry,
                                 uint32_t row, double* output_nmse, double* stored_nmse);
 
-/* Change one stored value, as a mistake of a kernel would: for the test of the check. */
-BENCH_API void bench_scene_spoil(struct bench_scene* scene);
+/* Change an output, or one of the stored values, as a mistake of a kernel would: for the test of the
+ * check. */
+BENCH_API void bench_scene_spoil(struct bench_scene* scene, uint32_t is_stored);
 
 /* ---- Limits ---------------------------------------------------------------------------------- */
 
