@@ -157,8 +157,7 @@ static int move_span(pkv_cache* cache, const struct pkvi_seq* seq, struct span s
     while (span.begin < span.end) {
         const uint32_t rest = span.end - span.begin;
         const uint32_t count = rest < CHUNK_TOKENS ? rest : CHUNK_TOKENS;
-        for (uint32_t i = 0; i < count; i++)
-            slots[i] = pkvi_seq_slot(cache, seq, span.begin + i);
+        pkvi_seq_slots(cache, seq, span.begin, count, slots);
         const struct pkvi_kv_job job = {
             .layout = &cache->layout,
             .space = &cache->pool.space,

@@ -4,10 +4,23 @@
 #include <errno.h>
 #include <time.h>
 
-static uint64_t monotonic_us(void) {
+static uint64_t read_us(clockid_t id) {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(id, &now);
     return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+static uint64_t monotonic_us(void) {
+    return read_us(CLOCK_MONOTONIC);
+}
+
+/* CLOCK_MONOTONIC_COARSE is the same clock, read where the last tick left it. */
+static uint64_t tick_us(void) {
+#ifdef CLOCK_MONOTONIC_COARSE
+    return read_us(CLOCK_MONOTONIC_COARSE);
+#else
+    return monotonic_us();
+#endif
 }
 
 void pkvi_clock_init(struct pkvi_clock* clock, bool is_virtual) {
@@ -19,6 +32,12 @@ void pkvi_clock_init(struct pkvi_clock* clock, bool is_virtual) {
 uint64_t pkvi_clock_now_us(struct pkvi_clock* clock) {
     if (clock->is_virtual) return atomic_load_explicit(&clock->virtual_us, memory_order_relaxed);
     return monotonic_us() - clock->start_us;
+}
+
+uint64_t pkvi_clock_recent_us(struct pkvi_clock* clock) {
+    if (clock->is_virtual) return pkvi_clock_now_us(clock);
+    const uint64_t now = tick_us();
+    return now > clock->start_us ? now - clock->start_us : 0; /* the tick may be before the start */
 }
 
 void pkvi_clock_advance(struct pkvi_clock* clock, uint64_t us) {

@@ -18,6 +18,10 @@ struct pkvi_clock {
 void pkvi_clock_init(struct pkvi_clock* clock, bool is_virtual);
 uint64_t pkvi_clock_now_us(struct pkvi_clock* clock);
 
+/* The same as of the last tick of the system, some milliseconds ago at most: a fifth of the price,
+ * for what happens with every token. */
+uint64_t pkvi_clock_recent_us(struct pkvi_clock* clock);
+
 /* Move a virtual clock forward; a monotonic one is left alone. */
 void pkvi_clock_advance(struct pkvi_clock* clock, uint64_t us);
 

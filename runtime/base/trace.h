@@ -10,7 +10,8 @@
 struct pkvi_trace {
     pkv_trace_event* events; /* ring of `capacity`, a power of two */
     uint32_t capacity;
-    uint64_t next; /* number of the next event */
+    uint64_t next;         /* number of the next event */
+    uint64_t last_time_us; /* of the event before it */
     struct pkvi_clock* clock;
 };
 
@@ -21,6 +22,11 @@ void pkvi_trace_close(struct pkvi_trace* trace, struct pkvi_mem* mem);
 
 /* `what` is a static string. */
 void pkvi_trace_note(struct pkvi_trace* trace, const char* what, uint64_t subject, uint64_t detail);
+
+/* The same for what happens with every token: reading the clock would cost as much as the operation
+ * itself. The time is that of the event before or of the system's last tick, whichever is later. */
+void pkvi_trace_note_often(struct pkvi_trace* trace, const char* what, uint64_t subject,
+                           uint64_t detail);
 
 /* Newest min(capacity, kept) events, oldest first; returns how many. */
 uint32_t pkvi_trace_copy(const struct pkvi_trace* trace, pkv_trace_event* events,

@@ -146,6 +146,7 @@ static const char* check_chain(pkv_cache* cache, uint32_t bucket, uint32_t* node
     for (uint32_t a = prefix->buckets[bucket]; a != PKVI_NONE; a = prefix->chain[a]) {
         EXPECT(a < cache->pool.block_count, "X3");
         EXPECT(prefix->indexed[a], "X3");
+        EXPECT(prefix->bucket[a] == bucket, "X3");
         EXPECT(pkvi_prefix_bucket(prefix, a) == bucket, "X3");
         EXPECT(++*nodes <= prefix->node_count, "X3");
         cache->checker.block_refs[a]++;

@@ -102,11 +102,13 @@ static int admit_entries(pkv_cache* cache, const pkv_entry* entries, uint32_t co
 
 static void fill_tokens(const pkv_cache* cache, struct pkvi_plan* plan,
                         const struct pkvi_seq* seq) {
-    for (uint32_t i = 0; i < seq->reserved; i++) {
-        plan->positions[plan->tokens] = seq->length + i;
-        plan->slots[plan->tokens] = pkvi_seq_slot(cache, seq, seq->length + i);
-        plan->tokens++;
-    }
+    const uint32_t first = seq->length;
+    const uint32_t count = seq->reserved;
+    uint32_t* positions = plan->positions + plan->tokens;
+    for (uint32_t i = 0; i < count; i++)
+        positions[i] = first + i;
+    pkvi_seq_slots(cache, seq, first, count, plan->slots + plan->tokens);
+    plan->tokens += count;
 }
 
 /* Bring row `index` up to date with the table of `seq`. */
@@ -159,9 +161,8 @@ int pkvi_seq_append(pkv_cache* cache, const pkv_entry* entry, uint32_t* slots) {
     PKVI_TRY(pkvi_reserve(cache, 1));
     const struct pkvi_seq* seq = cache->scratch.items[0].seq;
     const uint32_t first = seq->length + seq->reserved - entry->count;
-    for (uint32_t i = 0; slots != NULL && i < entry->count; i++)
-        slots[i] = pkvi_seq_slot(cache, seq, first + i);
-    pkvi_trace_note(&cache->trace, "seq.append", entry->seq.id, entry->count);
+    if (slots != NULL) pkvi_seq_slots(cache, seq, first, entry->count, slots);
+    pkvi_trace_note_often(&cache->trace, "seq.append", entry->seq.id, entry->count);
     return PKV_OK;
 }
 

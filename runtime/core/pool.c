@@ -51,6 +51,7 @@ int pkvi_pool_open(struct pkvi_pool* pool, struct pkvi_arena* arena, struct pkvi
         .space = {arena->base, arena->extent_bytes, layout->block_bytes, blocks_per_extent},
         .block_count = block_count,
         .block_tokens = layout->group.block_tokens,
+        .block_shift = (uint32_t)__builtin_ctz(layout->group.block_tokens),
         .free_count = block_count,
         .open_head = PKVI_NONE,
     };

@@ -42,7 +42,8 @@ struct pkvi_pool {
     struct pkvi_faults* faults;
     struct pkvi_space space;
     uint32_t block_count;
-    uint32_t block_tokens;
+    uint32_t block_tokens; /* 1 << block_shift: positions are cut up with every token */
+    uint32_t block_shift;
     uint32_t free_count;
     uint32_t open_free; /* blocks that open extents can give without asking the arena */
     uint32_t open_head; /* first open extent, or PKVI_NONE */
@@ -76,6 +77,26 @@ bool pkvi_pool_is_foreign(const struct pkvi_pool* pool, uint32_t block, uint64_t
 
 /* Blocks of `extent`; the last extent may be cut short by block_count. */
 uint32_t pkvi_pool_extent_capacity(const struct pkvi_pool* pool, uint32_t extent);
+
+/* The page and the place in it of a token position, and the pages that `tokens` tokens take. */
+static inline uint32_t pkvi_pool_page(const struct pkvi_pool* pool, uint32_t position) {
+    return position >> pool->block_shift;
+}
+
+static inline uint32_t pkvi_pool_offset(const struct pkvi_pool* pool, uint32_t position) {
+    return position & (pool->block_tokens - 1);
+}
+
+static inline uint32_t pkvi_pool_pages(const struct pkvi_pool* pool, uint32_t tokens) {
+    return pkvi_pool_page(pool, tokens) + (pkvi_pool_offset(pool, tokens) != 0);
+}
+
+/* How many of `count` positions from `position` on lie in the page of the first? */
+static inline uint32_t pkvi_pool_piece(const struct pkvi_pool* pool, uint32_t position,
+                                       uint32_t count) {
+    const uint32_t room = pool->block_tokens - pkvi_pool_offset(pool, position);
+    return count < room ? count : room;
+}
 
 static inline uint32_t* pkvi_pool_tokens(const struct pkvi_pool* pool, uint32_t block) {
     return pool->tokens + (size_t)block * pool->block_tokens;

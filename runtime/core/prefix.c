@@ -45,7 +45,7 @@ int pkvi_prefix_open(struct pkvi_prefix* prefix, struct pkvi_pool* pool, struct 
         .idle_tail = PKVI_NONE,
     };
     uint32_t** const arrays[] = {
-        &prefix->chain,      &prefix->parent,        &prefix->parent_generation,
+        &prefix->chain,      &prefix->bucket,        &prefix->parent,   &prefix->parent_generation,
         &prefix->generation, &prefix->idle_previous, &prefix->idle_next};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof(uint32_t), (void**)arrays[i]));
@@ -64,6 +64,7 @@ void pkvi_prefix_close(struct pkvi_prefix* prefix, struct pkvi_mem* mem) {
     pkvi_mem_give(mem, prefix->generation);
     pkvi_mem_give(mem, prefix->parent_generation);
     pkvi_mem_give(mem, prefix->parent);
+    pkvi_mem_give(mem, prefix->bucket);
     pkvi_mem_give(mem, prefix->chain);
 }
 
@@ -76,13 +77,19 @@ static bool node_has_key(const struct pkvi_prefix* prefix, uint32_t node, uint64
     return memcmp(pkvi_pool_tokens(prefix->pool, node), tokens, bytes) == 0;
 }
 
-uint32_t pkvi_prefix_find(const struct pkvi_prefix* prefix, uint64_t tenant, uint32_t parent,
-                          const uint32_t* tokens) {
-    const uint32_t generation = generation_of(prefix, parent);
-    uint32_t node = prefix->buckets[bucket_of(prefix, tenant, parent, generation, tokens)];
+static uint32_t find_in(const struct pkvi_prefix* prefix, uint32_t bucket, uint64_t tenant,
+                        uint32_t parent, const uint32_t* tokens) {
+    uint32_t node = prefix->buckets[bucket];
     while (node != PKVI_NONE && !node_has_key(prefix, node, tenant, parent, tokens))
         node = prefix->chain[node];
     return node;
+}
+
+uint32_t pkvi_prefix_find(const struct pkvi_prefix* prefix, uint64_t tenant, uint32_t parent,
+                          const uint32_t* tokens) {
+    const uint32_t generation = generation_of(prefix, parent);
+    const uint32_t bucket = bucket_of(prefix, tenant, parent, generation, tokens);
+    return find_in(prefix, bucket, tenant, parent, tokens);
 }
 
 /* By the node's own record, since its parent may have moved on. */
@@ -91,21 +98,28 @@ uint32_t pkvi_prefix_bucket(const struct pkvi_prefix* prefix, uint32_t block) {
                      prefix->parent_generation[block], pkvi_pool_tokens(prefix->pool, block));
 }
 
-void pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block, uint32_t parent) {
+uint32_t pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block, uint32_t parent) {
     assert(!prefix->indexed[block]);
     assert(parent == PKVI_NONE || prefix->indexed[parent]);
+    const uint32_t* tokens = pkvi_pool_tokens(prefix->pool, block);
+    const uint64_t tenant = prefix->pool->owner[block];
+    const uint32_t generation = generation_of(prefix, parent);
+    const uint32_t bucket = bucket_of(prefix, tenant, parent, generation, tokens);
+    const uint32_t equal = find_in(prefix, bucket, tenant, parent, tokens);
+    if (equal != PKVI_NONE) return equal;
     prefix->parent[block] = parent;
-    prefix->parent_generation[block] = generation_of(prefix, parent);
-    uint32_t* const bucket = &prefix->buckets[pkvi_prefix_bucket(prefix, block)];
-    prefix->chain[block] = *bucket;
-    *bucket = block;
+    prefix->parent_generation[block] = generation;
+    prefix->bucket[block] = bucket;
+    prefix->chain[block] = prefix->buckets[bucket];
+    prefix->buckets[bucket] = block;
     prefix->indexed[block] = 1;
     prefix->node_count++;
     pkvi_pool_ref(prefix->pool, block);
+    return block;
 }
 
 static void remove_node(struct pkvi_prefix* prefix, uint32_t node) {
-    uint32_t* link = &prefix->buckets[pkvi_prefix_bucket(prefix, node)];
+    uint32_t* link = &prefix->buckets[prefix->bucket[node]];
     while (*link != node)
         link = &prefix->chain[*link];
     *link = prefix->chain[node];

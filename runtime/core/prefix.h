@@ -37,6 +37,7 @@ struct pkvi_prefix {
     uint32_t bucket_mask;
     uint32_t* buckets;           /* first node of each chain */
     uint32_t* chain;             /* [block] next node of the bucket */
+    uint32_t* bucket;            /* [block] in which it is filed */
     uint32_t* parent;            /* [block] parent's block, or PKVI_NONE: first page */
     uint32_t* parent_generation; /* [block] of the parent when the child was indexed */
     uint32_t* generation;        /* [block] counts how often it left the index */
@@ -57,15 +58,15 @@ void pkvi_prefix_close(struct pkvi_prefix* prefix, struct pkvi_mem* mem);
 uint32_t pkvi_prefix_find(const struct pkvi_prefix* prefix, uint64_t tenant, uint32_t parent,
                           const uint32_t* tokens);
 
-/* Make `block`, whose tokens and owner are set, a node. pre: find gives PKVI_NONE; the parent is
- * indexed. */
-void pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block, uint32_t parent);
+/* Make `block`, whose tokens and owner are set, a node, unless there is one with the same key.
+ * Returns the node: `block`, or the older one. pre: the parent is indexed. */
+uint32_t pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block, uint32_t parent);
 
 /* A table takes or drops a reference to `block`: keeps the idle list right. */
 void pkvi_prefix_ref(struct pkvi_prefix* prefix, uint32_t block);
 void pkvi_prefix_unref(struct pkvi_prefix* prefix, uint32_t block);
 
-/* The bucket that node `block` is filed under, by its own record. */
+/* The bucket that node `block` belongs into, by its own record. */
 uint32_t pkvi_prefix_bucket(const struct pkvi_prefix* prefix, uint32_t block);
 
 /* Drop the block that was idle longest, and return its number. pre: idle_count > 0. */

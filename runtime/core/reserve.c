@@ -42,8 +42,7 @@ static void decide_tail(const pkv_cache* cache, struct pkvi_reservation* item, u
     if (table->pages == 0) return;
     const uint32_t tail = table->pages - 1;
     const bool leaf_is_shared = pkvi_table_is_shared(&cache->leaves, table, tail);
-    const bool tail_is_partial = used % cache->pool.block_tokens != 0;
-    if (tail_is_partial) {
+    if (pkvi_pool_offset(&cache->pool, used) != 0) { /* the tail is partly filled */
         const uint32_t block = pkvi_table_get(&cache->leaves, table, tail);
         item->copy_tail = leaf_is_shared || cache->pool.refs[block] > 1;
     }
@@ -74,7 +73,7 @@ static int decide_item(const pkv_cache* cache, uint32_t index, struct need* need
     const struct pkvi_seq* seq = item->seq;
     const uint32_t used = seq->length + seq->reserved;
     if (item->count > cache->config.sequence_tokens_max - used) return PKV_ETOOBIG;
-    const uint32_t pages = pkvi_ceil_div(used + item->count, cache->pool.block_tokens);
+    const uint32_t pages = pkvi_pool_pages(&cache->pool, used + item->count);
     item->new_pages = pages - seq->table.pages;
     decide_tail(cache, item, used);
     need->blocks += item->new_pages + item->copy_tail;
@@ -107,7 +106,7 @@ static int decide_evictions(pkv_cache* cache, uint64_t blocks, uint32_t* evictio
 static void take_blocks(pkv_cache* cache, uint32_t blocks, uint32_t evictions) {
     for (uint32_t i = 0; i < evictions; i++) {
         const uint32_t block = pkvi_prefix_evict(&cache->prefix);
-        pkvi_trace_note(&cache->trace, "prefix.evict", block, i);
+        pkvi_trace_note_often(&cache->trace, "prefix.evict", block, i);
     }
     cache->stats.evictions += evictions;
     pkvi_pool_take(&cache->pool, blocks, cache->scratch.blocks);
@@ -188,14 +187,18 @@ static void replace_tail(pkv_cache* cache, struct pkvi_seq* seq, uint32_t block)
 /* Note the ids of the new tokens in their blocks. */
 static void record_tokens(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* tokens,
                           uint32_t count) {
-    const uint32_t block_tokens = cache->pool.block_tokens;
-    uint32_t position = seq->length + seq->reserved;
+    const struct pkvi_pool* pool = &cache->pool;
+    const uint32_t position = seq->length + seq->reserved;
     if (tokens == NULL || seq->known != position) return;
-    for (uint32_t i = 0; i < count; i++, position++) {
-        const uint32_t block = pkvi_table_get(&cache->leaves, &seq->table, position / block_tokens);
-        pkvi_pool_tokens(&cache->pool, block)[position % block_tokens] = tokens[i];
+    for (uint32_t done = 0; done < count;) {
+        const uint32_t piece = pkvi_pool_piece(pool, position + done, count - done);
+        const uint32_t page = pkvi_pool_page(pool, position + done);
+        const uint32_t block = pkvi_table_get(&cache->leaves, &seq->table, page);
+        const uint32_t offset = pkvi_pool_offset(pool, position + done);
+        memcpy(pkvi_pool_tokens(pool, block) + offset, tokens + done, piece * sizeof *tokens);
+        done += piece;
     }
-    seq->known = position;
+    seq->known = position + count;
 }
 
 /* Returns how many of `blocks` were used. */

@@ -65,10 +65,21 @@ int pkvi_seq_check_idle(const struct pkvi_seq* seq) {
     return PKV_OK;
 }
 
-uint32_t pkvi_seq_slot(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t position) {
-    const uint32_t block_tokens = cache->pool.block_tokens;
-    const uint32_t block = pkvi_table_get(&cache->leaves, &seq->table, position / block_tokens);
-    return block * block_tokens + position % block_tokens;
+static uint32_t slot_of(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t position) {
+    const uint32_t page = pkvi_pool_page(&cache->pool, position);
+    const uint32_t block = pkvi_table_get(&cache->leaves, &seq->table, page);
+    return block * cache->pool.block_tokens + pkvi_pool_offset(&cache->pool, position);
+}
+
+void pkvi_seq_slots(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t first,
+                    uint32_t count, uint32_t* slots) {
+    for (uint32_t done = 0; done < count;) {
+        const uint32_t piece = pkvi_pool_piece(&cache->pool, first + done, count - done);
+        const uint32_t slot = slot_of(cache, seq, first + done);
+        for (uint32_t i = 0; i < piece; i++)
+            slots[done + i] = slot + i;
+        done += piece;
+    }
 }
 
 /* ---- Create, fork, free ---------------------------------------------------------------------- */
@@ -131,7 +142,7 @@ int pkvi_seq_match(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* token
     if (count > cache->config.sequence_tokens_max) return PKV_ETOOBIG;
     PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_SEQ_MATCH));
     uint32_t* const blocks = cache->scratch.blocks;
-    uint32_t pages = count / cache->pool.block_tokens;
+    uint32_t pages = pkvi_pool_page(&cache->pool, count);
     if (cache->config.prefix_off) pages = 0;
     if (pages > cache->pool.block_count) pages = cache->pool.block_count;
     pages = walk_prefix(cache, seq->tenant, tokens, pages, blocks);
@@ -159,13 +170,9 @@ static uint32_t window_begin(const pkv_cache* cache, uint32_t length) {
     return window > 0 && length > window ? length - window : 0;
 }
 
-static uint32_t pages_for(const pkv_cache* cache, uint32_t tokens) {
-    return pkvi_ceil_div(tokens, cache->pool.block_tokens);
-}
-
 /* First page that may roll off: the sinks stay. */
 static uint32_t first_rollable_page(const pkv_cache* cache) {
-    return pages_for(cache, cache->layout.group.sinks);
+    return pkvi_pool_pages(&cache->pool, cache->layout.group.sinks);
 }
 
 /* Have pages gone that a sequence of `length` tokens would need? */
@@ -177,7 +184,7 @@ static bool has_rolled_past(const pkv_cache* cache, const struct pkvi_seq* seq, 
 }
 
 static void cut_to(pkv_cache* cache, struct pkvi_seq* seq, uint32_t length) {
-    const uint32_t pages = pages_for(cache, length);
+    const uint32_t pages = pkvi_pool_pages(&cache->pool, length);
     if (pages < seq->table.pages) seq->version++;
     pkvi_table_cut(&cache->leaves, &seq->table, pages);
     seq->length = length;
@@ -190,7 +197,8 @@ int pkvi_seq_truncate(pkv_cache* cache, struct pkvi_seq* seq, uint32_t length) {
     PKVI_TRY(pkvi_seq_check_idle(seq));
     if (length > seq->length) return PKV_ERANGE;
     if (has_rolled_past(cache, seq, length)) return PKV_ERANGE;
-    if (pkvi_table_cut_needs_leaf(&cache->leaves, &seq->table, pages_for(cache, length))) {
+    const uint32_t pages = pkvi_pool_pages(&cache->pool, length);
+    if (pkvi_table_cut_needs_leaf(&cache->leaves, &seq->table, pages)) {
         PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_TABLE_LEAF));
         if (cache->leaves.free_count == 0) return PKV_ENOLEAVES;
     }
@@ -224,29 +232,26 @@ static bool index_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page) {
         if (!cache->prefix.indexed[parent]) return false;
     }
     const uint32_t block = pkvi_table_get(&cache->leaves, &seq->table, page);
-    const uint32_t* tokens = pkvi_pool_tokens(&cache->pool, block);
-    const uint32_t equal = pkvi_prefix_find(&cache->prefix, seq->tenant, parent, tokens);
-    if (equal != PKVI_NONE) {
-        share_page(cache, seq, page, equal);
-    } else {
-        pkvi_prefix_insert(&cache->prefix, block, parent);
+    const uint32_t node = pkvi_prefix_insert(&cache->prefix, block, parent);
+    if (node != block)
+        share_page(cache, seq, page, node);
+    else
         cache->stats.prefix_inserts++;
-    }
     return true;
 }
 
 static void index_new_pages(pkv_cache* cache, struct pkvi_seq* seq, uint32_t old_length) {
     if (cache->config.prefix_off) return;
-    const uint32_t block_tokens = cache->pool.block_tokens;
     const uint32_t known = seq->known < seq->length ? seq->known : seq->length;
-    for (uint32_t page = old_length / block_tokens; page < known / block_tokens; page++)
+    const uint32_t end = pkvi_pool_page(&cache->pool, known);
+    for (uint32_t page = pkvi_pool_page(&cache->pool, old_length); page < end; page++)
         if (!index_page(cache, seq, page)) return;
 }
 
 /* Drop the blocks that no later token can see. Best effort where a leaf is shared and none is
  * free. */
 static void roll_off(pkv_cache* cache, struct pkvi_seq* seq) {
-    const uint32_t end = window_begin(cache, seq->length) / cache->pool.block_tokens;
+    const uint32_t end = pkvi_pool_page(&cache->pool, window_begin(cache, seq->length));
     const uint32_t first = first_rollable_page(cache);
     if (seq->rolled_end < first) seq->rolled_end = first;
     for (; seq->rolled_end < end; seq->rolled_end++) {
@@ -270,6 +275,6 @@ void pkvi_seq_commit(pkv_cache* cache, struct pkvi_seq* seq) {
     seq->reserved = 0;
     index_new_pages(cache, seq, old_length);
     if (cache->layout.group.window > 0) roll_off(cache, seq);
-    pkvi_trace_note(&cache->trace, "seq.commit", pkvi_seq_handle(&cache->seqs, seq).id,
-                    seq->length);
+    pkvi_trace_note_often(&cache->trace, "seq.commit", pkvi_seq_handle(&cache->seqs, seq).id,
+                          seq->length);
 }

@@ -65,7 +65,8 @@ void pkvi_seq_drop_reserved(pkv_cache* cache, struct pkvi_seq* seq);
 /* May a call change the sequence now? PKV_EBUSY while a plan or a reader holds it. */
 int pkvi_seq_check_idle(const struct pkvi_seq* seq);
 
-/* The slot of a position that has one. */
-uint32_t pkvi_seq_slot(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t position);
+/* The slots of `count` positions from `first` on, which have them. */
+void pkvi_seq_slots(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t first,
+                    uint32_t count, uint32_t* slots);
 
 #endif

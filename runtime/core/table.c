@@ -22,10 +22,6 @@ void pkvi_leaves_close(struct pkvi_leaves* leaves, struct pkvi_mem* mem) {
     pkvi_mem_give(mem, leaves->next);
 }
 
-static uint32_t* leaf_entries(const struct pkvi_leaves* leaves, uint32_t leaf) {
-    return leaves->entries + (size_t)leaf * PKVI_LEAF_PAGES;
-}
-
 /* Pages of `table` that lie in the leaf at `index` of its directory. */
 static uint32_t leaf_fill(const struct pkvi_table* table, uint32_t index) {
     const uint32_t rest = table->pages - index * PKVI_LEAF_PAGES;
@@ -48,21 +44,10 @@ static void free_leaf(struct pkvi_leaves* leaves, uint32_t leaf) {
     leaves->free_count++;
 }
 
-static uint32_t* entry_of(const struct pkvi_leaves* leaves, const struct pkvi_table* table,
-                          uint32_t page) {
-    assert(page < table->pages);
-    return leaf_entries(leaves, table->leaves[page / PKVI_LEAF_PAGES]) + page % PKVI_LEAF_PAGES;
-}
-
-uint32_t pkvi_table_get(const struct pkvi_leaves* leaves, const struct pkvi_table* table,
-                        uint32_t page) {
-    return *entry_of(leaves, table, page);
-}
-
 void pkvi_table_set(struct pkvi_leaves* leaves, struct pkvi_table* table, uint32_t page,
                     uint32_t block) {
     assert(!pkvi_table_is_shared(leaves, table, page));
-    *entry_of(leaves, table, page) = block;
+    *pkvi_table_entry(leaves, table, page) = block;
 }
 
 bool pkvi_table_is_shared(const struct pkvi_leaves* leaves, const struct pkvi_table* table,
@@ -76,8 +61,8 @@ static void copy_leaf(struct pkvi_leaves* leaves, struct pkvi_table* table, uint
                       uint32_t kept) {
     const uint32_t shared = table->leaves[index];
     const uint32_t own = take_leaf(leaves);
-    const uint32_t* from = leaf_entries(leaves, shared);
-    uint32_t* to = leaf_entries(leaves, own);
+    const uint32_t* from = pkvi_leaf_entries(leaves, shared);
+    uint32_t* to = pkvi_leaf_entries(leaves, own);
     for (uint32_t i = 0; i < kept; i++) {
         to[i] = from[i];
         if (to[i] != PKV_NO_BLOCK) pkvi_prefix_ref(leaves->prefix, to[i]);
@@ -119,7 +104,7 @@ bool pkvi_table_cut_needs_leaf(const struct pkvi_leaves* leaves, const struct pk
 
 /* Drop the entries [kept, fill) of a private leaf, last one first. */
 static void drop_entries(struct pkvi_leaves* leaves, uint32_t leaf, uint32_t kept, uint32_t fill) {
-    const uint32_t* entries = leaf_entries(leaves, leaf);
+    const uint32_t* entries = pkvi_leaf_entries(leaves, leaf);
     for (uint32_t i = fill; i-- > kept;)
         if (entries[i] != PKV_NO_BLOCK) pkvi_prefix_unref(leaves->prefix, entries[i]);
 }

@@ -19,6 +19,7 @@
 
 #include "base/limits.h"
 #include "core/prefix.h"
+#include <assert.h>
 
 /* All leaves of a cache. */
 struct pkvi_leaves {
@@ -44,9 +45,22 @@ static inline uint32_t pkvi_leaves_for(uint32_t pages) {
     return pkvi_ceil_div(pages, PKVI_LEAF_PAGES);
 }
 
+static inline uint32_t* pkvi_leaf_entries(const struct pkvi_leaves* leaves, uint32_t leaf) {
+    return leaves->entries + (size_t)leaf * PKVI_LEAF_PAGES;
+}
+
+static inline uint32_t* pkvi_table_entry(const struct pkvi_leaves* leaves,
+                                         const struct pkvi_table* table, uint32_t page) {
+    assert(page < table->pages);
+    const uint32_t leaf = table->leaves[page / PKVI_LEAF_PAGES];
+    return pkvi_leaf_entries(leaves, leaf) + page % PKVI_LEAF_PAGES;
+}
+
 /* pre: page < table->pages. */
-uint32_t pkvi_table_get(const struct pkvi_leaves* leaves, const struct pkvi_table* table,
-                        uint32_t page);
+static inline uint32_t pkvi_table_get(const struct pkvi_leaves* leaves,
+                                      const struct pkvi_table* table, uint32_t page) {
+    return *pkvi_table_entry(leaves, table, page);
+}
 
 /* Replace an entry; the references are the caller's affair. pre: the leaf is private. */
 void pkvi_table_set(struct pkvi_leaves* leaves, struct pkvi_table* table, uint32_t page,
