@@ -23,6 +23,23 @@ __all__ = ["Cache"]
 _DTYPE_NAMES = {code: name for name, code in arrays.DTYPES.items()}
 
 
+class _Owner:
+    """Frees the library's cache when its handle dies, and remembers that.
+
+    The garbage collector ends the objects of a cycle in any order: the handle may be gone before
+    the sequences and steps that name it are asked to close.
+    """
+
+    __slots__ = ("ended",)
+
+    def __init__(self) -> None:
+        self.ended = False
+
+    def __call__(self, handle: Any) -> None:
+        self.ended = True
+        lib.pkv_cache_destroy(handle)
+
+
 class Cache:
     """Keys and values of many sequences in fixed-size blocks, shared and found again by prefix.
 
@@ -111,6 +128,7 @@ class Cache:
         options = dict(locals())
         del options["self"]
         self._handle: Any = None
+        self._owner = _Owner()
         config = Config(options)
         self._trace_capacity = max(trace_events, 1024)
         self._create(config, own_spec(faults, fault_seed))
@@ -139,7 +157,7 @@ class Cache:
             check(lib.pkv_cache_create(config.pointer, created), "Cache")
             # A call that runs in another thread holds the handle too: close() can never pull the
             # memory from under it, it is freed when the last holder lets go.
-            self._handle = ffi.gc(created[0], lib.pkv_cache_destroy)
+            self._handle = ffi.gc(created[0], self._owner)
             self._own_faults = own
             caches.add(self)
 
@@ -245,7 +263,7 @@ class Cache:
     @property
     def closed(self) -> bool:
         """Has close() been called?"""
-        return self._handle is None
+        return self._handle is None or self._owner.ended
 
     def close(self) -> None:
         """Free everything. Open steps and sequences die with the cache. Calling it again does
@@ -279,7 +297,7 @@ class Cache:
     def _live(self) -> Any:
         """The handle, or StaleHandle after close()."""
         handle = self._handle
-        if handle is None:
+        if handle is None or self._owner.ended:
             raise StaleHandle("cache: it has been closed")
         return handle
 

@@ -293,15 +293,18 @@ class _Info:
         self.slots = _copy(info.slots, info.tokens)
         self.starts = _copy(info.starts, info.entries + 1)
         self.lengths = _copy(info.lengths, info.entries)
-        table = _copy(info.block_table, info.entries * info.table_stride)
         pages = -(-int(self.lengths.max()) // block_tokens)
+        table = _view(info.block_table, info.entries * info.table_stride)
         rows = table.reshape(info.entries, info.table_stride)
         self.block_table: TokenArray = rows[:, :pages].copy()
 
 
+def _view(pointer: Any, count: int) -> TokenArray:
+    return np.frombuffer(ffi.buffer(pointer, 4 * count), np.uint32)
+
+
 def _copy(pointer: Any, count: int) -> TokenArray:
-    copied: TokenArray = np.frombuffer(ffi.buffer(pointer, 4 * count), np.uint32).copy()
-    return copied
+    return _view(pointer, count).copy()
 
 
 def _softcap(softcap: float) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence as PySequence
+from contextlib import suppress
 from itertools import chain
 from typing import Any, SupportsIndex, TypeAlias
 
@@ -76,8 +78,9 @@ def flatten(tokens: list[Any]) -> tuple[TokenArray, NDArray[np.uint32], NDArray[
     The address of UnknownTokens is 0. Addresses are valid as long as the first array lives.
     """
     counts = np.fromiter(map(len, tokens), np.uint32, len(tokens))
-    if all(type(ids) is list for ids in tokens):
-        flat = _join_lists(tokens)
+    kinds = set(map(type, tokens))
+    if UnknownTokens not in kinds:
+        flat = _join_fast(tokens, kinds)
         return flat, counts, _addresses(flat, counts)
     unknown = np.array([type(ids) is UnknownTokens for ids in tokens])
     flat = _join(tokens)
@@ -93,12 +96,16 @@ def _addresses(flat: TokenArray, counts: NDArray[np.uint32]) -> NDArray[np.uint6
     return first
 
 
-def _join_lists(tokens: list[list[int]]) -> TokenArray:
-    """Decoding passes many short lists: they are joined in one go."""
-    try:
-        return token_array("entries", list(chain.from_iterable(tokens)))
-    except InvalidArgument:
-        return _join(tokens)  # which names the entry
+def _join_fast(tokens: list[Any], kinds: set[type]) -> TokenArray:
+    """Decoding passes many short lists, or many short arrays: they are joined in one go."""
+    with suppress(OverflowError, TypeError, ValueError):
+        if kinds == {list}:
+            return np.asarray(array("I", chain.from_iterable(tokens)))
+        if kinds == {np.ndarray}:
+            flat: TokenArray = np.concatenate(tokens, dtype=np.uint32, casting="no")
+            if flat.ndim == 1:
+                return flat
+    return _join(tokens)  # which takes other kinds, and names the entry that is wrong
 
 
 def _join(tokens: list[Any]) -> TokenArray:

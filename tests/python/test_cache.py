@@ -221,6 +221,27 @@ def test_cache_goes_with_its_last_reference() -> None:
     assert gone() is None
 
 
+def test_collector_may_end_a_cache_before_its_sequences() -> None:
+    """In a cycle it ends objects in any order: who comes later must not touch freed memory."""
+    seen: list[bool] = []
+
+    class Late:
+        def __init__(self, cache: pagedkv.Cache) -> None:
+            self.cache = cache
+            self.sequence = cache.sequence()
+            self.cycle = self
+
+        def __del__(self) -> None:
+            seen.append(self.cache.closed)
+            with pytest.raises(pagedkv.StaleHandle, match="^cache: it has been closed$"):
+                self.cache.stats()
+            self.sequence.close()
+
+    Late(make_cache())
+    gc.collect()
+    assert seen == [True]
+
+
 def test_close_waits_for_a_call_in_another_thread() -> None:
     """A call that sleeps in the library keeps the memory until it returns."""
     cache = make_cache()
