@@ -300,7 +300,8 @@ class _Info:
 
 
 def _view(pointer: Any, count: int) -> TokenArray:
-    return np.frombuffer(ffi.buffer(pointer, 4 * count), np.uint32)
+    view: TokenArray = np.frombuffer(ffi.buffer(pointer, 4 * count), np.uint32)
+    return view
 
 
 def _copy(pointer: Any, count: int) -> TokenArray:

@@ -50,8 +50,8 @@ class Shape(ctypes.Structure):
     )
 
 
-def build() -> ctypes.CDLL:
-    """Build the library as it is released. Raises EnvironmentProblem."""
+def make(target: str) -> None:
+    """Build one target of the benchmarks as it is released. Raises EnvironmentProblem."""
     path = environment.variables()["PATH"]
     if shutil.which("cmake", path=path) is None:
         environment.ensure("check")
@@ -59,7 +59,12 @@ def build() -> ctypes.CDLL:
     if not (BUILD / "CMakeCache.txt").exists():
         configure: list[str | Path] = ["cmake", "-S", ROOT, "-B", BUILD, *generator]
         environment.log_run("bench-configure", [*configure, "-DPKV_BENCH=ON"])
-    environment.log_run("bench-build", ["cmake", "--build", BUILD, "--target", "pkv_bench"])
+    environment.log_run("bench-build", ["cmake", "--build", BUILD, "--target", target])
+
+
+def build() -> ctypes.CDLL:
+    """The library, built from the present sources. Raises EnvironmentProblem."""
+    make("pkv_bench")
     return _declare(ctypes.CDLL(str(_LIBRARY)))
 
 

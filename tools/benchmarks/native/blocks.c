@@ -86,8 +86,8 @@ static void report(struct samples* samples) {
     qsort(samples->values, samples->count, sizeof(double), compare);
     printf("{\"figure\": \"%s\", \"unit\": \"ns\", \"median\": %.1f, \"p10\": %.1f, "
            "\"p90\": %.1f, \"samples\": %u}\n",
-           samples->figure, quantile(samples, 0.5), quantile(samples, 0.1),
-           quantile(samples, 0.9), samples->count);
+           samples->figure, quantile(samples, 0.5), quantile(samples, 0.1), quantile(samples, 0.9),
+           samples->count);
     free(samples->values);
 }
 
@@ -184,7 +184,8 @@ static void bench_steps(uint32_t runs) {
         step_once(cache, seqs, &warm_up); /* writes every row of the table once */
         free(warm_up.values);
         const uint64_t before = stats_of(cache).table_rows_rewritten;
-        for (uint32_t step = CONTEXT + BLOCK_TOKENS; step < CONTEXT_MAX && run < runs; step++, run++)
+        for (uint32_t step = CONTEXT + BLOCK_TOKENS; step < CONTEXT_MAX && run < runs;
+             step++, run++)
             step_once(cache, seqs, &steps);
         rewritten += stats_of(cache).table_rows_rewritten - before;
         free_batch(cache, seqs);
