@@ -305,7 +305,8 @@ def _view(pointer: Any, count: int) -> TokenArray:
 
 
 def _copy(pointer: Any, count: int) -> TokenArray:
-    return _view(pointer, count).copy()
+    copied: TokenArray = _view(pointer, count).copy()
+    return copied
 
 
 def _softcap(softcap: float) -> float:
