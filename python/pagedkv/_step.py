@@ -53,13 +53,14 @@ class Step:
     tokens      rows: the new tokens of all entries
     """
 
-    __slots__ = ("__weakref__", "_cache", "_handle", "_info", "_sequences", "tokens")
+    __slots__ = ("__weakref__", "_cache", "_handle", "_info", "_sequences", "_table", "tokens")
 
     def __init__(self, cache: Cache, entries: Entries) -> None:
         """Not for callers: use Cache.step()."""
         self._handle = _CLOSED
         self._cache = cache
         self._info: _Info | None = None
+        self._table: TokenArray | None = None
         live = cache._live()
         pairs = entries if isinstance(entries, (list, tuple)) else list(entries)
         try:
@@ -217,7 +218,9 @@ class Step:
 
         Elements behind the last page of a sequence mean nothing.
         """
-        return self._plan_info().block_table
+        if self._table is None:
+            self._table = _copy_table(self._plan(), self._cache.block_tokens)
+        return self._table
 
     @property
     def closed(self) -> bool:
@@ -277,26 +280,32 @@ class Step:
     def _plan_info(self) -> _Info:
         """Copies of the plan's arrays: they stay valid when the plan is gone."""
         if self._info is None:
-            info = ffi.new("pkv_plan_info*")
-            status = lib.pkv_plan_get_info(self._cache._live(), self._handle, 0, info)
-            if status:
-                raise self._error(status, "Step")
-            self._info = _Info(info, self._cache.block_tokens)
+            self._info = _Info(self._plan())
         return self._info
+
+    def _plan(self) -> Any:
+        info = ffi.new("pkv_plan_info*")
+        status = lib.pkv_plan_get_info(self._cache._live(), self._handle, 0, info)
+        if status:
+            raise self._error(status, "Step")
+        return info
 
 
 class _Info:
-    """The arrays of a pkv_plan_info, copied."""
+    """The arrays of a pkv_plan_info, copied, but for the block table, which is large."""
 
-    def __init__(self, info: Any, block_tokens: int) -> None:
+    def __init__(self, info: Any) -> None:
         self.positions = _copy(info.positions, info.tokens)
         self.slots = _copy(info.slots, info.tokens)
         self.starts = _copy(info.starts, info.entries + 1)
         self.lengths = _copy(info.lengths, info.entries)
-        pages = -(-int(self.lengths.max()) // block_tokens)
-        table = _view(info.block_table, info.entries * info.table_stride)
-        rows = table.reshape(info.entries, info.table_stride)
-        self.block_table: TokenArray = rows[:, :pages].copy()
+
+
+def _copy_table(info: Any, block_tokens: int) -> TokenArray:
+    pages = -(-int(_view(info.lengths, info.entries).max()) // block_tokens)
+    table = _view(info.block_table, info.entries * info.table_stride)
+    rows: TokenArray = table.reshape(info.entries, info.table_stride)[:, :pages].copy()
+    return rows
 
 
 def _view(pointer: Any, count: int) -> TokenArray:

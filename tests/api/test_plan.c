@@ -170,6 +170,25 @@ TEST(rows_of_a_steady_batch_are_only_extended) {
     pkv_cache_destroy(cache);
 }
 
+/* After its first step a batch that stays in order rewrites no row, whether blocks are added or
+ * not. */
+TEST(a_batch_in_order_rewrites_no_row) {
+    enum { SEQUENCES = 4, STEPS = 3 * FIXTURE_BLOCK };
+    pkv_cache* cache = fixture_open();
+    pkv_entry entries[SEQUENCES];
+    uint32_t tokens[SEQUENCES];
+    for (uint32_t i = 0; i < SEQUENCES; i++)
+        entries[i] = (pkv_entry){fixture_seq(cache, 0), &tokens[i], 1};
+    for (uint32_t step = 0; step < STEPS; step++) {
+        for (uint32_t i = 0; i < SEQUENCES; i++)
+            tokens[i] = 1000 * i + step;
+        ASSERT_OK(pkv_plan_commit(cache, begin(cache, entries, SEQUENCES)));
+        ASSERT_EQ(fixture_stats(cache).table_rows_rewritten, SEQUENCES);
+        ASSERT_EQ(fixture_stats(cache).table_rows_extended, step * SEQUENCES);
+    }
+    pkv_cache_destroy(cache);
+}
+
 /* ---- Write and attend ------------------------------------------------------------------------ */
 
 TEST(what_is_not_an_array_is_refused) {

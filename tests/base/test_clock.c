@@ -41,6 +41,26 @@ TEST(a_monotonic_clock_cannot_be_advanced) {
     ASSERT_LT(pkvi_clock_now_us(&clock), 1ULL << 50);
 }
 
+/* The last tick is behind the clock, by less than a second on any system, and may be before the
+ * start. */
+TEST(a_recent_time_is_not_ahead_and_not_far_behind) {
+    struct pkvi_clock clock;
+    pkvi_clock_init(&clock, false);
+    ASSERT_LE(pkvi_clock_recent_us(&clock), pkvi_clock_now_us(&clock));
+    clock.start_us -= 10000000;
+    const uint64_t before_us = pkvi_clock_now_us(&clock);
+    const uint64_t recent_us = pkvi_clock_recent_us(&clock);
+    ASSERT_LE(recent_us, pkvi_clock_now_us(&clock));
+    ASSERT_GE(recent_us + 1000000, before_us);
+}
+
+TEST(a_virtual_clock_is_always_recent) {
+    struct pkvi_clock clock;
+    pkvi_clock_init(&clock, true);
+    pkvi_clock_advance(&clock, 5);
+    ASSERT_EQ(pkvi_clock_recent_us(&clock), 5);
+}
+
 TEST(sleeping_takes_at_least_its_time) {
     struct pkvi_clock clock;
     pkvi_clock_init(&clock, false);

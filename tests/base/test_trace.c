@@ -75,6 +75,24 @@ TEST(the_newest_events_are_kept_oldest_first) {
         }
 }
 
+/* The cheap clock may be behind the exact one; the ring never goes back. */
+TEST(times_never_go_back_between_exact_and_cheap_notes) {
+    struct fixture it;
+    static pkv_trace_event events[1024];
+    open_fixture(&it, 1024);
+    pkvi_clock_init(&it.clock, false);
+    pkvi_clock_sleep(&it.clock, 10);
+    for (uint64_t i = 0; i < 1024; i++)
+        (i % 4 == 0 ? pkvi_trace_note : pkvi_trace_note_often)(&it.trace, "test.note", i, i);
+    ASSERT_EQ(pkvi_trace_copy(&it.trace, events, 1024), 1024);
+    ASSERT_GE(events[0].time_us, 10);
+    for (uint64_t i = 1; i < 1024; i++) {
+        ASSERT_EQ(events[i].subject, i);
+        ASSERT_GE(events[i].time_us, events[i - 1].time_us);
+    }
+    close_fixture(&it);
+}
+
 TEST(capacities_are_rounded_up_to_powers_of_two) {
     static const uint32_t pairs[][2] = {{1, 1}, {2, 2}, {3, 4}, {5, 8}, {1000, 1024}, {1024, 1024}};
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {

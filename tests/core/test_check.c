@@ -111,6 +111,7 @@ DAMAGE(idle_in_use, cache->prefix.idle_head = block_of(w, PARENT, 0))
 DAMAGE(node_count_low, cache->prefix.node_count--)
 DAMAGE(node_unmarked, cache->prefix.indexed[block_of(w, PARENT, 1)] = 0)
 DAMAGE(node_marked, cache->prefix.indexed[block_of(w, PARENT, 2)] = 1)
+DAMAGE(bucket_mistaken, cache->prefix.bucket[block_of(w, PARENT, 0)]++)
 DAMAGE(bucket_out_of_range, cache->prefix.chain[block_of(w, PARENT, 0)] = BLOCKS)
 DAMAGE(planned_without_plan, w->seqs[PARENT]->in_plan = true)
 DAMAGE(plan_without_planned, w->seqs[PLANNED]->in_plan = false)
@@ -152,6 +153,7 @@ static const struct {
     {"node_count_low", node_count_low, "X3"},
     {"node_unmarked", node_unmarked, "X3"},
     {"node_marked", node_marked, "X3"},
+    {"bucket_mistaken", bucket_mistaken, "X3"},
     {"bucket_out_of_range", bucket_out_of_range, "X3"},
     {"planned_without_plan", planned_without_plan, "L1"},
     {"plan_without_planned", plan_without_planned, "L1"},
