@@ -536,7 +536,8 @@ PKV_API uint64_t pkv_clock_us(pkv_cache* cache);
  * Errors  PKV_EINVAL, PKV_ENOTSUP (another device). */
 PKV_API int pkv_clock_advance(pkv_cache* cache, uint64_t us);
 
-/* The last operations, for post-mortems. */
+/* The last operations, for post-mortems. Their times never go back; those of seq.append, seq.commit
+ * and prefix.evict, which come with every token, may be early by a tick of the system, some ms. */
 typedef struct pkv_trace_event {
     uint64_t number; /* counts from 0 without gaps */
     uint64_t time_us;
