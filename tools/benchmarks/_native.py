@@ -125,8 +125,7 @@ class Scene:
         isa: str | None = None,
     ) -> None:
         self.library = library
-        self.layers = int(shape.layers)
-        self.entries = len(lengths)
+        self.fresh = list(fresh)
         self._scene = c_void_p()
         numbers = c_uint32 * len(lengths)
         status = library.bench_scene_open(
@@ -161,7 +160,7 @@ class Scene:
     def attend(self, layer: int, begin: int = 0, end: int | None = None) -> float:
         """Seconds of one call for entries [begin, end)."""
         seconds = c_double()
-        last = self.entries if end is None else end
+        last = len(self.fresh) if end is None else end
         self._expect(
             self.library.bench_scene_attend(self._scene, layer, begin, last, byref(seconds)),
             "attend",
