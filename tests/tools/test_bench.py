@@ -3,6 +3,7 @@
 Sizes are small and nothing depends on how long anything takes.
 """
 
+import argparse
 import importlib
 import json
 import subprocess
@@ -105,6 +106,27 @@ def test_rows_have_different_names_and_six_are_quick() -> None:
     cases = tool("benchmarks._cases").all_cases()
     assert len({case.name for case in cases}) == len(cases)
     assert sum(case.quick for case in cases) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["--only", "decode bf16 32/8 B=1 *"], ["decode bf16 32/8 B=1 16384 1T"]),
+        (["--only", "append bf16", "--threads", "3"], ["append bf16 32/8 B=32 1024 3T"]),
+        (["--only", "no such row"], []),
+    ],
+)
+def test_rows_are_chosen(arguments: list[str], names: list[str]) -> None:
+    kernels, parser = tool("benchmarks.kernels"), argparse.ArgumentParser()
+    kernels.add_arguments(parser)
+    chosen = kernels.chosen_cases(parser.parse_args(arguments))
+    assert [case.name for case in chosen] == names
+
+
+def test_threads_replace_one_thread() -> None:
+    kernels, cases = tool("benchmarks.kernels"), tool("benchmarks._cases").all_cases()
+    names = [kernels.with_threads(case, 2).name for case in cases if case.threads == 1]
+    assert len(set(names)) == len(names)
 
 
 def test_operations_count_the_causal_half() -> None:

@@ -30,15 +30,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="six rows against torch, in a minute")
     parser.add_argument("--only", action="append", metavar="PATTERN", help="rows, by part of name")
     parser.add_argument("--list", action="store_true", help="print the names of the rows")
-    parser.add_argument("--threads", type=int, help="of every row, instead of one or two")
+    parser.add_argument("--threads", type=int, help="for the rows of one thread")
     parser.add_argument("--runs", type=int, help="repetitions (9; with --quick 5)")
     parser.add_argument("--isa", help="level of the kernels; default: the best")
+
+
+def with_threads(case: Case, threads: int) -> Case:
+    """A row of one thread on more of them."""
+    if threads > 1 and case.work == "decode" and case.against is None:
+        return replace(case, threads=threads, against="one thread")
+    return replace(case, threads=threads)
 
 
 def chosen_cases(options: argparse.Namespace) -> list[Case]:
     cases = [case for case in all_cases() if case.quick or not options.quick]
     if options.threads:
-        cases = list(dict.fromkeys(replace(case, threads=options.threads) for case in cases))
+        cases = [with_threads(case, options.threads) for case in cases if case.threads == 1]
     if options.only:
         patterns = [f"*{pattern}*" for pattern in options.only]
         cases = [c for c in cases if any(fnmatch.fnmatch(c.name, p) for p in patterns)]

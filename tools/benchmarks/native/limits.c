@@ -82,21 +82,15 @@ static double run_team(void (*task)(void* arg, uint32_t index, uint32_t count), 
     return end - begin;
 }
 
-static bool has_avx512(void) {
 #if defined(__x86_64__)
+static bool has_avx512(void) {
     return __builtin_cpu_supports("avx512f") != 0;
-#else
-    return false;
-#endif
 }
 
 static bool has_avx2(void) {
-#if defined(__x86_64__)
     return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
-#else
-    return false;
-#endif
 }
+#endif
 
 /* ---- Reading --------------------------------------------------------------------------------- */
 
