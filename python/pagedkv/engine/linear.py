@@ -1,20 +1,28 @@
 """y = x W^T + b, with every row of y independent of the other rows of x.
 
 A BLAS picks kernels, and with them the order of additions, by the shape of the whole product: the
-same row times the same weights comes out a rounding error apart at batch 1 and batch 64. A served
-request would then depend on its neighbours, and a resumed one could take another turn at a near
-tie.
+same row times the same weights may come out a rounding error apart at batch 1 and batch 64. A
+served request would then depend on its neighbours, and a resumed one could take another turn at a
+near tie.
 
-So rows are multiplied in tiles of one fixed shape:
+Where the difference comes from, in OpenBLAS: one row is a matrix-vector product, few rows or small
+weights take kernels for small matrices, and some kernels treat the rows at the edge of a tile of
+theirs in another way. So there are two ways, and which one holds is measured when the weights are
+loaded, once for each shape (`choose_grain`, `choose_tile`):
 
-    x [T, in] -> padded to [n, tile, in] -> n products [tile, in] x [in, out] -> [T, out]
+    grain g   rows are padded to a multiple of g, then multiplied at once
+    tile t    x [T, in] -> [n, t, in] -> n products [t, in] x [in, out] -> [T, out]
 
-One shape means one kernel; what is left is whether that kernel treats all rows of a tile alike.
-Not all do: a 16-row tile is split 12 + 4 by some. This is measured when the weights are loaded
-(`choose_tile`), and a tile of one row, which cannot fail, is the last resort. Tiles of 8 passed
-on every OpenBLAS kernel set tried (Nehalem to Cooper Lake, 1 and 2 threads). The price is 1.5 to
-6 times the time of one large product for prompt chunks, and next to nothing for decode steps.
-`row_tile=0` buys the speed back: one product per call, rows then equal to rounding only.
+A grain of 16 keeps OpenBLAS off the three paths above with its AVX-512 kernels (SkylakeX; also
+Sandy Bridge and Nehalem), at 1 and 2 threads, and costs nothing but the padding. The AVX2 kernels
+(Haswell, Zen) split any number of rows by 12 and 4, which add up differently: there tiles of 8
+hold, at 1.5 to 6 times the time for prompt chunks. A tile of one row cannot fail and is the last
+resort. `row_tile=0` takes neither: rows are then equal to rounding only.
+
+The product is computed as W x^T, so that tokens are the fast axis on both sides: y is returned in
+Fortran order, [T, out] with the tokens of one feature side by side. OpenBLAS multiplies few rows
+1.2 to 2 times as fast in this way than as x W^T, large ones alike, and what follows (norms, RoPE,
+SiLU) runs over long contiguous stretches.
 """
 
 from __future__ import annotations
@@ -26,15 +34,21 @@ from numpy.typing import NDArray
 
 from .arrays import Array
 
-# Tried in this order: 8 is the best trade between decode and prefill.
+# Tried in this order. A larger grain keeps tiny weights off the kernels for small matrices.
+ROW_GRAINS = (16, 32, 64)
+# Likewise: 8 is the best trade between decode and prefill.
 ROW_TILES = (8, 4, 2, 1)
+# Row counts, in grains, that must agree: few, odd, and more than one block of a BLAS.
+PROBES = (1, 2, 3, 5, 32)
 
 
 class Linear:
     """One projection. `weight` is [out, in] as stored in checkpoints, `bias` [out] or None.
 
     xp          the array module of `weight`: numpy or cupy
-    row_tile    rows per product; 0: all at once. None: chosen by measurement (numpy), 0 (cupy)
+    row_tile    rows of one product; 0: all at once. None: measured (numpy), 0 (cupy)
+
+    grain       rows are padded to a multiple of this
     """
 
     def __init__(
@@ -47,43 +61,89 @@ class Linear:
         self.xp = xp
         self.matrix = weight.T
         self.bias = bias
-        if row_tile is None:
-            row_tile = choose_tile(weight) if xp is np else 0
-        self.row_tile = row_tile
+        self.grain, self.row_tile = row_tile or 1, row_tile or 0
+        if row_tile is None and xp is np:
+            self.grain, self.row_tile = choose(weight)
 
     def __call__(self, rows: Array) -> Array:
-        """[T, in] -> [T, out]."""
-        out = multiply_tiled(self.xp, rows, self.matrix, self.row_tile)
+        """[T, in] -> [T, out], in Fortran order."""
+        count = len(rows)
+        if self.row_tile:
+            out = self.xp.asfortranarray(
+                multiply_tiled(self.xp, rows, self.matrix, self.row_tile)
+            )
+        else:
+            rows = padded(self.xp, rows, -(-count // self.grain) * self.grain)
+            out = multiply(self.xp, rows, self.matrix)
         if self.bias is not None:
             out += self.bias
-        return out
+        return out if len(out) == count else out[:count]
+
+
+def padded(xp: Any, rows: Array, count: int) -> Array:
+    """`rows` [T, in] with rows of zeros up to `count`, in Fortran order; itself if it is so."""
+    if len(rows) == count:
+        return xp.asfortranarray(rows)
+    full = xp.zeros((count, rows.shape[1]), rows.dtype, order="F")
+    full[: len(rows)] = rows
+    return full
+
+
+def multiply(xp: Any, rows: Array, matrix: Array) -> Array:
+    """rows [T, in] @ matrix [in, out], all at once; in Fortran order."""
+    return xp.matmul(matrix.T, rows.T).T
 
 
 def multiply_tiled(xp: Any, rows: Array, matrix: Array, tile: int) -> Array:
     """rows [T, in] @ matrix [in, out], `tile` rows at a time; 0: all at once."""
     if tile == 0:
-        return xp.matmul(rows, matrix)
+        return multiply(xp, rows, matrix)
     count, width = rows.shape
     tiles = -(-count // tile)
-    if tiles * tile != count:
-        padded = xp.zeros((tiles * tile, width), rows.dtype)
-        padded[:count] = rows
-        rows = padded
-    product = xp.matmul(rows.reshape(tiles, tile, width), matrix)
+    full = xp.zeros((tiles * tile, width), rows.dtype)
+    full[:count] = rows
+    product = xp.matmul(full.reshape(tiles, tile, width), matrix)
     return product.reshape(tiles * tile, matrix.shape[1])[:count]
 
 
+_chosen: dict[tuple[int, ...], tuple[int, int]] = {}
+
+
+def choose(weight: NDArray[np.float32]) -> tuple[int, int]:
+    """Grain and tile for weights of this shape: by measurement, once per process."""
+    if weight.shape not in _chosen:
+        grain = choose_grain(weight)
+        tile = 0 if grain else choose_tile(weight)
+        _chosen[weight.shape] = grain or tile, tile
+    return _chosen[weight.shape]
+
+
+def choose_grain(weight: NDArray[np.float32]) -> int:
+    """The first of ROW_GRAINS at which a row of any product is the same bits; 0: none."""
+    return next((grain for grain in ROW_GRAINS if _counts_alike(weight.T, grain)), 0)
+
+
 def choose_tile(weight: NDArray[np.float32]) -> int:
-    """The first tile of ROW_TILES in which every row of a product is treated alike."""
-    for tile in ROW_TILES:
-        if _rows_alike(weight.T, tile):
-            return tile
-    return 1
+    """The first of ROW_TILES in which every row of a product is treated alike."""
+    return next((tile for tile in ROW_TILES if _rows_alike(weight.T, tile)), 1)
+
+
+def _counts_alike(matrix: NDArray[np.float32], grain: int) -> bool:
+    """Fill products of several row counts with copies of one row: all must be the same bits."""
+    row = _some_row(matrix)
+    expected = multiply(np, np.asfortranarray(np.tile(row, (grain, 1))), matrix)[0]
+    products = (
+        multiply(np, np.asfortranarray(np.tile(row, (grains * grain, 1))), matrix)
+        for grains in PROBES
+    )
+    return all((product == expected).all() for product in products)
 
 
 def _rows_alike(matrix: NDArray[np.float32], tile: int) -> bool:
     """Fill a tile with copies of one row: all rows of the product must be the same bits."""
-    generator = np.random.default_rng(0)
-    row = generator.standard_normal(matrix.shape[0], dtype=np.float32)
-    product = np.matmul(np.tile(row, (1, tile, 1)), matrix)[0]
+    product = multiply_tiled(np, np.tile(_some_row(matrix), (tile, 1)), matrix, tile)
     return bool((product == product[0]).all())
+
+
+def _some_row(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal(matrix.shape[0], dtype=np.float32)

@@ -104,16 +104,17 @@ def _yarn_attention_factor(rope: RopeConfig) -> float:
 
 def rotation(xp: Any, positions: Array, angles: Array, factor: float) -> tuple[Array, Array]:
     """cos and sin for `positions` [T], each [T, 1, head_dim / 2], ready to multiply with heads."""
-    turned = positions.astype(xp.float32)[:, None] * angles
+    turned = (angles[:, None] * positions.astype(xp.float32)).T[:, None, :]
     scale = xp.float32(factor)
-    return (xp.cos(turned) * scale)[:, None, :], (xp.sin(turned) * scale)[:, None, :]
+    return xp.cos(turned) * scale, xp.sin(turned) * scale
 
 
 def rotate(xp: Any, heads: Array, cos: Array, sin: Array) -> Array:
-    """Turn `heads` [T, heads, head_dim] by the angles of `rotation`. Returns a new array."""
+    """Turn `heads` [T, heads, head_dim] by the angles of `rotation`. Returns a new array in C order,
+    whatever the order of `heads`."""
     half = heads.shape[-1] // 2
     first, second = heads[..., :half], heads[..., half:]
-    out = xp.empty_like(heads)
-    out[..., :half] = first * cos - second * sin
-    out[..., half:] = second * cos + first * sin
+    out = xp.empty(heads.shape, heads.dtype)
+    xp.subtract(first * cos, second * sin, out=out[..., :half])
+    xp.add(second * cos, first * sin, out=out[..., half:])
     return out

@@ -10,7 +10,14 @@ import pytest
 from pagedkv.engine import ContiguousCache, Model, load_checkpoint
 from pagedkv.engine.arrays import array_module, to_host
 from pagedkv.engine.errors import EngineError
-from pagedkv.engine.linear import ROW_TILES, Linear, choose_tile, multiply_tiled
+from pagedkv.engine.linear import (
+    ROW_GRAINS,
+    ROW_TILES,
+    Linear,
+    choose_grain,
+    choose_tile,
+    multiply_tiled,
+)
 from pagedkv.engine.model import rms_norm, silu
 from pagedkv.engine.rope import RopeConfig, frequencies, rotate, rotation
 from tiny import write_checkpoint
@@ -73,7 +80,7 @@ def test_rows_do_not_depend_on_their_neighbours(shape: tuple[int, int]) -> None:
     weight = RNG.standard_normal(shape).astype(np.float32)
     rows = RNG.standard_normal((75, shape[1])).astype(np.float32)
     project = Linear(np, weight)
-    assert project.row_tile in ROW_TILES
+    assert project.grain in ROW_GRAINS or project.row_tile in ROW_TILES
     together = project(rows)
     np.testing.assert_allclose(together, rows.astype("f8") @ weight.T, rtol=1e-3, atol=1e-3)
     for begin, end in ((0, 1), (3, 4), (7, 9), (20, 51), (74, 75)):
@@ -91,6 +98,23 @@ def test_tile_choice_rejects_what_treats_rows_differently(monkeypatch: pytest.Mo
     weight = RNG.standard_normal((16, 16)).astype(np.float32)
     monkeypatch.setattr(np, "matmul", crooked)
     assert choose_tile(weight) == 1
+
+
+@pytest.mark.parametrize("few", [16, 40, 100])
+def test_grain_choice_rejects_another_way_for_few_rows(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A canary: a product that is another one below `few` rows, as kernels for small matrices."""
+    honest = np.matmul
+
+    def crooked(weight: Any, columns: Any) -> Any:
+        product = honest(weight, columns)
+        return product if columns.shape[-1] >= few else product * np.float32(1 + 1e-6)
+
+    weight = RNG.standard_normal((256, 256)).astype(np.float32)
+    monkeypatch.setattr(np, "matmul", crooked)
+    grain = choose_grain(weight)
+    assert grain == 0 or grain >= few
 
 
 @pytest.mark.parametrize("tile", [0, 1, 3, 8, 64])
@@ -151,8 +175,8 @@ def test_only_functions_that_cupy_has_too(tmp_path: Path, monkeypatch: pytest.Mo
     write_checkpoint(tmp_path, attention_bias=True)
     checkpoint = load_checkpoint(tmp_path)
     shared = (
-        "abs", "asarray", "ascontiguousarray", "cos", "empty_like", "exp", "float32", "matmul",
-        "mean", "sin", "split", "sqrt", "where", "zeros",
+        "add", "asarray", "ascontiguousarray", "asfortranarray", "cos", "divide", "empty", "exp",
+        "float32", "matmul", "mean", "multiply", "negative", "sin", "sqrt", "subtract", "zeros",
     )  # fmt: skip
     cupy = SimpleNamespace(**{name: getattr(np, name) for name in shared})
     cupy.cuda = SimpleNamespace(is_available=lambda: True)
