@@ -19,12 +19,8 @@ from pathlib import Path
 from typing import Any
 
 VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
-# As named in NumPy's own wheels (2.x, 1.26) and in a system's OpenBLAS.
-SETTERS = (
-    "scipy_openblas_set_num_threads64_",
-    "openblas_set_num_threads64_",
-    "openblas_set_num_threads",
-)
+# How functions of OpenBLAS are named in NumPy's own wheels (2.x, 1.26) and in a system's.
+SPELLINGS = ("scipy_openblas_{}64_", "openblas_{}64_", "openblas_{}")
 MAPS = Path("/proc/self/maps")
 
 
@@ -32,8 +28,35 @@ def limit_threads(count: int) -> bool:
     """Let OpenBLAS use `count` threads from now on; False when nothing was changed."""
     if any(name in os.environ for name in VARIABLES):
         return False
-    changed = [_set_threads(path, count) for path in _loaded_libraries()]
-    return any(changed)
+    setters = _functions("set_num_threads", "void {}(int);")
+    for setter in setters:
+        setter(count)
+    return bool(setters)
+
+
+def kernels() -> set[str]:
+    """The kernel sets that OpenBLAS has chosen for this processor, such as SkylakeX."""
+    ffi: Any = importlib.import_module("cffi").FFI()
+    return {
+        ffi.string(name()).decode() for name in _functions("get_corename", "char* {}(void);")
+    }
+
+
+def _functions(name: str, signature: str) -> list[Any]:
+    """The function of OpenBLAS called `name` in each library of this process that has it."""
+    ffi: Any = importlib.import_module("cffi").FFI()
+    spellings = [spelling.format(name) for spelling in SPELLINGS]
+    ffi.cdef("".join(signature.format(spelling) for spelling in spellings))
+    found = []
+    for path in _loaded_libraries():
+        try:
+            library = ffi.dlopen(path)
+        except OSError:
+            continue
+        # A symbol that a library lacks is an AttributeError.
+        functions = (getattr(library, spelling, None) for spelling in spellings)
+        found += [function for function in functions if function is not None][:1]
+    return found
 
 
 def _loaded_libraries() -> set[str]:
@@ -44,18 +67,3 @@ def _loaded_libraries() -> set[str]:
         return set()
     paths = {line.split(maxsplit=5)[5] for line in lines if line.count("/") and "[" not in line}
     return {path for path in paths if "openblas" in Path(path).name}
-
-
-def _set_threads(path: str, count: int) -> bool:
-    ffi: Any = importlib.import_module("cffi").FFI()
-    ffi.cdef("".join(f"void {name}(int);" for name in SETTERS))
-    try:
-        library = ffi.dlopen(path)
-    except OSError:
-        return False
-    for name in SETTERS:
-        setter = getattr(library, name, None)
-        if setter is not None:
-            setter(count)
-            return True
-    return False
