@@ -10,7 +10,7 @@ token: every request generates exactly what it asks for.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,10 @@ class Case:
     new: tuple[int, int]
     threads: int
 
+    def first(self, requests: int) -> Case:
+        """The same case with its first `requests` requests only."""
+        return replace(self, requests=min(requests, self.requests))
+
     def lengths(self) -> list[tuple[int, int]]:
         """(prompt, new) tokens of each request."""
         draw = random.Random(self.seed)
@@ -54,7 +58,7 @@ CASES = {
     for case in (
         Case(
             name="155m",
-            what="8 layers, d=1024, 16/4 heads, 155 M parameters; 32 requests of 512 + 128 tokens",
+            what="8 layers, d=1024, 16/4 heads, 155 M parameters; 512 + 128 tokens",
             geometry={
                 "num_hidden_layers": 8,
                 "hidden_size": 1024,
@@ -72,7 +76,7 @@ CASES = {
         ),
         Case(
             name="19m",
-            what="8 layers, d=384, 6/2 heads, 19 M parameters; 16 requests of 32-480 + 8-120 tokens",
+            what="8 layers, d=384, 6/2 heads, 19 M parameters; 32-480 + 8-120 tokens",
             geometry={
                 "num_hidden_layers": 8,
                 "hidden_size": 384,

@@ -1,6 +1,6 @@
 """One serving system in a process of its own, for `tools/bench serve`.
 
-    parent -> argv      {"system": ..., "case": ..., "folder": ..., "threads": ...} as JSON
+    parent -> argv      {"system", "case", "requests", "folder", "threads"} as JSON
     child  -> stdout    {"ready": ...}                      loaded; which kernels it computes with
     parent -> stdin     one line                            serve all requests once
     child  -> stdout    {"seconds": ..., "tokens": [...], "kv_bytes": ...}
@@ -27,7 +27,7 @@ BLOCK_TOKENS = 16
 STEP_TOKENS = 512
 # generate_batch, by trial on both cases
 PAGE_SIZE = 64
-BATCH_TOKENS = 256
+BATCH_TOKENS = 128
 
 
 class System(Protocol):
@@ -37,9 +37,7 @@ class System(Protocol):
         """What the matrix products run on."""
         ...
 
-    def serve(
-        self, prompts: list[list[int]], new: list[int]
-    ) -> tuple[list[list[int]], int]:
+    def serve(self, prompts: list[list[int]], new: list[int]) -> tuple[list[list[int]], int]:
         """Continue each prompt greedily by as many tokens as `new` says; returns them, and the most
         bytes of K and V that were in use."""
         ...
@@ -186,7 +184,7 @@ SYSTEMS: dict[str, Any] = {
 
 def main(argument: str) -> None:
     job = json.loads(argument)
-    case = CASES[job["case"]]
+    case = CASES[job["case"]].first(job["requests"])
     warnings.simplefilter("ignore")
     answers = sys.stdout
     sys.stdout = sys.stderr

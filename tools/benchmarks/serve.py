@@ -8,8 +8,8 @@ Serves the same requests, greedily and in float32, from the same random checkpoi
 
 New tokens are those that were asked for; total tokens count the prompts too. Seconds are medians of
 runs that take turns, with the same number of threads for all. KV memory is what was in use at most,
-and for generate_batch the pool that it was given, just large enough. Where a system generates other
-tokens than pagedkv, the first difference is shown with the logits of both.
+and for generate_batch the pool that it was given, just large enough. Where two systems generate
+different tokens, the first difference is shown with the logits of both; the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from benchmarks._serve_cases import CASES, Case, checkpoint
 
 SYSTEMS = ("pagedkv", "generate_batch", "padded batch")
 WORKER = Path(__file__).with_name("_serve_systems.py")
+CHECKPOINTS = ROOT / "build" / "serve"
 # Set on some machines for the sake of old builds of OpenBLAS; a current one then runs slowly.
 BLAS_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
@@ -40,30 +41,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--case", choices=CASES, action="append", help="default: all of them")
     add("--system", choices=SYSTEMS, action="append", help="default: all of them")
     add("--threads", type=int, metavar="N", help="for every system; default: the case's own")
+    add("--requests", type=int, metavar="N", help="serve the first N only")
     add("--runs", type=int, default=3, metavar="N", help="of each system, default 3")
     add("--json", action="store_true", help="one object a line")
 
 
 def run(options: argparse.Namespace) -> int:
     enter("engine", "peers")
-    for name in options.case or CASES:
-        measure(CASES[name], options)
-    return 0
+    alike = [measure(CASES[name], options) for name in options.case or CASES]
+    return 0 if all(alike) else 1
+
+
+def measure(case: Case, options: argparse.Namespace) -> bool:
+    """Measure and print one case; whether all tokens were equal."""
+    case = case.first(options.requests or case.requests)
+    folder = checkpoint(case, CHECKPOINTS)
+    threads = options.threads or case.threads or len(os.sched_getaffinity(0))
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(Worker(system, case, folder, threads))
+            for system in options.system or SYSTEMS
+        ]
+        for _ in range(options.runs):
+            for worker in workers:
+                worker.serve()
+    rows = [figures(case, worker, workers[0]) for worker in workers]
+    show = print_json if options.json else print_table
+    show(case, rows, threads, options.runs)
+    different = [worker for worker in workers[1:] if worker.tokens != workers[0].tokens]
+    for worker in different:
+        print(first_difference(case, folder, worker, workers[0]), file=sys.stderr)
+    return not different and all(row["repeats"] for row in rows)
 
 
 class Worker:
-    """A system that has loaded its model and waits; see _serve_systems.py."""
+    """A system in a process of its own that has loaded its model and waits: _serve_systems.py."""
 
     def __init__(self, system: str, case: Case, folder: Path, threads: int) -> None:
-        job = {"system": system, "case": case.name, "folder": str(folder), "threads": threads}
+        job = {
+            "system": system,
+            "case": case.name,
+            "requests": case.requests,
+            "folder": str(folder),
+            "threads": threads,
+        }
         variables = {k: v for k, v in os.environ.items() if k not in BLAS_VARIABLES}
-        variables["PYTHONPATH"] = str(ROOT / "tools")
         self.process = subprocess.Popen(
             [PYTHON, WORKER, json.dumps(job)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=variables,
+            env=variables | {"PYTHONPATH": str(ROOT / "tools")},
         )
         self.system = system
         self.kernels = str(self._answer()["ready"])
@@ -76,17 +104,15 @@ class Worker:
         self.process.communicate()
 
     def serve(self) -> None:
+        """One run over all requests."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         self.answers.append(self._answer())
 
     @property
-    def seconds(self) -> float:
-        return statistics.median(answer["seconds"] for answer in self.answers)
-
-    @property
     def tokens(self) -> list[list[int]]:
+        """What the first run generated."""
         tokens: list[list[int]] = self.answers[0]["tokens"]
         return tokens
 
@@ -99,68 +125,65 @@ class Worker:
         return answer
 
 
-def measure(case: Case, options: argparse.Namespace) -> None:
-    folder = checkpoint(case, ROOT / "build" / "serve")
-    threads = options.threads or case.threads or len(os.sched_getaffinity(0))
-    with ExitStack() as stack:
-        workers = [
-            stack.enter_context(Worker(system, case, folder, threads))
-            for system in options.system or SYSTEMS
-        ]
-        for _ in range(options.runs):
-            for worker in workers:
-                worker.serve()
-    rows = [figures(case, worker, workers[0], threads) for worker in workers]
-    show_json(rows) if options.json else show(case, rows, options.runs)
-    differences = [text for worker in workers for text in compare(case, folder, worker, workers[0])]
-    for text in differences:
-        print(text, file=sys.stderr)
-
-
-def figures(case: Case, worker: Worker, first: Worker, threads: int) -> dict[str, Any]:
-    """One row of the table."""
-    new = sum(count for _, count in case.lengths())
-    prompt = sum(count for count, _ in case.lengths())
+def figures(case: Case, worker: Worker, first: Worker) -> dict[str, Any]:
+    """One row of the table. `equal` and `ratio` compare with the first system."""
+    prompt, new = map(sum, zip(*case.lengths(), strict=True))
+    runs = [answer["seconds"] for answer in worker.answers]
+    seconds = statistics.median(runs)
+    pairs = zip(worker.answers, first.answers, strict=True)
     return {
-        "case": case.name,
         "system": worker.system,
-        "kernels": worker.kernels,
-        "threads": threads,
-        "seconds": worker.seconds,
-        "all_seconds": [answer["seconds"] for answer in worker.answers],
-        "new_tokens_per_s": new / worker.seconds,
-        "total_tokens_per_s": (new + prompt) / worker.seconds,
+        "seconds": seconds,
+        "runs": runs,
+        "new_tokens_per_s": new / seconds,
+        "total_tokens_per_s": (prompt + new) / seconds,
         "kv_bytes": worker.answers[0]["kv_bytes"],
-        "equal": sum(map(equal, worker.tokens, first.tokens)),
-        "of": len(first.tokens),
-        "ratio": first.seconds and worker.seconds / first.seconds,
+        "equal": sum(one == two for one, two in zip(worker.tokens, first.tokens, strict=True)),
+        "requests": len(first.tokens),
         "repeats": all(answer["tokens"] == worker.tokens for answer in worker.answers),
+        "ratio": statistics.median(one["seconds"] / two["seconds"] for one, two in pairs),
+        "kernels": worker.kernels,
     }
 
 
-def equal(one: list[int], other: list[int]) -> bool:
-    return one == other
-
-
-def show_json(rows: list[dict[str, Any]]) -> None:
+def print_json(case: Case, rows: list[dict[str, Any]], threads: int, runs: int) -> None:
+    about = {"case": case.name, "threads": threads, "commit": commit(), "processor": processor()}
     for row in rows:
-        print(json.dumps({"commit": commit(), "processor": processor(), **row}), flush=True)
+        print(json.dumps(about | row), flush=True)
 
 
-def show(case: Case, rows: list[dict[str, Any]], runs: int) -> None:
-    print(f"{case.name}: {case.what}")
-    print(f"{processor()}, {rows[0]['threads']} used; commit {commit()}; medians of {runs}")
-    print(f"{'':<16}{'new tok/s':>10}{'total tok/s':>12}{'seconds':>9}{'KV MiB':>8}{'equal':>8}")
+def print_table(case: Case, rows: list[dict[str, Any]], threads: int, runs: int) -> None:
+    print(f"{case.name}: {case.what}, {case.requests} requests; float32, greedy")
+    print(f"{processor()}, {threads} used; commit {commit()}; medians of {runs}\n")
+    print(f"{'':<16}{'new tok/s':>10}{'all tok/s':>10}{'seconds':>9}{'time':>7}", end="")
+    print(f"{'KV MiB':>8}{'equal':>8}  computed by")
     for row in rows:
-        alike = f"{row['equal']}/{row['of']}"
+        alike = f"{row['equal']}/{row['requests']}"
         print(
             f"{row['system']:<16}{row['new_tokens_per_s']:>10,.1f}"
-            f"{row['total_tokens_per_s']:>12,.1f}{row['seconds']:>9.2f}"
-            f"{row['kv_bytes'] / 2**20:>8.1f}{alike:>8}  {row['ratio']:.2f}x the time"
-            f"  {row['kernels']}"
+            f"{row['total_tokens_per_s']:>10,.1f}{row['seconds']:>9.2f}{row['ratio']:>6.2f}x"
+            f"{row['kv_bytes'] / 2**20:>8.1f}{alike:>8}  {row['kernels']}"
         )
     print(flush=True)
 
 
-def compare(case: Case, folder: Path, worker: Worker, first: Worker) -> list[str]:
-    return []
+def first_difference(case: Case, folder: Path, worker: Worker, first: Worker) -> str:
+    """Where the tokens of two systems part, and by how much the logits of the two tokens differ.
+    The logits are computed anew, without pages."""
+    import numpy as np
+    from pagedkv.engine import ContiguousCache, Model, load_checkpoint
+
+    pairs = list(zip(first.tokens, worker.tokens, strict=True))
+    request = next(place for place, (one, two) in enumerate(pairs) if one != two)
+    one, two = pairs[request]
+    index = next(place for place, (a, b) in enumerate(zip(one, two, strict=True)) if a != b)
+    tokens = np.array([*case.prompts()[request], *one[:index]], np.uint32)
+    model = Model(load_checkpoint(folder))
+    attend = ContiguousCache(model.config, len(tokens)).attend
+    [row] = model.forward(tokens, np.arange(len(tokens)), np.array([len(tokens) - 1]), attend)
+    gap = abs(float(row[one[index]]) - float(row[two[index]]))
+    return (
+        f"{case.name}, request {request}, token {index}: {first.system} {one[index]},"
+        f" {worker.system} {two[index]}; their logits are {gap:.2g} apart"
+        f" (standard deviation of all: {row.std():.2g})"
+    )

@@ -37,9 +37,7 @@ def limit_threads(count: int) -> bool:
 def kernels() -> set[str]:
     """The kernel sets that OpenBLAS has chosen for this processor, such as SkylakeX."""
     ffi: Any = importlib.import_module("cffi").FFI()
-    return {
-        ffi.string(name()).decode() for name in _functions("get_corename", "char* {}(void);")
-    }
+    return {ffi.string(name()).decode() for name in _functions("get_corename", "char* {}(void);")}
 
 
 def _functions(name: str, signature: str) -> list[Any]:

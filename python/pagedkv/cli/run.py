@@ -9,6 +9,7 @@ computed. Exit code 1 means that `--check` found a difference or that serving fa
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from contextlib import ExitStack
@@ -61,8 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=at_least_1, default=32, metavar="N", help="samples that run at once")
     add("--step-tokens", type=at_least_1, default=256, metavar="N", help="new tokens of one step")
     add(
-        "--threads", type=at_least_0, default=0, metavar="N", help="attention threads; 0: all cores"
-    )
+        "--threads", type=at_least_0, default=0, metavar="N",
+        help="of attention and matrix products; 0: all cores (products of small models take one)",
+    )  # fmt: skip
     own = "; a prompt that states its own is overruled"
     add("--temperature", type=float, metavar="T", help="default 0: greedy" + own)
     add("--top-k", type=int, metavar="K", help="default 0: off" + own)
@@ -126,6 +128,8 @@ def _prepare(options: argparse.Namespace, stack: ExitStack) -> _Job:
     requests = [_request(prompt, tokenizer, options) for prompt in prompts]
     if checkpoint.parameters < SMALL_MODEL_PARAMETERS:
         blas.limit_threads(1)
+    elif options.threads:
+        blas.limit_threads(min(options.threads, os.cpu_count() or 1))
     model = Model(checkpoint, options.device, options.row_tile)
     cache = stack.enter_context(
         cache_for(

@@ -17,9 +17,10 @@ attention that keeps the same promise the logits of a sequence do not depend on 
 with.
 
 Arrays are written [T, ...] and lie in memory in Fortran order, the tokens of one feature side by
-side: products are fastest so, and norms, RoPE and SiLU become a few calls over long stretches.
-Attention alone wants the other order and gets a copy. The rows are padded once, at the entrance,
-to what the products want (Linear.grain); what the padding computes is never looked at.
+side: few rows multiply fastest so, and norms and SiLU become a few calls over long stretches. What
+attention reads and returns is in C order; the products around it change the order (linear.py).
+Rows are padded once, at the entrance, to what the products want (Linear.grain); what the padding
+computes is never looked at.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from numpy.typing import NDArray
 from .arrays import Array, array_module
 from .checkpoint import Checkpoint
 from .config import ModelConfig
-from .linear import ROW_GRAINS, Linear, padded
+from .linear import ROW_GRAINS, Linear, Order, padded
 from .rope import frequencies, rotate, rotation
 
 # attend(layer, q [T, heads, d], k [T, kv_heads, d], v [T, kv_heads, d]) -> [T, heads, d]
@@ -78,7 +79,7 @@ class Model:
         count = len(tokens) - padding[1]
         for layer in self.layers:
             layer.forward(hidden, turn, count, attend)
-        last = padded(xp, hidden[xp.asarray(rows)], -(-len(rows) // self.grain) * self.grain)
+        last = padded(xp, hidden[xp.asarray(rows)], -(-len(rows) // self.grain) * self.grain, "F")
         logits = self.head(rms_norm(xp, last, self.norm, self.config.norm_eps))
         return xp.ascontiguousarray(logits[: len(rows)])
 
@@ -96,11 +97,11 @@ class _Loader:
     def array(self, name: str) -> Array:
         return self.xp.asarray(self.weights[name])
 
-    def linear(self, names: list[str]) -> Linear:
+    def linear(self, names: list[str], x_order: Order = "F", y_order: Order = "F") -> Linear:
         weight = self._joined(names)
         biases = [name.removesuffix("weight") + "bias" for name in names]
         bias = self._joined(biases) if biases[0] in self.weights else None
-        return Linear(self.xp, weight, bias, self.row_tile)
+        return Linear(self.xp, weight, bias, self.row_tile, x_order, y_order)
 
     def _joined(self, names: list[str]) -> Array:
         if len(names) == 1:
@@ -119,8 +120,8 @@ class _Layer:
         self.norm_in = load.array(prefix + "input_layernorm.weight")
         self.norm_mid = load.array(prefix + "post_attention_layernorm.weight")
         attention, mlp = prefix + "self_attn.", prefix + "mlp."
-        self.qkv = load.linear([f"{attention}{name}_proj.weight" for name in "qkv"])
-        self.out = load.linear([attention + "o_proj.weight"])
+        self.qkv = load.linear([f"{attention}{name}_proj.weight" for name in "qkv"], y_order="C")
+        self.out = load.linear([attention + "o_proj.weight"], x_order="C")
         self.gate_up = load.linear([mlp + "gate_proj.weight", mlp + "up_proj.weight"])
         self.down = load.linear([mlp + "down_proj.weight"])
         if config.qk_norm:
@@ -131,9 +132,7 @@ class _Layer:
     def linears(self) -> list[Linear]:
         return [self.qkv, self.out, self.gate_up, self.down]
 
-    def forward(
-        self, hidden: Array, turn: tuple[Array, Array], count: int, attend: Attend
-    ) -> None:
+    def forward(self, hidden: Array, turn: tuple[Array, Array], count: int, attend: Attend) -> None:
         """Change `hidden` [T, hidden] from the input of the layer to its output. Rows from `count`
         on are padding."""
         eps = self.config.norm_eps
@@ -153,9 +152,9 @@ class _Layer:
             q[...] = rms_norm(xp, q, self.q_norm, config.norm_eps)
             k[...] = rms_norm(xp, k, self.k_norm, config.norm_eps)
         turned = rotate(xp, packed[:, :v_begin], *turn)[:count]
-        v = xp.ascontiguousarray(packed[:count, v_begin:])
-        seen = attend(self.index, turned[:, :kv_begin], turned[:, kv_begin:], v).reshape(count, -1)
-        return self.out(padded(xp, seen, len(normed)))
+        q, k, v = turned[:, :kv_begin], turned[:, kv_begin:], packed[:count, v_begin:]
+        seen = attend(self.index, q, k, v).reshape(count, -1)
+        return self.out(padded(xp, seen, len(normed), "C"))
 
 
 def rms_norm(xp: Any, x: Array, weight: Array, eps: float) -> Array:

@@ -104,14 +104,13 @@ def _yarn_attention_factor(rope: RopeConfig) -> float:
 
 def rotation(xp: Any, positions: Array, angles: Array, factor: float) -> tuple[Array, Array]:
     """cos and sin for `positions` [T], each [T, 1, head_dim / 2], ready to multiply with heads."""
-    turned = (angles[:, None] * positions.astype(xp.float32)).T[:, None, :]
+    turned = positions.astype(xp.float32)[:, None] * angles
     scale = xp.float32(factor)
-    return xp.cos(turned) * scale, xp.sin(turned) * scale
+    return (xp.cos(turned) * scale)[:, None, :], (xp.sin(turned) * scale)[:, None, :]
 
 
 def rotate(xp: Any, heads: Array, cos: Array, sin: Array) -> Array:
-    """Turn `heads` [T, heads, head_dim] by the angles of `rotation`. Returns a new array in C order,
-    whatever the order of `heads`."""
+    """Turn `heads` [T, heads, head_dim] by the angles of `rotation`. A new array, in C order."""
     half = heads.shape[-1] // 2
     first, second = heads[..., :half], heads[..., half:]
     out = xp.empty(heads.shape, heads.dtype)

@@ -75,11 +75,12 @@ def test_rope_scalings_by_hand() -> None:
     assert frequencies(both, 64)[1] == 1.0
 
 
+@pytest.mark.parametrize("orders", ["FF", "FC", "CF", "CC"])
 @pytest.mark.parametrize("shape", [(96, 64), (37, 100), (513, 192), (768, 256), (256, 688)])
-def test_rows_do_not_depend_on_their_neighbours(shape: tuple[int, int]) -> None:
+def test_rows_do_not_depend_on_their_neighbours(shape: tuple[int, int], orders: str) -> None:
     weight = RNG.standard_normal(shape).astype(np.float32)
     rows = RNG.standard_normal((75, shape[1])).astype(np.float32)
-    project = Linear(np, weight)
+    project = Linear(np, weight, None, None, *orders)
     assert project.grain in ROW_GRAINS or project.row_tile in ROW_TILES
     together = project(rows)
     np.testing.assert_allclose(together, rows.astype("f8") @ weight.T, rtol=1e-3, atol=1e-3)
