@@ -9,6 +9,7 @@ token: every request generates exactly what it asks for.
 
 from __future__ import annotations
 
+import importlib
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,9 +107,8 @@ def checkpoint(case: Case, root: Path) -> Path:
 
 
 def _make(case: Case, spread: float, folder: Path) -> None:
-    import torch
-    import transformers
-
+    torch: Any = importlib.import_module("torch")
+    transformers: Any = importlib.import_module("transformers")
     tokens: dict[str, Any] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     config = transformers.LlamaConfig(**case.geometry, **tokens, initializer_range=spread)
     torch.manual_seed(case.seed)

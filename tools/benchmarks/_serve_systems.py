@@ -13,6 +13,7 @@ all tokens, and includes what a system sets up for a batch, such as its cache.
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
@@ -86,9 +87,8 @@ class Transformers:
     """What both ways of transformers share."""
 
     def __init__(self, case: Case, folder: Path, threads: int) -> None:
-        import torch
-        import transformers
-
+        torch: Any = importlib.import_module("torch")
+        transformers: Any = importlib.import_module("transformers")
         transformers.logging.set_verbosity_error()
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
@@ -138,13 +138,11 @@ class GenerateBatch(Transformers):
     attention = "paged|sdpa"
 
     def serve(self, prompts: list[list[int]], new: list[int]) -> tuple[list[list[int]], int]:
-        from transformers.generation.configuration_utils import ContinuousBatchingConfig
-
         blocks = sum(
             -(-(len(prompt) + count) // PAGE_SIZE) + 1
             for prompt, count in zip(prompts, new, strict=True)
         )
-        settings = ContinuousBatchingConfig(
+        settings = self.transformers.ContinuousBatchingConfig(
             page_size=PAGE_SIZE,
             num_blocks=blocks,
             max_batch_tokens=BATCH_TOKENS,

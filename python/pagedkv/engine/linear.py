@@ -22,10 +22,10 @@ resort. `row_tile=0` takes neither: rows are then equal to rounding only.
 Which side of a product is transposed is free for a BLAS, and not for what comes before and after.
 In Fortran order, [T, out] with the tokens of one feature side by side, y = (W x^T)^T takes the
 weights as they are stored, and norms and SiLU run over long stretches; OpenBLAS multiplies few rows
-1.2 to 2 times as fast so than as x W^T. In C order, each token's features side by side, as attention
-wants them, y = x (W^T) is as fast once the weights are stored transposed. No array is copied from
-one order to the other: at 512 tokens, where every stride is a power of two and all of a column falls
-into a few lines of the cache, that took a tenth of the time of the products.
+1.2 to 2 times as fast so than as x W^T. In C order, each token's features side by side, as
+attention wants them, y = x (W^T) is as fast once the weights are stored transposed. No array is
+copied from one order to the other: at 512 tokens, where every stride is a power of two and a column
+falls into few lines of the cache, that took a tenth of the time of the products.
 """
 
 from __future__ import annotations
@@ -124,13 +124,14 @@ def choose(weight: NDArray[np.float32], x_order: Order, y_order: Order) -> tuple
     key = weight.shape, x_order, y_order
     if key not in _chosen:
         grain = choose_grain(weight, x_order, y_order)
-        tile = 0 if grain else choose_tile(weight)
+        tile = 0 if grain else choose_tile(weight, y_order)
         _chosen[key] = grain or tile, tile
     return _chosen[key]
 
 
 def choose_grain(weight: NDArray[np.float32], x_order: Order = "F", y_order: Order = "F") -> int:
-    """The first of ROW_GRAINS at which a row of any product is the same bits; 0: none."""
+    """The first of ROW_GRAINS at which a row comes out the same from products of any number of
+    rows, to the bit; 0: none."""
     matrix = np.asarray(weight.T, order=y_order)
     row = _some_row(matrix)
 
@@ -146,16 +147,18 @@ def choose_grain(weight: NDArray[np.float32], x_order: Order = "F", y_order: Ord
     return 0
 
 
-def choose_tile(weight: NDArray[np.float32]) -> int:
+def choose_tile(weight: NDArray[np.float32], y_order: Order = "F") -> int:
     """The first of ROW_TILES in which every row of a product is treated alike."""
-    return next((tile for tile in ROW_TILES if _rows_alike(weight.T, tile)), 1)
+    matrix = np.asarray(weight.T, order=y_order)
+    row = _some_row(matrix)
 
+    def rows_alike(tile: int) -> bool:
+        product = multiply_tiled(np, np.tile(row, (tile, 1)), matrix, tile)
+        return bool((product == product[0]).all())
 
-def _rows_alike(matrix: NDArray[np.float32], tile: int) -> bool:
-    """Fill a tile with copies of one row: all rows of the product must be the same bits."""
-    product = multiply_tiled(np, np.tile(_some_row(matrix), (tile, 1)), matrix, tile)
-    return bool((product == product[0]).all())
+    return next((tile for tile in ROW_TILES if rows_alike(tile)), 1)
 
 
 def _some_row(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.random.default_rng(0).standard_normal(matrix.shape[0], dtype=np.float32)
+    row: NDArray[np.float32] = np.random.default_rng(0).standard_normal(len(matrix), np.float32)
+    return row
