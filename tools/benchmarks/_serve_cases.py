@@ -58,8 +58,8 @@ CASES = {
     case.name: case
     for case in (
         Case(
-            name="155m",
-            what="8 layers, d=1024, 16/4 heads, 155 M parameters; 512 + 128 tokens",
+            name="156m",
+            what="8 layers, d=1024, 16/4 heads, 156 M parameters; 512 + 128 tokens",
             geometry={
                 "num_hidden_layers": 8,
                 "hidden_size": 1024,
@@ -110,6 +110,7 @@ def _make(case: Case, spread: float, folder: Path) -> None:
     torch: Any = importlib.import_module("torch")
     transformers: Any = importlib.import_module("transformers")
     tokens: dict[str, Any] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    transformers.logging.disable_progress_bar()
     config = transformers.LlamaConfig(**case.geometry, **tokens, initializer_range=spread)
     torch.manual_seed(case.seed)
     model = transformers.LlamaForCausalLM._from_config(config, dtype=torch.float32)

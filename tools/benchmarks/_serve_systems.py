@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import sys
 import time
 import warnings
@@ -90,14 +91,13 @@ class Transformers:
         torch: Any = importlib.import_module("torch")
         transformers: Any = importlib.import_module("transformers")
         transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
         self.torch, self.transformers = torch, transformers
         self.model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation=self.attention
+            folder, dtype=torch.float32, attn_implementation="sdpa"
         ).eval()
-
-    attention = "sdpa"
 
     def kernels(self) -> str:
         return f"torch {self.torch.__version__}, {self.torch.backends.cpu.get_cpu_capability()}"
@@ -134,8 +134,6 @@ class StaticBatch(Transformers):
 class GenerateBatch(Transformers):
     """Continuous batching of transformers: `generate_batch`, taken apart as its manager because
     each request has a length of its own. Settings by trial: see PAGE_SIZE and BATCH_TOKENS."""
-
-    attention = "paged|sdpa"
 
     def serve(self, prompts: list[list[int]], new: list[int]) -> tuple[list[list[int]], int]:
         blocks = sum(
@@ -183,7 +181,9 @@ SYSTEMS: dict[str, Any] = {
 def main(argument: str) -> None:
     job = json.loads(argument)
     case = CASES[job["case"]].first(job["requests"])
+    # About a missing psutil and what a GPU would offer; a request that is lost raises all the same.
     warnings.simplefilter("ignore")
+    logging.disable(logging.ERROR)
     answers = sys.stdout
     sys.stdout = sys.stderr
     system: System = SYSTEMS[job["system"]](case, Path(job["folder"]), job["threads"])
