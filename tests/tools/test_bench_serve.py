@@ -121,6 +121,7 @@ def test_json(measure: Measure, cases: dict[str, Any], capsys: pytest.CaptureFix
     assert [row["new_tokens_per_s"] for row in rows] == [new, new / 2]
     assert [row["seconds"] for row in rows] == [1.0, 2.0]
     assert all(row["equal"] == row["requests"] == 3 and row["repeats"] for row in rows)
+    assert len({row["tokens_sha256"] for row in rows}) == 1
 
 
 def test_canary_one_token_of_another_system(

@@ -15,6 +15,7 @@ different tokens, the first difference is shown with the logits of both; the exi
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import statistics
@@ -126,7 +127,8 @@ class Worker:
 
 
 def figures(case: Case, worker: Worker, first: Worker) -> dict[str, Any]:
-    """One row of the table. `equal` and `ratio` compare with the first system."""
+    """One row of the table. `equal` and `ratio` compare with the first system, `repeats` the runs
+    of one; the digest is for comparing systems that were measured one at a time."""
     prompt, new = map(sum, zip(*case.lengths(), strict=True))
     runs = [answer["seconds"] for answer in worker.answers]
     seconds = statistics.median(runs)
@@ -140,6 +142,7 @@ def figures(case: Case, worker: Worker, first: Worker) -> dict[str, Any]:
         "kv_bytes": worker.answers[0]["kv_bytes"],
         "equal": sum(one == two for one, two in zip(worker.tokens, first.tokens, strict=True)),
         "requests": len(first.tokens),
+        "tokens_sha256": hashlib.sha256(json.dumps(worker.tokens).encode()).hexdigest(),
         "repeats": all(answer["tokens"] == worker.tokens for answer in worker.answers),
         "ratio": statistics.median(one["seconds"] / two["seconds"] for one, two in pairs),
         "kernels": worker.kernels,
