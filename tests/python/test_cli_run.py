@@ -305,8 +305,10 @@ def test_rate_forgets() -> None:
 def test_blas_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in blas.VARIABLES:
         monkeypatch.delenv(name, raising=False)
+    assert all(name.isalnum() for name in blas.kernels())
     monkeypatch.setattr(blas, "MAPS", tmp_path / "none")
     assert not blas.limit_threads(1)
+    assert blas.kernels() == set()
     (tmp_path / "maps").write_text(
         "7f00-7f01 r-xp 00000000 08:01 1234 /nowhere/libopenblas broken.so\n"
         "7f02-7f03 r-xp 00000000 00:00 0\n"
