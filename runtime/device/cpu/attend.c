@@ -47,6 +47,12 @@ struct pkvi_attender {
 
 /* ---- Open and close -------------------------------------------------------------------------- */
 
+static float* take(float** at, uint64_t floats) {
+    float* const taken = *at;
+    *at += floats;
+    return taken;
+}
+
 static int open_workspaces(struct pkvi_attender* attender,
                            const struct pkvi_device_config* config) {
     const pkv_group_config* group = &config->layout.group;
@@ -55,22 +61,26 @@ static int open_workspaces(struct pkvi_attender* attender,
     const uint64_t affine = (uint64_t)PKVI_CHUNK_TOKENS * pkvi_scale_groups(group->value_dim) * 2;
     const uint64_t unpacked = (uint64_t)PKVI_CHUNK_TOKENS * (group->key_dim + group->value_dim);
     const uint64_t stage = pkvi_stage_bytes(group) / sizeof(float);
-    const uint64_t all = q + 2 * state + affine + unpacked + stage;
+    const uint64_t scores = (uint64_t)PKVI_ITEM_ROWS * PKVI_CHUNK_TOKENS;
+    const uint64_t corrections = PKVI_ITEM_ROWS + ALIGNMENT_FLOATS;
+    const uint64_t all = q + 2 * state + scores + corrections + affine + unpacked + stage;
     PKVI_TRY(pkvi_mem_take(config->mem, attender->worker_count, sizeof *attender->workspaces,
                            (void**)&attender->workspaces));
     PKVI_TRY(pkvi_mem_take(config->mem, attender->worker_count * all + ALIGNMENT_FLOATS,
                            sizeof(float), (void**)&attender->floats));
     float* at = attender->floats + ALIGNMENT_FLOATS -
                 (uintptr_t)attender->floats / sizeof(float) % ALIGNMENT_FLOATS;
-    for (uint32_t i = 0; i < attender->worker_count; i++, at += all)
-        attender->workspaces[i] = (struct pkvi_workspace){
-            .q = (unsigned char*)at,
-            .sum = at + q,
-            .split = at + q + state,
-            .affine = at + q + 2 * state,
-            .unpacked = (unsigned char*)(at + q + 2 * state + affine),
-            .stage = (unsigned char*)(at + q + 2 * state + affine + unpacked),
-        };
+    for (uint32_t i = 0; i < attender->worker_count; i++) {
+        struct pkvi_workspace* workspace = &attender->workspaces[i];
+        workspace->q = (unsigned char*)take(&at, q);
+        workspace->sum = take(&at, state);
+        workspace->split = take(&at, state);
+        workspace->scores = take(&at, scores);
+        workspace->corrections = take(&at, corrections);
+        workspace->affine = take(&at, affine);
+        workspace->unpacked = (unsigned char*)take(&at, unpacked);
+        workspace->stage = (unsigned char*)take(&at, stage);
+    }
     return PKV_OK;
 }
 

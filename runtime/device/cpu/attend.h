@@ -38,6 +38,8 @@ struct pkvi_workspace {
     unsigned char* q;        /* [rows][key_dim] of f32 or less */
     float* sum;              /* [rows][state] of all splits so far */
     float* split;            /* [rows][state] of the present split */
+    float* scores;           /* [rows][PKVI_CHUNK_TOKENS] */
+    float* corrections;      /* [rows], and room for a vector */
     float* affine;           /* scales and minima of one chunk's V in 4-bit values */
     unsigned char* unpacked; /* K and V of one chunk in f32 or less */
     unsigned char* stage;    /* K and V of one chunk, for blocks shorter than a tile */

@@ -1,8 +1,8 @@
 /* attend_kernel.h - attention over one item: one source, compiled once for each instruction set.
  *
  * Included by the level_*.c files. Reading order is bottom up: attend() at the end walks the
- * splits, a split its chunks, a chunk its KV heads and their rows. For up to ROWS_MAX rows at once
- * a chunk is scored (inner.h), masked, weighted and summed.
+ * splits, a split its chunks, a chunk its KV heads and their rows, a few at a time. A chunk is
+ * scored (inner.h), masked, weighted and summed.
  *
  * Online softmax: a state is (output so far, highest score, sum of weights relative to it), with
  * the operations clear / update (one chunk) / merge (of two states) / finish.
@@ -29,23 +29,26 @@ struct context {
     struct pkvi_walk walk;
     uint32_t key_dim;
     uint32_t value_dim;
-    size_t q_row_bytes;  /* [key_dim] of f32, or of bf16 and then of what bf16 left */
-    size_t q_rest_bytes; /* where that begins; 0: nothing is left */
+    size_t q_row_bytes;      /* see struct queries */
     size_t state_floats;
     uint32_t group_heads;    /* query heads per KV head */
     uint32_t first_position; /* of the entry's first new token */
     float score_factor;      /* from products to scores, whose exponential is a power of 2 */
     float weight_factor;     /* for types whose elements are too small: see operand.h */
     float out_factor;        /* and what is left of it in the output */
-    bool unpacks;            /* types that are not native are converted once for all rows */
+    bool is_precise; /* q has more than bf16: so do what multiplies K and V */
+    bool unpacks; /* many rows: types that are not native are converted for all of them */
 };
 
 /* Rows of one call of the inner loops. */
 struct rows {
     const unsigned char* q; /* [count][q_row_bytes] */
     float* states;          /* [count][state_floats] */
+    float* scores;          /* [count][PKVI_CHUNK_TOKENS], then their weights */
+    float* corrections;     /* [ROWS_PADDED] */
     uint32_t first;         /* row number in the entry, token-major */
     uint32_t count;
+    struct tiles tiles; /* what they see of the present chunk */
 };
 
 /* Where a piece comes from and in which types. */
@@ -55,11 +58,6 @@ struct source {
     uint32_t k_dtype;
     uint32_t v_dtype;
 };
-
-/* Scales of V of the WIDTH tokens from `lane` on. */
-static vf token_scales(const struct piece* piece, int tile, int lane) {
-    return v_load(piece->v_scales[tile] + lane * 4);
-}
 
 static uint32_t position_of(const struct context* context, uint32_t row) {
     return context->first_position + row / context->group_heads;
@@ -86,16 +84,15 @@ static float base_of(float max) {
     return max == -INFINITY ? 0.0F : max;
 }
 
-/* Turn the scores of `tiles` into weights, update maxima and sums, and say by how much what was
- * summed so far has to be corrected. A row that sees nothing gets weights 0 and correction 1. */
-static void update_states(const struct context* context, float* scores, const struct rows* rows,
-                          struct tiles tiles, float* corrections) {
-    const int begin = tiles.begin * PKVI_TILE_TOKENS;
-    const int end = tiles.end * PKVI_TILE_TOKENS;
+/* Turn scores into weights, update maxima and sums, and say by how much what was summed so far has
+ * to be corrected. A row that sees nothing gets weights 0 and correction 1. */
+static void update_states(const struct context* context, const struct rows* rows) {
+    const int begin = rows->tiles.begin * PKVI_TILE_TOKENS;
+    const int end = rows->tiles.end * PKVI_TILE_TOKENS;
     float before[ROWS_PADDED] = {0.0F};
     float after[ROWS_PADDED] = {0.0F};
     for (uint32_t r = 0; r < rows->count; r++) {
-        const float* row = scores + r * PKVI_CHUNK_TOKENS;
+        const float* row = rows->scores + r * PKVI_CHUNK_TOKENS;
         vf highest = v_load(row + begin);
         for (int i = begin + WIDTH; i < end; i += WIDTH)
             highest = v_max(highest, v_load(row + i));
@@ -106,9 +103,9 @@ static void update_states(const struct context* context, float* scores, const st
         after[r] = base_of(*max);
     }
     for (uint32_t r = 0; r < rows->count; r += WIDTH)
-        v_store(corrections + r, v_exp2(v_load(before + r) - v_load(after + r)));
+        v_store(rows->corrections + r, v_exp2(v_load(before + r) - v_load(after + r)));
     for (uint32_t r = 0; r < rows->count; r++) {
-        float* row = scores + r * PKVI_CHUNK_TOKENS;
+        float* row = rows->scores + r * PKVI_CHUNK_TOKENS;
         vf total = v_set(0.0F);
         for (int i = begin; i < end; i += WIDTH) {
             const vf weight = v_exp2(v_load(row + i) - after[r]);
@@ -116,30 +113,8 @@ static void update_states(const struct context* context, float* scores, const st
             total += weight;
         }
         float* const sum = state_sum(context, rows->states + r * context->state_floats);
-        *sum = *sum * corrections[r] + v_reduce_add(total);
+        *sum = *sum * rows->corrections[r] + v_reduce_add(total);
     }
-}
-
-/* Bring weights into the form in which they multiply V: times the scales of V, and in bf16 for dot
- * products. In place: no element moves up. */
-static const unsigned char* shape_weights(const struct context* context, const struct source* source,
-                                          float* weights, uint32_t count, struct tiles tiles) {
-    const bool is_bf16 = uses_dot(source->v_dtype);
-    const bool scaled = has_token_scale(context->job->layout->group.v_dtype);
-    uint16_t* const halves = (uint16_t*)(void*)weights;
-    if (!is_bf16 && !scaled) return (const unsigned char*)weights;
-    for (uint32_t r = 0; r < count; r++)
-        for (int tile = tiles.begin; tile < tiles.end; tile++)
-            for (int lane = 0; lane < PKVI_TILE_TOKENS; lane += WIDTH) {
-                const size_t at = r * PKVI_CHUNK_TOKENS + (size_t)(tile * PKVI_TILE_TOKENS + lane);
-                vf weight = v_load(weights + at) * context->weight_factor;
-                if (scaled) weight *= token_scales(&source->piece, tile, lane);
-                if (is_bf16)
-                    v_store_bf16(halves + at, weight);
-                else
-                    v_store(weights + at, weight);
-            }
-    return (const unsigned char*)weights;
 }
 
 /* Merge a later state into an earlier one. */
@@ -178,28 +153,27 @@ static vi visible_lanes(const pkv_group_config* group, uint32_t begin, uint32_t 
     return visible;
 }
 
-static void cap_scores(float* scores, uint32_t count, float cap) {
-    for (uint32_t i = 0; i < count * PKVI_CHUNK_TOKENS; i += WIDTH)
-        v_store(scores + i, v_tanh(v_load(scores + i) / cap) * (cap * LOG2_E));
+static void cap_scores(const struct rows* rows, float cap) {
+    for (uint32_t i = 0; i < rows->count * PKVI_CHUNK_TOKENS; i += WIDTH)
+        v_store(rows->scores + i, v_tanh(v_load(rows->scores + i) / cap) * (cap * LOG2_E));
 }
 
 static void mask_scores(const struct context* context, const struct pkvi_chunk* chunk,
-                        const struct rows* rows, struct tiles tiles, float* scores) {
+                        const struct rows* rows) {
     const pkv_group_config* group = &context->job->layout->group;
+    const int end = rows->tiles.end * PKVI_TILE_TOKENS;
     for (uint32_t r = 0; r < rows->count; r++) {
         const uint32_t position = position_of(context, rows->first + r);
-        float* row = scores + r * PKVI_CHUNK_TOKENS;
-        for (int i = tiles.begin * PKVI_TILE_TOKENS; i < tiles.end * PKVI_TILE_TOKENS; i += WIDTH) {
+        float* row = rows->scores + r * PKVI_CHUNK_TOKENS;
+        for (int i = rows->tiles.begin * PKVI_TILE_TOKENS; i < end; i += WIDTH) {
             const vi visible = visible_lanes(group, chunk->begin + (uint32_t)i, position);
             v_store(row + i, v_select(visible, v_load(row + i), v_set(-INFINITY)));
         }
     }
 }
 
-/* ---- Rows, chunks, splits -------------------------------------------------------------------- */
-
-/* The tiles of which rows at positions [low, high] see anything; without those in between that they
- * do not see. Tiles that are left out would get weight 0. */
+/* The tiles of which rows at positions [low, high] see anything, and those between. A tile that is
+ * left out would get weight 0. */
 static struct tiles tiles_seen(const struct context* context, const struct pkvi_chunk* chunk,
                                uint32_t low, uint32_t high) {
     const pkv_group_config* group = &context->job->layout->group;
@@ -217,41 +191,152 @@ static struct tiles tiles_seen(const struct context* context, const struct pkvi_
     return tiles;
 }
 
-static void attend_rows(const struct context* context, const struct pkvi_chunk* chunk,
-                        const struct source* source, const struct piece* next,
+/* ---- Weights --------------------------------------------------------------------------------- */
+
+/* Room for the weights of one call in the form in which they multiply V (struct sums). */
+struct weights {
+    int16_t words[ROWS_MAX * GROUPS_MAX * PKVI_CHUNK_TOKENS] __attribute__((aligned(64)));
+    float scales[ROWS_MAX];
+    float minima[ROWS_MAX * GROUPS_MAX];
+};
+
+/* WIDTH weights times what V's scales say; 0 stays 0 even if the token's scale is rubbish. */
+static vf scale_weights(vf weights, vf scales) {
+    return v_select(weights > 0.0F, weights * scales, v_set(0.0F));
+}
+
+static void weigh_bf16(const struct context* context, const struct source* source,
+                       const struct sums* sums, const struct rows* rows, struct weights* weights) {
+    const bool scaled = has_token_scale(context->job->layout->group.v_dtype);
+    for (uint32_t r = 0; r < rows->count; r++)
+        for (int tile = rows->tiles.begin; tile < rows->tiles.end; tile++)
+            for (int lane = 0; lane < PKVI_TILE_TOKENS; lane += WIDTH) {
+                const size_t at = r * PKVI_CHUNK_TOKENS + (size_t)(tile * PKVI_TILE_TOKENS + lane);
+                vf weight = v_load(rows->scores + at) * context->weight_factor;
+                if (scaled)
+                    weight = scale_weights(weight, v_load(source->piece.v_scales[tile] + lane * 4));
+                uint16_t* rounded = (uint16_t*)((unsigned char*)weights->words + r * sums->row_bytes) +
+                                    tile * PKVI_TILE_TOKENS + lane;
+                v_store_bf16(rounded, weight);
+                if (sums->rest_bytes > 0)
+                    v_store_bf16(rounded + PKVI_CHUNK_TOKENS, weight - v_load_bf16(rounded));
+            }
+}
+
+static void weigh_floats(const struct context* context, const struct source* source,
+                         const struct rows* rows) {
+    for (uint32_t r = 0; r < rows->count; r++)
+        for (int tile = rows->tiles.begin; tile < rows->tiles.end; tile++)
+            for (int lane = 0; lane < PKVI_TILE_TOKENS; lane += WIDTH) {
+                float* at = rows->scores + r * PKVI_CHUNK_TOKENS + tile * PKVI_TILE_TOKENS + lane;
+                v_store(at, scale_weights(v_load(at) * context->weight_factor,
+                                          v_load(source->piece.v_scales[tile] + lane * 4)));
+            }
+}
+
+/* The scales of V of WIDTH tokens, and group, from `lane` of a tile on. */
+static vf v_scales(const struct source* source, const struct sums* sums, int tile, uint32_t group,
+                   int lane) {
+    if (is_i4(source->v_dtype)) return v_load(v_scales_at(sums, tile, group) + lane);
+    return v_load(source->piece.v_scales[tile] + lane * 4);
+}
+
+/* One row in 16 bits: scaled so that its largest weight is 32767. */
+static void weigh_int16(const struct source* source, const struct sums* sums,
+                        const struct rows* rows, uint32_t row, struct weights* weights) {
+    const bool grouped = is_i4(source->v_dtype);
+    const uint32_t groups = grouped ? pkvi_scale_groups(sums->value_dim) : 1;
+    const float* from = rows->scores + row * PKVI_CHUNK_TOKENS;
+    int16_t* to = (int16_t*)((unsigned char*)weights->words + row * sums->row_bytes);
+    float scaled[GROUPS_MAX * PKVI_CHUNK_TOKENS];
+    vf highest = v_set(0.0F);
+    for (uint32_t group = 0; group < groups; group++) {
+        vf minima = v_set(0.0F);
+        for (int tile = rows->tiles.begin; tile < rows->tiles.end; tile++)
+            for (int lane = 0; lane < PKVI_TILE_TOKENS; lane += WIDTH) {
+                const int at = tile * PKVI_TILE_TOKENS + lane;
+                const vf weight = v_load(from + at);
+                const vf s = scale_weights(weight, v_scales(source, sums, tile, group, lane));
+                v_store(scaled + group * PKVI_CHUNK_TOKENS + at, s);
+                highest = v_max(highest, v_abs(s));
+                if (!grouped) continue;
+                const float* minimum = v_scales_at(sums, tile, group) + PKVI_TILE_TOKENS + lane;
+                minima += scale_weights(weight, v_load(minimum));
+            }
+        if (grouped) weights->minima[row * GROUPS_MAX + group] = v_reduce_add(minima);
+    }
+    const float most = v_reduce_max(highest);
+    const float factor = most > 0.0F ? 32767.0F / most : 0.0F;
+    weights->scales[row] = most / 32767.0F;
+    for (uint32_t group = 0; group < groups; group++)
+        for (int at = rows->tiles.begin * PKVI_TILE_TOKENS; at < rows->tiles.end * PKVI_TILE_TOKENS;
+             at += WIDTH) {
+            const size_t index = group * PKVI_CHUNK_TOKENS + (size_t)at;
+            v_store_int16(to + index, v_load(scaled + index) * factor);
+        }
+}
+
+/* ---- Rows ------------------------------------------------------------------------------------ */
+
+/* From all scores of a chunk to weights. */
+static void soften_rows(const struct context* context, const struct pkvi_chunk* chunk,
                         const struct rows* rows) {
-    const struct pkvi_attend_job* job = context->job;
-    const pkv_group_config* group = &job->layout->group;
+    const pkv_group_config* group = &context->job->layout->group;
     const uint32_t low = position_of(context, rows->first);
     const uint32_t high = position_of(context, rows->first + rows->count - 1);
-    const struct tiles tiles = tiles_seen(context, chunk, low, high);
-    if (tiles.begin == tiles.end) return;
+    if (context->job->softcap > 0.0F) cap_scores(rows, context->job->softcap);
+    if (!pkvi_sees_all(group, low, high,
+                       chunk->begin + (uint32_t)rows->tiles.begin * PKVI_TILE_TOKENS,
+                       chunk->begin + (uint32_t)rows->tiles.end * PKVI_TILE_TOKENS))
+        mask_scores(context, chunk, rows);
+    update_states(context, rows);
+}
 
-    float scores[ROWS_MAX * PKVI_CHUNK_TOKENS] __attribute__((aligned(64)));
-    float corrections[ROWS_PADDED];
-    const struct queries queries = {
-        .q = rows->q,
-        .row_bytes = context->q_row_bytes,
-        .rest_bytes = context->q_rest_bytes,
-        .key_dim = context->key_dim,
-        .factor = context->score_factor,
-        .scores = scores,
-    };
-    loops_of[source->k_dtype].qk[rows->count](&queries, &source->piece, next, tiles);
-    if (job->softcap > 0.0F) cap_scores(scores, rows->count, job->softcap);
-    if (!pkvi_sees_all(group, low, high, chunk->begin + (uint32_t)tiles.begin * PKVI_TILE_TOKENS,
-                       chunk->begin + (uint32_t)tiles.end * PKVI_TILE_TOKENS))
-        mask_scores(context, chunk, rows, tiles, scores);
-    update_states(context, scores, rows, tiles, corrections);
+/* Add the weighted V of all tiles to the output. */
+static void add_rows(const struct context* context, const struct source* source,
+                     const struct piece* next, const struct rows* rows) {
+    struct weights weights;
+    const enum arithmetic arithmetic = arithmetic_of(source->v_dtype);
+    const size_t words = arithmetic == BF16S            ? 2
+                         : is_i4(source->v_dtype) ? pkvi_scale_groups(context->value_dim)
+                                                  : 1;
     const struct sums sums = {
         .value_dim = context->value_dim,
-        .weights = shape_weights(context, source, scores, rows->count, tiles),
+        .weights = arithmetic == FLOATS ? (const unsigned char*)rows->scores
+                                        : (const unsigned char*)weights.words,
+        .row_bytes = PKVI_CHUNK_TOKENS *
+                     (arithmetic == FLOATS ? sizeof(float) : words * sizeof(int16_t)),
+        .rest_bytes = context->is_precise ? PKVI_CHUNK_TOKENS * sizeof(uint16_t) : 0,
         .affine = source->affine,
-        .corrections = corrections,
+        .corrections = rows->corrections,
+        .scales = weights.scales,
+        .minima = weights.minima,
         .out = rows->states,
         .stride = context->state_floats,
     };
-    loops_of[source->v_dtype].pv[rows->count](&sums, &source->piece, next, tiles);
+    if (arithmetic == BF16S) weigh_bf16(context, source, &sums, rows, &weights);
+    for (uint32_t r = 0; arithmetic == INT16S && r < rows->count; r++)
+        weigh_int16(source, &sums, rows, r, &weights);
+    if (arithmetic == FLOATS && has_token_scale(context->job->layout->group.v_dtype))
+        weigh_floats(context, source, rows);
+    loops_of[source->v_dtype].pv[rows->count](&sums, &source->piece, next, rows->tiles);
+}
+
+static void attend_rows(const struct context* context, const struct pkvi_chunk* chunk,
+                        const struct source* source, const struct piece* next,
+                        const struct rows* rows) {
+    const struct queries queries = {
+        .q = rows->q,
+        .row_bytes = context->q_row_bytes,
+        .rest_bytes = context->is_precise ? context->key_dim * sizeof(uint16_t) : 0,
+        .key_dim = context->key_dim,
+        .factor = context->score_factor,
+        .is_scaled = has_token_scale(context->job->layout->group.k_dtype),
+        .scores = rows->scores,
+    };
+    loops_of[source->k_dtype].qk[rows->count](&queries, &source->piece, next, rows->tiles);
+    soften_rows(context, chunk, rows);
+    add_rows(context, source, next, rows);
 }
 
 /* How many of `rest` rows the next call takes. */
@@ -263,53 +348,43 @@ static uint32_t next_rows(const struct source* source, uint32_t rest) {
     return rest < 3 ? rest : 3;
 }
 
-/* Prefetch part `index` of `count` of the next piece. */
-static void prefetch_part(const struct context* context, const struct piece* next, uint32_t index,
-                          uint32_t count) {
-    const pkv_group_config* group = &context->job->layout->group;
-    const size_t k_bytes =
-        (size_t)PKVI_TILE_TOKENS * group->key_dim * pkvi_dtype_bits(group->k_dtype) / 8;
-    const size_t v_bytes =
-        (size_t)PKVI_TILE_TOKENS * group->value_dim * pkvi_dtype_bits(group->v_dtype) / 8;
-    for (int t = 0; t < PKVI_CHUNK_TILES; t++) {
-        const size_t k_end = k_bytes * (index + 1) / count;
-        const size_t v_end = v_bytes * (index + 1) / count;
-        for (size_t at = k_bytes * index / count; at < k_end; at += 64)
-            prefetch(next->k[t] + at, 1);
-        for (size_t at = v_bytes * index / count; at < v_end; at += 64)
-            prefetch(next->v[t] + at, 1);
-    }
-}
-
-/* All rows of one KV head, number `index` of the item. */
-static void attend_head(const struct context* context, const struct pkvi_chunk* chunk,
-                        uint32_t index, const struct source* source, const struct piece* next) {
+/* Rows of KV head number `index` of the item, from number `done` on, and what they see of a chunk. */
+static struct rows rows_of(const struct context* context, const struct pkvi_chunk* chunk,
+                           const struct source* source, uint32_t index, uint32_t done) {
     const struct pkvi_item* item = context->item;
-    const size_t base = (size_t)index * item->rows;
-    for (uint32_t done = 0; done < item->rows;) {
-        const uint32_t count = next_rows(source, item->rows - done);
-        const struct rows rows = {
-            .q = context->workspace->q + (base + done) * context->q_row_bytes,
-            .states = context->workspace->split + (base + done) * context->state_floats,
-            .first = item->row + done,
-            .count = count,
-        };
-        if (count > ROWS_STREAMED_MAX)
-            prefetch_part(context, next, done / count, item->rows / count);
-        attend_rows(context, chunk, source, done == 0 ? next : &source->piece, &rows);
-        done += count;
-    }
+    const size_t at = (size_t)index * item->rows + done;
+    struct rows rows = {
+        .q = context->workspace->q + at * context->q_row_bytes,
+        .states = context->workspace->split + at * context->state_floats,
+        .scores = context->workspace->scores + at * PKVI_CHUNK_TOKENS,
+        .corrections = context->workspace->corrections + at,
+        .first = item->row + done,
+        .count = next_rows(source, item->rows - done),
+    };
+    rows.tiles = tiles_seen(context, chunk, position_of(context, rows.first),
+                            position_of(context, rows.first + rows.count - 1));
+    return rows;
 }
 
-static struct piece piece_of(const struct pkvi_chunk* chunk, uint32_t index) {
-    struct piece piece = {.tokens = chunk->tokens};
+/* ---- Chunks, head by head -------------------------------------------------------------------- */
+
+/* KV head number `index` of the item in a chunk. */
+static struct source source_of(const struct context* context, const struct pkvi_chunk* chunk,
+                               uint32_t index) {
+    const pkv_group_config* group = &context->job->layout->group;
+    struct source source = {
+        .piece = {.tokens = chunk->tokens},
+        .affine = context->workspace->affine,
+        .k_dtype = group->k_dtype,
+        .v_dtype = group->v_dtype,
+    };
     for (int t = 0; t < PKVI_CHUNK_TILES; t++) {
-        piece.k[t] = chunk->k[t] + index * chunk->k_step;
-        piece.v[t] = chunk->v[t] + index * chunk->v_step;
-        piece.k_scales[t] = chunk->k_scales[t] + index * chunk->k_step;
-        piece.v_scales[t] = chunk->v_scales[t] + index * chunk->v_step;
+        source.piece.k[t] = chunk->k[t] + index * chunk->k_step;
+        source.piece.v[t] = chunk->v[t] + index * chunk->v_step;
+        source.piece.k_scales[t] = chunk->k_scales[t] + index * chunk->k_step;
+        source.piece.v_scales[t] = chunk->v_scales[t] + index * chunk->v_step;
     }
-    return piece;
+    return source;
 }
 
 /* Scales and minima of V as floats. */
@@ -345,28 +420,44 @@ static void unpack(const struct context* context, struct source* source) {
     source->v_dtype = native_of(source->v_dtype);
 }
 
-/* All KV heads of the item against one chunk, so that the slabs of its blocks are visited once.
- * What is prefetched is the next head of this chunk, or the first one of the chunk after it. */
-static void attend_chunk(const struct context* context, struct pkvi_chunk* chunk,
-                         const struct pkvi_chunk* after) {
+/* Prefetch the part of the first KV head in the chunk that comes next which belongs to rows from
+ * number `done` on of the present one. */
+static void prefetch_part(const struct context* context, const struct pkvi_chunk* after,
+                          const struct rows* rows, uint32_t done) {
+    const pkv_group_config* group = &context->job->layout->group;
+    const size_t k_bytes = group->key_dim * pkvi_dtype_bits(group->k_dtype) / 8;
+    const size_t v_bytes = group->value_dim * pkvi_dtype_bits(group->v_dtype) / 8;
+    const size_t begin = (size_t)PKVI_TILE_TOKENS * done / context->item->rows;
+    const size_t end = (size_t)PKVI_TILE_TOKENS * (done + rows->count) / context->item->rows;
+    for (int t = 0; t < PKVI_CHUNK_TILES; t++) {
+        for (size_t at = k_bytes * begin; at < k_bytes * end; at += 64)
+            prefetch(after->k[t] + at, 1);
+        for (size_t at = v_bytes * begin; at < v_bytes * end; at += 64)
+            prefetch(after->v[t] + at, 1);
+    }
+}
+
+/* All rows of one KV head. What is prefetched is the next head of this chunk, or the first one of
+ * the chunk after it. */
+static void attend_head(const struct context* context, struct pkvi_chunk* chunk,
+                        const struct pkvi_chunk* after, uint32_t index) {
     const pkv_group_config* group = &context->job->layout->group;
     const bool is_staged = group->block_tokens < PKVI_TILE_TOKENS;
-    const uint32_t heads = context->item->kv_heads;
-    for (uint32_t index = 0; index < heads; index++) {
-        if (is_staged) pkvi_chunk_stage(&context->walk, index, chunk);
-        struct source source = {
-            .piece = piece_of(chunk, index),
-            .affine = context->workspace->affine,
-            .k_dtype = group->k_dtype,
-            .v_dtype = group->v_dtype,
-        };
-        struct piece next = source.piece;
-        if (!is_staged && index + 1 < heads) next = piece_of(chunk, index + 1);
-        if (!is_staged && index + 1 == heads && after->is_seen) next = piece_of(after, 0);
-        if (group->v_dtype == PKV_I4)
-            load_affine(context, &source.piece, context->workspace->affine);
-        if (context->unpacks) unpack(context, &source);
-        attend_head(context, chunk, index, &source, &next);
+    const bool is_last = index + 1 == context->item->kv_heads;
+    if (is_staged) pkvi_chunk_stage(&context->walk, index, chunk);
+    struct source source = source_of(context, chunk, index);
+    struct piece next = source.piece;
+    if (!is_staged && !is_last) next = source_of(context, chunk, index + 1).piece;
+    if (!is_staged && is_last && after->is_seen) next = source_of(context, after, 0).piece;
+    if (group->v_dtype == PKV_I4) load_affine(context, &source.piece, context->workspace->affine);
+    if (context->unpacks) unpack(context, &source);
+    for (uint32_t done = 0; done < context->item->rows;) {
+        const struct rows rows = rows_of(context, chunk, &source, index, done);
+        if (context->unpacks && after->is_seen && !is_staged)
+            prefetch_part(context, after, &rows, done);
+        if (rows.tiles.begin < rows.tiles.end)
+            attend_rows(context, chunk, &source, done == 0 ? &next : &source.piece, &rows);
+        done += rows.count;
     }
 }
 
@@ -377,7 +468,9 @@ static void attend_split(const struct context* context, uint32_t begin, uint32_t
     for (uint32_t at = begin; at < end; at += PKVI_CHUNK_TOKENS) {
         chunk = after;
         pkvi_chunk_locate(&context->walk, at + PKVI_CHUNK_TOKENS, &after);
-        if (chunk.is_seen) attend_chunk(context, &chunk, &after);
+        if (!chunk.is_seen) continue;
+        for (uint32_t index = 0; index < context->item->kv_heads; index++)
+            attend_head(context, &chunk, &after, index);
     }
 }
 
@@ -391,27 +484,59 @@ static uint32_t query_head(const struct context* context, uint32_t index, uint32
     return (context->item->kv_head + index) * context->group_heads + row % context->group_heads;
 }
 
+/* One row of q as bf16, and what the rounding took; see struct queries. */
+static void store_bf16s(const struct context* context, const float* q, unsigned char* to) {
+    const float lift = lift_of(context->job->layout->group.k_dtype);
+    uint16_t* rounded = (uint16_t*)(void*)to;
+    for (uint32_t d = 0; d < context->key_dim; d += WIDTH) {
+        const vf lifted = v_load(q + d) * lift;
+        v_store_bf16(rounded + d, lifted);
+        v_store_bf16(rounded + context->key_dim + d, lifted - v_load_bf16(rounded + d));
+    }
+}
+
+/* One row of q as int16: scaled so that the largest is 32767. */
+static void store_int16s(const struct context* context, const float* q, unsigned char* to) {
+    int16_t* words = (int16_t*)(void*)to;
+    float* numbers = (float*)(void*)(words + context->key_dim);
+    vf highest = v_set(0.0F);
+    for (uint32_t d = 0; d < context->key_dim; d += WIDTH)
+        highest = v_max(highest, v_abs(v_load(q + d)));
+    const float most = v_reduce_max(highest);
+    const float factor = most > 0.0F ? 32767.0F / most : 0.0F;
+    for (uint32_t d = 0; d < context->key_dim; d += WIDTH)
+        v_store_int16(words + d, v_load(q + d) * factor);
+    if (!is_i4(context->job->layout->group.k_dtype)) {
+        numbers[0] = most / 32767.0F;
+        return;
+    }
+    float sums[GROUPS_MAX] = {0.0F};
+    for (uint32_t d = 0; d < context->key_dim; d++)
+        sums[d / PKVI_GROUP_DIMS] += (float)words[d]; /* exact */
+    numbers[0] = most / 32767.0F;
+    memcpy(numbers + 1, sums, pkvi_scale_groups(context->key_dim) * sizeof *sums);
+}
+
 /* The item's queries, in the form in which they multiply K. */
 static void load_queries(const struct context* context) {
     const uint32_t dtype = context->job->layout->group.k_dtype;
-    const float lift = lift_of(dtype);
-    unsigned char* q = context->workspace->q;
+    unsigned char* to = context->workspace->q;
     for (uint32_t index = 0; index < context->item->kv_heads; index++)
-        for (uint32_t r = 0; r < context->item->rows; r++, q += context->q_row_bytes) {
+        for (uint32_t r = 0; r < context->item->rows; r++, to += context->q_row_bytes) {
             const uint32_t row = context->item->row + r;
-            float floats[PKV_HEAD_DIM_MAX];
+            float q[PKV_HEAD_DIM_MAX];
             v_load_row(&context->job->q, array_row(context, row), query_head(context, index, row),
-                       context->key_dim, floats);
-            for (uint32_t d = 0; d < context->key_dim; d += WIDTH) {
-                const vf lifted = v_load(floats + d) * lift;
-                if (!uses_dot(dtype)) {
-                    v_store((float*)(void*)q + d, lifted);
-                    continue;
-                }
-                uint16_t* rounded = (uint16_t*)(void*)q + d;
-                v_store_bf16(rounded, lifted);
-                v_store_bf16(rounded + context->key_dim, lifted - v_load_bf16(rounded));
+                       context->key_dim, q);
+            if (arithmetic_of(dtype) == INT16S) {
+                store_int16s(context, q, to);
+                continue;
             }
+            if (arithmetic_of(dtype) == BF16S) {
+                store_bf16s(context, q, to);
+                continue;
+            }
+            for (uint32_t d = 0; d < context->key_dim; d += WIDTH)
+                v_store((float*)(void*)to + d, v_load(q + d) * lift_of(dtype));
         }
 }
 
@@ -454,10 +579,9 @@ static struct context make_context(const struct pkvi_attend_job* job, const stru
         .score_factor = job->scale * fp8_factor(group->k_dtype),
         .weight_factor = lift_of(group->v_dtype),
         .out_factor = fp8_factor(group->v_dtype),
+        .is_precise = job->q.dtype != PKV_BF16,
         .unpacks = item->rows > ROWS_UNPACKED_MIN,
     };
-    if (uses_dot(group->k_dtype) && job->q.dtype != PKV_BF16)
-        context.q_rest_bytes = group->key_dim * sizeof(uint16_t);
     if (job->softcap == 0.0F) context.score_factor *= LOG2_E;
     context.walk = (struct pkvi_walk){
         .job = job,

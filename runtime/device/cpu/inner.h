@@ -4,10 +4,9 @@
  *   pv    out[row][d] = correction[row] * out[row][d] + sum over t of weight[row][t] * V[t][d]
  *
  * An operand (operand.h) is loaded once for all rows, and its products grow in registers; nothing is
- * summed across lanes. What stays in registers is (rows x vectors): few rows take many vectors at
- * once and many rows few, so that there are always enough independent sums to hide the latency of
- * the arithmetic. A row's sums are added up in the same order in every instance: over all dims, and
- * over the tokens of a chunk.
+ * summed across lanes. A row's sums are added up in the same order in every instance: over all dims,
+ * and over the tokens of a chunk; sums of integers are exact, and are turned into floats once for a
+ * group of dims, a head or a chunk.
  *
  * Up to four rows (decode) walk the same places of the piece of cache that comes next as of the
  * present one, and prefetch it into L2: blocks lie anywhere, so the hardware cannot guess where.
@@ -20,10 +19,12 @@
 
 enum {
     ROWS_MAX = 6,          /* of one call */
-    ROWS_STREAMED_MAX = 4, /* and of one that reads types that have to be converted */
+    ROWS_STREAMED_MAX = 4, /* and of one that prefetches, and that converts types */
     ROWS_PADDED = (ROWS_MAX + WIDTH - 1) / WIDTH * WIDTH, /* to whole vectors */
     TILE_VECTORS = PKVI_TILE_TOKENS / WIDTH,
     CHUNK_VECTORS = PKVI_CHUNK_TOKENS / WIDTH,
+    GROUPS_MAX = PKV_HEAD_DIM_MAX / PKVI_GROUP_DIMS,
+    SUMS_ROOM = 32, /* no block has more sums */
 };
 
 /* One KV head's part of a chunk. */
@@ -55,98 +56,134 @@ INLINE int fitting_vectors(const int rows, const int most) {
 
 /* ---- Scores ---------------------------------------------------------------------------------- */
 
-/* What qk is given beside the pieces. */
+/* A row of q, `row_bytes` from one to the next:
+ *   FLOATS   [key_dim] of f32
+ *   BF16S    [key_dim] of bf16, and at `rest_bytes`, if that is not 0, what the rounding took
+ *   INT16S   [key_dim] of int16, then as f32 its scale and the sum of each group of dims */
 struct queries {
-    const unsigned char* q; /* [rows][row_bytes]: [key_dim] of f32, or of bf16 for dot products */
+    const unsigned char* q;
     size_t row_bytes;
-    size_t rest_bytes; /* not 0: that far behind, what the rounding to bf16 took from q */
+    size_t rest_bytes;
     uint32_t key_dim;
     float factor;
+    bool is_scaled; /* K has a scale for each token, unpacked or not */
     float* scores; /* [rows][PKVI_CHUNK_TOKENS] */
 };
+
+INLINE const float* q_numbers(const struct queries* queries, int row) {
+    return (const float*)(const void*)(queries->q + (size_t)row * queries->row_bytes +
+                                       queries->key_dim * sizeof(int16_t));
+}
 
 /* Scales and minima of group number `group` of the WIDTH tokens from `lane` on. */
 INLINE struct affine k_affine(const uint32_t dtype, const unsigned char* scales, uint32_t group,
                               int lane) {
-    if (dtype != PKV_I4) return (struct affine){0};
+    if (!is_i4(dtype)) return (struct affine){0};
     const uint16_t* at = (const uint16_t*)(const void*)scales + group * 2 * PKVI_TILE_TOKENS + lane;
     return (struct affine){v_load_f16(at), v_load_f16(at + PKVI_TILE_TOKENS)};
 }
 
+/* Add the products of dims d and d + 1. */
+INLINE void qk_dims(const int rows, const int vectors, const uint32_t dtype,
+                    const struct queries* queries, const struct piece* piece, const int first,
+                    uint32_t d, const struct affine* affine, vf* sums) {
+    const enum arithmetic arithmetic = arithmetic_of(dtype);
+    const unsigned char* q = queries->q + d * factor_bytes(dtype);
+    struct operand k[SUMS_ROOM];
+    UNROLL for (int i = 0; i < vectors; i++) k[i] =
+        load_k(dtype, piece->k[(first + i) / TILE_VECTORS], d, (first + i) % TILE_VECTORS * WIDTH,
+               affine[i]);
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++)
+        sums[r * vectors + i] = v_multiply_add(arithmetic, k[i], q + (size_t)r * queries->row_bytes,
+                                               sums[r * vectors + i]);
+    if (arithmetic != BF16S || queries->rest_bytes == 0) return;
+    q += queries->rest_bytes;
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++)
+        sums[r * vectors + i] = v_multiply_add(arithmetic, k[i], q + (size_t)r * queries->row_bytes,
+                                               sums[r * vectors + i]);
+}
+
 /* Scores of `rows` rows with the tokens of `vectors` vectors of the chunk, from number `first` on.
- * Dims go by in steps of 8: what a word of 4-bit values holds. */
+ * Dims go by in groups of 32, which have scales of their own in 4-bit values, and in steps of 8,
+ * which a word of them holds. */
 INLINE void qk_block(const int rows, const int vectors, const uint32_t dtype,
                      const struct queries* queries, const struct piece* piece,
                      const struct piece* next, const int first) {
-    const bool dot = uses_dot(dtype);
-    const size_t q_bytes = dot ? 2 : 4;
-    vf sums[SUMS_MAX];
-    UNROLL for (int i = 0; i < rows * vectors; i++) sums[i] = v_set(0.0F);
+    const bool grouped = HAS_DOT && is_i4(dtype);
+    vf sums[SUMS_ROOM];
+    vf totals[SUMS_ROOM]; /* over groups */
+    UNROLL for (int i = 0; i < rows * vectors; i++) sums[i] = totals[i] = v_set(0.0F);
     for (uint32_t begin = 0; begin < queries->key_dim; begin += PKVI_GROUP_DIMS) {
         const uint32_t rest = queries->key_dim - begin;
         const uint32_t end = begin + (rest < PKVI_GROUP_DIMS ? rest : PKVI_GROUP_DIMS);
-        struct affine affine[SUMS_MAX];
+        const uint32_t group = begin / PKVI_GROUP_DIMS;
+        struct affine affine[SUMS_ROOM];
+        if (rows <= ROWS_STREAMED_MAX && (is_i4(dtype) || (has_token_scale(dtype) && group == 0)))
+            UNROLL for (int i = 0; i < vectors; i += TILE_VECTORS)
+                prefetch(next->k_scales[(first + i) / TILE_VECTORS] + group * 64, 1);
         UNROLL for (int i = 0; i < vectors; i++) affine[i] =
-            k_affine(dtype, piece->k_scales[(first + i) / TILE_VECTORS], begin / PKVI_GROUP_DIMS,
+            k_affine(dtype, piece->k_scales[(first + i) / TILE_VECTORS], group,
                      (first + i) % TILE_VECTORS * WIDTH);
         for (uint32_t d = begin; d < end; d += 8) {
-            UNROLL for (uint32_t pair = 0; pair < 8; pair += 2) {
-                struct operand k[SUMS_MAX];
-                UNROLL for (int i = 0; i < vectors; i++) k[i] =
-                    load_k(dtype, piece->k[(first + i) / TILE_VECTORS], d + pair,
-                           (first + i) % TILE_VECTORS * WIDTH, affine[i]);
-                UNROLL for (int r = 0; r < rows; r++) {
-                    const void* q =
-                        queries->q + (size_t)r * queries->row_bytes + (d + pair) * q_bytes;
-                    UNROLL for (int i = 0; i < vectors; i++) sums[r * vectors + i] =
-                        v_multiply_add(dot, k[i], q, sums[r * vectors + i]);
-                }
-                if (!dot || queries->rest_bytes == 0) continue;
-                UNROLL for (int r = 0; r < rows; r++) {
-                    const void* q = queries->q + (size_t)r * queries->row_bytes +
-                                    queries->rest_bytes + (d + pair) * q_bytes;
-                    UNROLL for (int i = 0; i < vectors; i++) sums[r * vectors + i] =
-                        v_multiply_add(dot, k[i], q, sums[r * vectors + i]);
-                }
-            }
+            UNROLL for (uint32_t pair = 0; pair < 8; pair += 2)
+                qk_dims(rows, vectors, dtype, queries, piece, first, d + pair, affine, sums);
             if (rows > ROWS_STREAMED_MAX) continue;
-            UNROLL for (int i = 0; i < vectors; i++) if ((first + i) % TILE_VECTORS == 0)
+            UNROLL for (int i = 0; i < vectors; i += TILE_VECTORS)
                 prefetch(next->k[(first + i) / TILE_VECTORS] +
-                             d * PKVI_TILE_TOKENS * pkvi_dtype_bits(dtype) / 8,
-                         PKVI_TILE_TOKENS * pkvi_dtype_bits(dtype));
+                             d * PKVI_TILE_TOKENS * bits_of(dtype) / 8,
+                         PKVI_TILE_TOKENS * bits_of(dtype));
+        }
+        if (!grouped) continue;
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++) {
+            vf* const sum = &sums[r * vectors + i];
+            const vf minima = affine[i].minimum * q_numbers(queries, r)[1 + group];
+            totals[r * vectors + i] += v_fma(v_total(INT16S, *sum), affine[i].scale, minima);
+            *sum = v_set(0.0F);
         }
     }
     UNROLL for (int i = 0; i < vectors; i++) {
         const int lane = (first + i) % TILE_VECTORS * WIDTH;
         vf factor = v_set(queries->factor);
-        if (has_token_scale(dtype))
+        if (queries->is_scaled)
             factor *= v_load(piece->k_scales[(first + i) / TILE_VECTORS] + lane * 4);
-        UNROLL for (int r = 0; r < rows; r++)
-            v_store(queries->scores + r * PKVI_CHUNK_TOKENS + (first + i) * WIDTH,
-                    sums[r * vectors + i] * factor);
+        UNROLL for (int r = 0; r < rows; r++) {
+            vf score = grouped ? totals[r * vectors + i]
+                               : v_total(arithmetic_of(dtype), sums[r * vectors + i]);
+            if (arithmetic_of(dtype) == INT16S) score *= q_numbers(queries, r)[0];
+            v_store(queries->scores + r * PKVI_CHUNK_TOKENS + (first + i) * WIDTH, score * factor);
+        }
     }
 }
 
-/* Of the chunk's tiles: all at once where that is asked, otherwise one by one. */
+/* Of several tiles at once as far as registers go; 4-bit values, which take more, of single ones. */
 INLINE void qk(const int rows, const uint32_t dtype, const struct queries* queries,
                const struct piece* piece, const struct piece* next, struct tiles tiles) {
-    const int vectors = fitting_vectors(rows, CHUNK_VECTORS);
+    const bool grouped = HAS_DOT && is_i4(dtype);
+    const int vectors = grouped ? TILE_VECTORS : fitting_vectors(rows, CHUNK_VECTORS);
     int first = tiles.begin * TILE_VECTORS;
-    for (; first + vectors <= tiles.end * TILE_VECTORS; first += vectors)
+    const int end = tiles.end * TILE_VECTORS;
+    for (; vectors > TILE_VECTORS && first + vectors <= end; first += vectors)
         qk_block(rows, vectors, dtype, queries, piece, next, first);
-    for (; first < tiles.end * TILE_VECTORS; first++)
-        qk_block(rows, 1, dtype, queries, piece, next, first);
+    for (; first < end; first += TILE_VECTORS)
+        qk_block(rows, TILE_VECTORS, dtype, queries, piece, next, first);
 }
 
 /* ---- Weighted sum ---------------------------------------------------------------------------- */
 
-/* What pv is given beside the pieces. */
+/* What pv is given beside the pieces. A row of weights, `row_bytes` from one to the next:
+ *   FLOATS   [PKVI_CHUNK_TOKENS] of f32
+ *   BF16S    the same of bf16, and at `rest_bytes`, if that is not 0, what the rounding took
+ *   INT16S   the same of int16; for i4 once for each group of dims */
 struct sums {
     uint32_t value_dim;
-    const unsigned char* weights; /* [rows][PKVI_CHUNK_TOKENS] of f32, or bf16 for dot products */
-    const float* affine;          /* of 4-bit values: [tile][group][scale, minimum][16 tokens] */
-    const float* corrections;     /* [rows] */
-    float* out;                   /* [rows][stride] */
+    const unsigned char* weights;
+    size_t row_bytes;
+    size_t rest_bytes;
+    const float* affine;      /* of i4: [tile][group][scale, minimum][16 tokens] */
+    const float* corrections; /* [rows] */
+    const float* scales;      /* [rows] of weights; for INT16S */
+    const float* minima;      /* [rows][GROUPS_MAX] weighted sums of minima; for i4 */
+    float* out;               /* [rows][stride] */
     size_t stride;
 };
 
@@ -155,11 +192,16 @@ INLINE size_t affine_floats(uint32_t value_dim) {
     return (size_t)pkvi_scale_groups(value_dim) * 2 * PKVI_TILE_TOKENS;
 }
 
+/* Where the scales of a tile's group begin; the minima follow. */
+INLINE const float* v_scales_at(const struct sums* sums, int tile, uint32_t group) {
+    return sums->affine + (size_t)tile * affine_floats(sums->value_dim) +
+           (size_t)group * 2 * PKVI_TILE_TOKENS;
+}
+
 INLINE struct affine v_affine(const uint32_t dtype, const struct sums* sums, int tile, uint32_t t,
                               uint32_t d) {
-    if (dtype != PKV_I4) return (struct affine){0};
-    const float* at = sums->affine + (size_t)tile * affine_floats(sums->value_dim) +
-                      d / PKVI_GROUP_DIMS * 2 * PKVI_TILE_TOKENS + t;
+    if (HAS_DOT || dtype != PKV_I4) return (struct affine){0};
+    const float* at = v_scales_at(sums, tile, d / PKVI_GROUP_DIMS) + t;
     return (struct affine){v_set(at[0]), v_set(at[PKVI_TILE_TOKENS])};
 }
 
@@ -168,55 +210,82 @@ INLINE struct affine v_affine(const uint32_t dtype, const struct sums* sums, int
 INLINE void add_tokens(const int rows, const int vectors, const uint32_t dtype, const bool both,
                        const struct sums* sums, const unsigned char* v, int tile, uint32_t t,
                        uint32_t d, vf* out) {
-    const bool dot = uses_dot(dtype);
-    struct operand operand[SUMS_MAX];
+    const enum arithmetic arithmetic = arithmetic_of(dtype);
+    const bool grouped = HAS_DOT && is_i4(dtype);
+    struct operand operand[SUMS_ROOM];
     UNROLL for (int i = 0; i < vectors; i++) {
         const uint32_t at = d + (uint32_t)i * WIDTH;
         operand[i] = load_v(dtype, v, sums->value_dim, t, at, v_affine(dtype, sums, tile, t, at),
                             v_affine(dtype, sums, tile, t + 1, at));
-        if (!both && dot) operand[i].pairs &= 0x0000ffffU;
-        if (!both && !dot) operand[i].second = v_set(0.0F);
+        if (!both && arithmetic != FLOATS) operand[i].pairs &= 0x0000ffffU;
+        if (!both && arithmetic == FLOATS) operand[i].second = v_set(0.0F);
     }
-    UNROLL for (int r = 0; r < rows; r++) {
-        const size_t token = (size_t)(r * PKVI_CHUNK_TOKENS + tile * PKVI_TILE_TOKENS) + t;
-        UNROLL for (int i = 0; i < vectors; i++) out[r * vectors + i] = v_multiply_add(
-            dot, operand[i], sums->weights + token * (dot ? 2 : 4), out[r * vectors + i]);
+    const size_t token = (size_t)(tile * PKVI_TILE_TOKENS) + t;
+    const unsigned char* weights = sums->weights + token * factor_bytes(dtype);
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++) {
+        const size_t group = grouped ? (d + (uint32_t)i * WIDTH) / PKVI_GROUP_DIMS : 0;
+        out[r * vectors + i] =
+            v_multiply_add(arithmetic, operand[i],
+                           weights + (size_t)r * sums->row_bytes +
+                               group * PKVI_CHUNK_TOKENS * sizeof(int16_t),
+                           out[r * vectors + i]);
     }
+    if (arithmetic != BF16S || sums->rest_bytes == 0) return;
+    weights += sums->rest_bytes;
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++)
+        out[r * vectors + i] =
+            v_multiply_add(arithmetic, operand[i], weights + (size_t)r * sums->row_bytes,
+                           out[r * vectors + i]);
 }
 
-/* The output's dims [d, d + vectors * WIDTH). Of the next piece, as much is prefetched as this one
- * reads. */
+INLINE float* out_at(const struct sums* sums, int row, uint32_t d) {
+    return sums->out + (size_t)row * sums->stride + d;
+}
+
+/* The output's dims [d, d + vectors * WIDTH). */
 INLINE void pv_block(const int rows, const int vectors, const uint32_t dtype,
                      const struct sums* sums, const struct piece* piece, const struct piece* next,
                      struct tiles tiles, uint32_t d) {
-    const size_t pair_bytes = 2 * WIDTH * (size_t)vectors * pkvi_dtype_bits(dtype) / 8;
-    vf out[SUMS_MAX];
+    const size_t step_bytes = 8 * WIDTH * (size_t)vectors * bits_of(dtype) / 8;
+    const bool is_int = arithmetic_of(dtype) == INT16S;
+    vf out[SUMS_ROOM];
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++)
-        out[r * vectors + i] =
-            v_load(sums->out + (size_t)r * sums->stride + d + i * WIDTH) * sums->corrections[r];
+        out[r * vectors + i] = is_int ? v_set(0.0F)
+                                      : v_load(out_at(sums, r, d + (uint32_t)i * WIDTH)) *
+                                            sums->corrections[r];
     for (int tile = tiles.begin; tile < tiles.end; tile++) {
         const uint32_t tokens = piece->tokens[tile];
         const unsigned char* ahead =
-            next->v[tile] + (size_t)d * PKVI_TILE_TOKENS * pkvi_dtype_bits(dtype) / 8;
+            next->v[tile] + (size_t)d * PKVI_TILE_TOKENS * bits_of(dtype) / 8;
         uint32_t t = 0;
+        if (rows <= ROWS_STREAMED_MAX && pkvi_dtype_is_scaled(dtype) && d == 0)
+            prefetch(next->v_scales[tile],
+                     is_i4(dtype) ? 64 * pkvi_scale_groups(sums->value_dim) : 64);
         for (; t + 8 <= tokens; t += 8) {
             UNROLL for (uint32_t pair = 0; pair < 8; pair += 2)
                 add_tokens(rows, vectors, dtype, true, sums, piece->v[tile], tile, t + pair, d, out);
             if (rows > ROWS_STREAMED_MAX) continue;
-            prefetch(ahead, 4 * pair_bytes);
-            ahead += 4 * pair_bytes;
+            prefetch(ahead, step_bytes);
+            ahead += step_bytes;
         }
         for (; t + 2 <= tokens; t += 2)
             add_tokens(rows, vectors, dtype, true, sums, piece->v[tile], tile, t, d, out);
         if (t < tokens)
             add_tokens(rows, vectors, dtype, false, sums, piece->v[tile], tile, t, d, out);
     }
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++)
-        v_store(sums->out + (size_t)r * sums->stride + d + i * WIDTH, out[r * vectors + i]);
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++) {
+        const uint32_t at = d + (uint32_t)i * WIDTH;
+        vf sum = out[r * vectors + i];
+        if (is_int) {
+            vf before = v_load(out_at(sums, r, at)) * sums->corrections[r];
+            if (is_i4(dtype)) before += sums->minima[r * GROUPS_MAX + (int)(at / PKVI_GROUP_DIMS)];
+            sum = v_fma(v_total(INT16S, sum), v_set(sums->scales[r]), before);
+        }
+        v_store(out_at(sums, r, at), sum);
+    }
 }
 
-/* As many vectors at once as fit into registers, then half as many, for what is left of the dims.
- * */
+/* As many vectors at once as fit into registers, then half as many, for what is left of the dims. */
 INLINE void pv(const int rows, const uint32_t dtype, const struct sums* sums,
                const struct piece* piece, const struct piece* next, struct tiles tiles) {
     const int vectors = fitting_vectors(rows, 8);
@@ -232,21 +301,26 @@ INLINE void pv(const int rows, const uint32_t dtype, const struct sums* sums,
 
 /* ---- Unpacking ------------------------------------------------------------------------------- */
 
-/* Turn a tile of K into the native type, in its packed order, where many rows are to use it. */
+INLINE void store_operand(const uint32_t native, struct operand operand, unsigned char* to,
+                          size_t second_bytes) {
+    if (native != PKV_F32) {
+        memcpy(to, &operand.pairs, sizeof operand.pairs);
+        return;
+    }
+    memcpy(to, &operand.first, sizeof operand.first);
+    memcpy(to + second_bytes, &operand.second, sizeof operand.second);
+}
+
+/* Turn a tile of K into the native type, in its packed order. */
 INLINE void unpack_k(const uint32_t dtype, const unsigned char* tile, const unsigned char* scales,
                      uint32_t key_dim, unsigned char* to) {
     const uint32_t native = native_of(dtype);
     for (uint32_t d = 0; d < key_dim; d += 2)
         UNROLL for (int lane = 0; lane < PKVI_TILE_TOKENS; lane += WIDTH) {
-            const struct operand k = load_k(dtype, tile, d, lane,
-                                            k_affine(dtype, scales, d / PKVI_GROUP_DIMS, lane));
-            unsigned char* at = to + operand_offset(native, PKVI_TILE_TOKENS, d, (size_t)lane);
-            if (native == PKV_BF16) {
-                memcpy(at, &k.pairs, sizeof k.pairs);
-                continue;
-            }
-            memcpy(at, &k.first, sizeof k.first);
-            memcpy(at + PKVI_TILE_TOKENS * 4, &k.second, sizeof k.second);
+            const struct affine affine = k_affine(dtype, scales, d / PKVI_GROUP_DIMS, lane);
+            store_operand(native, load_k(dtype, tile, d, lane, affine),
+                          to + operand_offset(native, PKVI_TILE_TOKENS, d, (size_t)lane),
+                          PKVI_TILE_TOKENS * sizeof(float));
         }
 }
 
@@ -257,15 +331,10 @@ INLINE void unpack_v(const uint32_t dtype, const struct sums* sums, int tile,
     const uint32_t dims = sums->value_dim;
     for (uint32_t t = 0; t < tokens; t += 2)
         for (uint32_t d = 0; d < dims; d += WIDTH) {
-            const struct operand o = load_v(dtype, v, dims, t, d, v_affine(dtype, sums, tile, t, d),
-                                            v_affine(dtype, sums, tile, t + 1, d));
-            unsigned char* at = to + operand_offset(native, dims, t, d);
-            if (native == PKV_BF16) {
-                memcpy(at, &o.pairs, sizeof o.pairs);
-                continue;
-            }
-            memcpy(at, &o.first, sizeof o.first);
-            memcpy(at + (size_t)dims * 4, &o.second, sizeof o.second);
+            const struct affine first = v_affine(dtype, sums, tile, t, d);
+            const struct affine second = v_affine(dtype, sums, tile, t + 1, d);
+            store_operand(native, load_v(dtype, v, dims, t, d, first, second),
+                          to + operand_offset(native, dims, t, d), dims * sizeof(float));
         }
 }
 
@@ -287,26 +356,28 @@ struct loops {
     unpack_v_function* unpack_v;
 };
 
-#define INSTANCE(rows, dtype)                                                                      \
+#define INSTANCE(rows, dtype, code)                                                                \
     static void qk_##rows##_##dtype(const struct queries* queries, const struct piece* piece,      \
                                     const struct piece* next, struct tiles tiles) {                \
-        qk(rows, PKV_##dtype, queries, piece, next, tiles);                                        \
+        qk(rows, code, queries, piece, next, tiles);                                                   \
     }                                                                                              \
     static void pv_##rows##_##dtype(const struct sums* sums, const struct piece* piece,            \
                                     const struct piece* next, struct tiles tiles) {                \
-        pv(rows, PKV_##dtype, sums, piece, next, tiles);                                           \
+        pv(rows, code, sums, piece, next, tiles);                                                      \
     }
-#define UNPACK(dtype)                                                                              \
+#define UNPACK(dtype, code)                                                                        \
     static void unpack_k_##dtype(const unsigned char* tile, const unsigned char* scales,           \
                                  uint32_t key_dim, unsigned char* to) {                            \
-        unpack_k(PKV_##dtype, tile, scales, key_dim, to);                                          \
+        unpack_k(code, tile, scales, key_dim, to);                                                 \
     }                                                                                              \
     static void unpack_v_##dtype(const struct sums* sums, int tile, const unsigned char* v,        \
                                  uint32_t tokens, unsigned char* to) {                             \
-        unpack_v(PKV_##dtype, sums, tile, v, tokens, to);                                          \
+        unpack_v(code, sums, tile, v, tokens, to);                                                 \
     }
-#define INSTANCES(dtype)                                                                           \
-    INSTANCE(1, dtype) INSTANCE(2, dtype) INSTANCE(3, dtype) INSTANCE(4, dtype) UNPACK(dtype)
+#define INSTANCES(dtype, code)                                                                     \
+    INSTANCE(1, dtype, code)                                                                       \
+    INSTANCE(2, dtype, code)                                                                       \
+    INSTANCE(3, dtype, code) INSTANCE(4, dtype, code) UNPACK(dtype, code)
 #define LOOPS(dtype, qk_6, pv_6)                                                                   \
     {                                                                                              \
         {NULL, qk_1_##dtype, qk_2_##dtype, qk_3_##dtype, qk_4_##dtype, NULL, qk_6},                \
@@ -314,32 +385,37 @@ struct loops {
             unpack_k_##dtype, unpack_v_##dtype                                                     \
     }
 
-INSTANCES(F32)
-INSTANCES(F16)
-INSTANCES(BF16)
-INSTANCES(I8)
-INSTANCES(E4M3)
-INSTANCES(E5M2)
-INSTANCES(I4)
-INSTANCE(6, F32)
+INSTANCES(f32, PKV_F32)
+INSTANCE(6, f32, PKV_F32)
+INSTANCES(f16, PKV_F16)
+INSTANCES(bf16, PKV_BF16)
+INSTANCES(i8, PKV_I8)
+INSTANCES(e4m3, PKV_E4M3)
+INSTANCES(e5m2, PKV_E5M2)
+INSTANCES(i4, PKV_I4)
 #if defined(PKVI_LEVEL_DOT)
-INSTANCE(6, BF16)
-#define QK_6_BF16 qk_6_BF16
-#define PV_6_BF16 pv_6_BF16
-#else
-#define QK_6_BF16 NULL
-#define PV_6_BF16 NULL
+INSTANCE(6, bf16, PKV_BF16)
+INSTANCES(wide_i8, WIDE_I8)
+INSTANCE(6, wide_i8, WIDE_I8)
+INSTANCES(wide_i4, WIDE_I4)
+INSTANCE(6, wide_i4, WIDE_I4)
 #endif
 
 /* By the type. */
-static const struct loops loops_of[] = {
-    [PKV_F32] = LOOPS(F32, qk_6_F32, pv_6_F32),
-    [PKV_F16] = LOOPS(F16, NULL, NULL),
-    [PKV_BF16] = LOOPS(BF16, QK_6_BF16, PV_6_BF16),
-    [PKV_I8] = LOOPS(I8, NULL, NULL),
-    [PKV_E4M3] = LOOPS(E4M3, NULL, NULL),
-    [PKV_E5M2] = LOOPS(E5M2, NULL, NULL),
-    [PKV_I4] = LOOPS(I4, NULL, NULL),
+static const struct loops loops_of[DTYPES] = {
+    [PKV_F32] = LOOPS(f32, qk_6_f32, pv_6_f32),
+    [PKV_F16] = LOOPS(f16, NULL, NULL),
+#if defined(PKVI_LEVEL_DOT)
+    [PKV_BF16] = LOOPS(bf16, qk_6_bf16, pv_6_bf16),
+    [WIDE_I8] = LOOPS(wide_i8, qk_6_wide_i8, pv_6_wide_i8),
+    [WIDE_I4] = LOOPS(wide_i4, qk_6_wide_i4, pv_6_wide_i4),
+#else
+    [PKV_BF16] = LOOPS(bf16, NULL, NULL),
+#endif
+    [PKV_I8] = LOOPS(i8, NULL, NULL),
+    [PKV_E4M3] = LOOPS(e4m3, NULL, NULL),
+    [PKV_E5M2] = LOOPS(e5m2, NULL, NULL),
+    [PKV_I4] = LOOPS(i4, NULL, NULL),
 };
 
 #endif

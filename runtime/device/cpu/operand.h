@@ -2,13 +2,15 @@
  * in.
  *
  * An operand is two consecutive elements in each of WIDTH lanes: dims d and d + 1 of WIDTH tokens
- * (K), or tokens t and t + 1 of WIDTH dims (V). Its form belongs to the type and the level:
+ * (K), or tokens t and t + 1 of WIDTH dims (V). How it is multiplied belongs to type and level:
  *
- *   floats   two vectors of f32: f32 and f16 always, and every type where there are no dot products
- *   pairs    one vector of bf16 pairs for a dot-product instruction: all other types
+ *   FLOATS   two vectors of f32, fused multiply-add. f32 and f16; and every type where there are
+ *            no dot products
+ *   BF16S    pairs of bf16, dot products into f32. bf16; and fp8, which is exact in bf16
+ *   INT16S   pairs of int16, dot products into int32. i8 and i4; q and weights are rounded to 16
+ *            bits, and what is summed is exact
  *
- * Integers and fp8 are exact in bf16, so scales stay outside of the loops: those of K multiply
- * scores, those of V multiply weights. 4-bit values are scaled here, by group.
+ * Scales of a token stay outside of the loops: those of K multiply scores, those of V weights.
  *
  * fp8 becomes bf16 by shifting its bits into place, without moving the exponent's bias. What comes
  * out is too small by 2^(127 - bias), which FP8_LIFT and fp8_factor make up for; zero stays zero.
@@ -26,6 +28,12 @@
 #define UNROLL _Pragma("GCC unroll 32")
 #endif
 
+/* What types are unpacked to when many rows share them, if the cache has no such type. They keep the
+ * scales of what they were. */
+enum { WIDE_I8 = PKV_I4 + 1, WIDE_I4, DTYPES };
+
+enum arithmetic { FLOATS, BF16S, INT16S };
+
 struct operand {
     vf first;
     vf second;
@@ -42,13 +50,8 @@ INLINE bool is_plain(const uint32_t dtype) {
     return dtype == PKV_F32 || dtype == PKV_F16;
 }
 
-INLINE bool uses_dot(const uint32_t dtype) {
-    return HAS_DOT && !is_plain(dtype);
-}
-
-/* The type that `dtype` is unpacked to when many rows share it: multiplied as it is stored. */
-INLINE uint32_t native_of(const uint32_t dtype) {
-    return uses_dot(dtype) ? PKV_BF16 : PKV_F32;
+INLINE bool is_i4(const uint32_t dtype) {
+    return dtype == PKV_I4 || dtype == WIDE_I4;
 }
 
 INLINE bool is_fp8(const uint32_t dtype) {
@@ -57,7 +60,28 @@ INLINE bool is_fp8(const uint32_t dtype) {
 
 /* Has a scale for each token and head, which is applied outside of the loops. */
 INLINE bool has_token_scale(const uint32_t dtype) {
-    return dtype == PKV_I8 || is_fp8(dtype);
+    return dtype == PKV_I8 || dtype == WIDE_I8 || is_fp8(dtype);
+}
+
+INLINE enum arithmetic arithmetic_of(const uint32_t dtype) {
+    if (!HAS_DOT || is_plain(dtype)) return FLOATS;
+    return dtype == PKV_BF16 || is_fp8(dtype) ? BF16S : INT16S;
+}
+
+/* The type that is multiplied as it is stored. */
+INLINE uint32_t native_of(const uint32_t dtype) {
+    if (arithmetic_of(dtype) == FLOATS) return PKV_F32;
+    if (arithmetic_of(dtype) == BF16S) return PKV_BF16;
+    return is_i4(dtype) ? WIDE_I4 : WIDE_I8;
+}
+
+INLINE size_t bits_of(const uint32_t dtype) {
+    return dtype > PKV_I4 ? 16 : pkvi_dtype_bits(dtype);
+}
+
+/* Bytes of one element of q or of weights. */
+INLINE size_t factor_bytes(const uint32_t dtype) {
+    return arithmetic_of(dtype) == FLOATS ? 4 : 2;
 }
 
 /* 2^64 goes into the other factor of a product, so that no product is too small for f32; and the
@@ -73,6 +97,7 @@ static inline float lift_of(const uint32_t dtype) {
 
 /* ---- Conversions ----------------------------------------------------------------------------- */
 
+typedef int8_t signed_bytes2 __attribute__((vector_size(WIDTH * 2)));
 typedef uint8_t bytes2 __attribute__((vector_size(WIDTH * 2)));
 typedef uint16_t words2 __attribute__((vector_size(WIDTH * 4)));
 typedef int16_t signed_words2 __attribute__((vector_size(WIDTH * 4)));
@@ -101,26 +126,16 @@ INLINE void load_i8(const void* from, vf* first, vf* second) {
     *second = __builtin_convertvector((lanes << 16) >> 24, vf);
 }
 
-/* Pairs of int8 as bf16: exact. */
+/* Pairs of int8 as pairs of int16. */
 INLINE vu load_i8_pairs(const void* from) {
-#if defined(PKVI_LEVEL_DOT)
-    const __m128i* bytes = from;
-    const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bytes)));
-    const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bytes + 1)));
-    return (vu)_mm512_cvtne2ps_pbh(high, low);
-#else
-    vf first;
-    vf second;
-    load_i8(from, &first, &second);
-    return v_pair(first, second);
-#endif
+    signed_bytes2 codes;
+    memcpy(&codes, from, sizeof codes);
+    return (vu)__builtin_convertvector(codes, signed_words2);
 }
 
 /* Number `pair` of the pairs of 4-bit values in each word (packed.h). */
-INLINE void split_i4(vu words, uint32_t pair, vf* first, vf* second) {
-    const vi fields = (vi)((words >> (4 * pair)) & 0x000f000fU);
-    *first = __builtin_convertvector(fields & 0xffff, vf);
-    *second = __builtin_convertvector(fields >> 16, vf);
+INLINE vu split_i4(vu words, uint32_t pair) {
+    return (words >> (4 * pair)) & 0x000f000fU;
 }
 
 /* ---- Loading --------------------------------------------------------------------------------- */
@@ -142,21 +157,22 @@ INLINE struct operand load_operand(const uint32_t dtype, const unsigned char* at
         return result;
     }
     if (dtype == PKV_I4) {
-        vf a;
-        vf b;
-        split_i4(v_load_words(at), pair, &a, &b);
-        result.first = v_fma(a, first.scale, first.minimum);
-        result.second = v_fma(b, second.scale, second.minimum);
-        if (HAS_DOT) result.pairs = v_pair(result.first, result.second);
+        result.pairs = split_i4(v_load_words(at), pair);
+        if (HAS_DOT) return result;
+        const vf n = __builtin_convertvector((vi)(result.pairs & 0xffffU), vf);
+        const vf m = __builtin_convertvector((vi)(result.pairs >> 16), vf);
+        result.first = v_fma(n, first.scale, first.minimum);
+        result.second = v_fma(m, second.scale, second.minimum);
         return result;
     }
-    if (dtype == PKV_I8 && !HAS_DOT) {
-        load_i8(at, &result.first, &result.second);
+    if (dtype == PKV_I8) {
+        if (HAS_DOT)
+            result.pairs = load_i8_pairs(at);
+        else
+            load_i8(at, &result.first, &result.second);
         return result;
     }
-    result.pairs = dtype == PKV_BF16 ? v_load_words(at)
-                   : dtype == PKV_I8 ? load_i8_pairs(at)
-                                     : load_fp8(dtype, at);
+    result.pairs = is_fp8(dtype) ? load_fp8(dtype, at) : v_load_words(at);
     if (!HAS_DOT) {
         result.first = v_first(result.pairs);
         result.second = v_second(result.pairs);
@@ -168,32 +184,39 @@ INLINE struct operand load_operand(const uint32_t dtype, const unsigned char* at
  * (e even) and lanes from `lane` on. K: elements are dims and lanes tokens; V: the other way. */
 INLINE size_t operand_offset(const uint32_t dtype, size_t stride, uint32_t e, size_t lane) {
     if (dtype == PKV_I4) return (e / 8 * stride + lane) * 4;
-    if (is_plain(dtype)) return (e * stride + lane) * pkvi_dtype_bits(dtype) / 8;
-    return (e * stride + 2 * lane) * pkvi_dtype_bits(dtype) / 8;
+    if (is_plain(dtype)) return (e * stride + lane) * bits_of(dtype) / 8;
+    return (e * stride + 2 * lane) * bits_of(dtype) / 8;
 }
 
 INLINE struct operand load_k(const uint32_t dtype, const unsigned char* tile, uint32_t d, int lane,
                              struct affine affine) {
     const size_t at = operand_offset(dtype, PKVI_TILE_TOKENS, d, (size_t)lane);
-    return load_operand(dtype, tile + at, PKVI_TILE_TOKENS * pkvi_dtype_bits(dtype) / 8, d % 8 / 2, affine,
+    return load_operand(dtype, tile + at, PKVI_TILE_TOKENS * bits_of(dtype) / 8, d % 8 / 2, affine,
                         affine);
 }
 
 INLINE struct operand load_v(const uint32_t dtype, const unsigned char* tile, uint32_t value_dim,
                              uint32_t t, uint32_t d, struct affine first, struct affine second) {
     const size_t at = operand_offset(dtype, value_dim, t, d);
-    return load_operand(dtype, tile + at, value_dim * pkvi_dtype_bits(dtype) / 8, t % 8 / 2, first, second);
+    return load_operand(dtype, tile + at, value_dim * bits_of(dtype) / 8, t % 8 / 2, first, second);
 }
 
-/* sum + operand * (factor 0, factor 1), for a float or bf16 pair at `factors`. */
-INLINE vf v_multiply_add(const bool dot, struct operand operand, const void* factors, vf sum) {
-    if (dot) {
-        uint32_t pair;
-        memcpy(&pair, factors, sizeof pair);
-        return v_dot(sum, operand.pairs, (vu){0} + pair);
+/* sum + operand * (factor 0, factor 1), for two floats, bf16 or int16 at `factors`. */
+INLINE vf v_multiply_add(const enum arithmetic arithmetic, struct operand operand,
+                         const void* factors, vf sum) {
+    if (arithmetic == FLOATS) {
+        const float* two = factors;
+        return v_fma(operand.second, v_set(two[1]), v_fma(operand.first, v_set(two[0]), sum));
     }
-    const float* two = factors;
-    return v_fma(operand.second, v_set(two[1]), v_fma(operand.first, v_set(two[0]), sum));
+    uint32_t pair;
+    memcpy(&pair, factors, sizeof pair);
+    if (arithmetic == BF16S) return v_dot_bf16(sum, operand.pairs, (vu){0} + pair);
+    return (vf)v_dot_int16((vi)sum, operand.pairs, (vu){0} + pair);
+}
+
+/* The sum that v_multiply_add has made, as floats. */
+INLINE vf v_total(const enum arithmetic arithmetic, vf sum) {
+    return arithmetic == INT16S ? __builtin_convertvector((vi)sum, vf) : sum;
 }
 
 #endif

@@ -121,18 +121,22 @@ static inline vf v_second(vu pairs) {
     return (vf)(pairs & 0xffff0000U);
 }
 
-/* Pairs of two vectors of floats, rounded to nearest, ties away from zero. */
-static inline vu v_pair(vf first, vf second) {
-    return (((vu)first + 0x8000U) >> 16) | (((vu)second + 0x8000U) & 0xffff0000U);
-}
-
-/* sum + first * first + second * second, in f32; only where HAS_DOT. Numbers below the smallest
- * normal one count as zero. */
-static inline vf v_dot(vf sum, vu a, vu b) {
+/* sum + first * first + second * second of bf16, in f32. Numbers below the smallest normal one count
+ * as zero. Only where HAS_DOT, as is the next. */
+static inline vf v_dot_bf16(vf sum, vu a, vu b) {
 #if defined(PKVI_LEVEL_DOT)
     return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
 #else
     return v_fma(v_second(a), v_second(b), v_fma(v_first(a), v_first(b), sum));
+#endif
+}
+
+/* The same of int16, in int32. */
+static inline vi v_dot_int16(vi sum, vu a, vu b) {
+#if defined(PKVI_LEVEL_DOT)
+    return (vi)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+#else
+    return sum + ((vi)a >> 16) * ((vi)b >> 16) + ((vi)(a << 16) >> 16) * ((vi)(b << 16) >> 16);
 #endif
 }
 
@@ -145,6 +149,18 @@ static inline void v_store_bf16(uint16_t* to, vf value) {
     for (int i = 0; i < WIDTH; i++)
         to[i] = pkvi_float_to_bf16(value[i]);
 #endif
+}
+
+/* Store WIDTH floats below 2^15 as int16, rounded to nearest even. */
+static inline void v_store_int16(int16_t* to, vf value) {
+    typedef int16_t words __attribute__((vector_size(WIDTH * 2)));
+    const float magic = 0x1.8p23F;
+    const words rounded = __builtin_convertvector((vi)(value + magic) - (vi)v_set(magic), words);
+    memcpy(to, &rounded, sizeof rounded);
+}
+
+static inline vf v_abs(vf value) {
+    return (vf)((vi)value & 0x7fffffff);
 }
 
 /* Across the lanes, always in the same order. */
