@@ -2,10 +2,11 @@
  * each instruction set.
  *
  * Included by the level_*.c files. Reading order is bottom up: pack() at the end walks runs of rows
- * that lie in one tile, and their heads. Each head's rows are
+ * that lie in one tile. The rows of some heads at a time are
  *
  *   encoded   from the type of the array to elements of the cache, in the plain order, into a stage
- *             of a few KiB: conversion, or magnitude, scale and codes (quantise.h)
+ *             of 32 KiB: conversion, or magnitude, scale and codes (quantise.h). Row by row with
+ *             all heads, so that the array is read as one stream
  *   placed    from the stage into the block. A whole tile of K is a transposition, in registers, of
  *             16 tokens by 32-bit columns: a column is an element of f32, two of f16 or bf16, four
  *             of the 8-bit types. V interleaves the rows of 2 or 8 tokens. What is not a whole tile
@@ -37,27 +38,50 @@ typedef uint8_t pack_quarter __attribute__((vector_size(WIDTH)));
 
 enum { PACK_TILE_VECTORS = PKVI_TILE_TOKENS / WIDTH };
 
-/* The rows of one head of one run, encoded. */
+/* Elements that are encoded before they are placed: as many heads as fit, at most PACK_HEADS_MAX. */
+enum { PACK_HEADS_MAX = 8, PACK_STAGE_BYTES = 2 * PKVI_TILE_TOKENS * PKV_HEAD_DIM_MAX * 4 };
+
+/* The rows of some heads of one run, encoded. */
 struct pack_stage {
-    unsigned char data[PKVI_TILE_TOKENS * PKV_HEAD_DIM_MAX * 4 + 64] __attribute__((aligned(64)));
-    float scales[PKVI_TILE_TOKENS];                              /* of i8, e4m3, e5m2 */
+    unsigned char data[PACK_STAGE_BYTES + 64] __attribute__((aligned(64)));
+    float scales[PACK_HEADS_MAX][PKVI_TILE_TOKENS];              /* of i8, e4m3, e5m2 */
     uint16_t halves[PKVI_SCALE_GROUPS_MAX][2][PKVI_TILE_TOKENS]; /* of i4: scale, minimum */
 };
 
-/* What is stored: `count` rows of K or V of one head. */
+/* What is stored: `count` rows of K or V of `heads` heads. */
 struct pack_rows {
     uint32_t dtype; /* of the cache */
     uint32_t dim;
     uint32_t count;
-    const unsigned char* from; /* element 0 of the first row */
-    size_t from_stride;        /* bytes from row to row */
+    uint32_t heads;
+    const unsigned char* from; /* element 0 of the first row of the first head */
+    size_t row_stride;         /* bytes from row to row */
+    size_t head_stride;        /* and from head to head */
     uint32_t from_dtype;
     const pkv_group_config* group;
     bool is_value;
-    uint32_t token; /* of the first row, in its block */
-    unsigned char* to;
+    uint32_t token;    /* of the first row, in its block */
+    unsigned char* to; /* the first head's piece */
     unsigned char* to_scales;
+    size_t to_stride; /* to the next head's */
 };
+
+/* Bytes of an element in the stage: codes of i4 have a byte each. */
+PACK_INLINE size_t pack_staged_bytes(uint32_t dtype) {
+    return pkvi_dtype_is_scaled(dtype) ? 1 : pkvi_dtype_bytes(dtype);
+}
+
+PACK_INLINE const unsigned char* pack_row(const struct pack_rows* rows, uint32_t row,
+                                          uint32_t head) {
+    return rows->from + row * rows->row_stride + head * rows->head_stride;
+}
+
+/* Where the row goes in the stage, [head][row][dim]. */
+PACK_INLINE unsigned char* pack_staged(const struct pack_rows* rows, struct pack_stage* stage,
+                                       uint32_t row, uint32_t head) {
+    const size_t row_bytes = rows->dim * pack_staged_bytes(rows->dtype);
+    return stage->data + (head * PKVI_TILE_TOKENS + row) * row_bytes;
+}
 
 /* ---- Vocabulary ------------------------------------------------------------------------------ */
 
@@ -118,6 +142,56 @@ PACK_INLINE void pack_stream_half(void* to, pack_half value) {
 #else
     memcpy(to, &value, sizeof value);
 #endif
+}
+
+/* The low bits of each lane, and back. */
+PACK_INLINE pack_half pack_to_half(vu value) {
+#if defined(PKVI_LEVEL_AVX512)
+    return (pack_half)_mm512_cvtepi32_epi16((__m512i)value);
+#elif defined(PKVI_LEVEL_AVX2)
+    const __m256i packed =
+        _mm256_packus_epi32((__m256i)(value & 0xffffU), (__m256i)(value & 0xffffU));
+    return (pack_half)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
+#else
+    return __builtin_convertvector(value, pack_half);
+#endif
+}
+
+PACK_INLINE pack_quarter pack_to_quarter(vu value) {
+#if defined(PKVI_LEVEL_AVX512)
+    return (pack_quarter)_mm512_cvtepi32_epi8((__m512i)value);
+#elif defined(PKVI_LEVEL_AVX2)
+    const pack_half half = pack_to_half(value & 0xffU);
+    const __m128i packed = _mm_packus_epi16((__m128i)half, (__m128i)half);
+    pack_quarter result;
+    memcpy(&result, &packed, sizeof result);
+    return result;
+#else
+    return __builtin_convertvector(value, pack_quarter);
+#endif
+}
+
+PACK_INLINE vu pack_load_halves(const void* from) {
+    pack_half half;
+    memcpy(&half, from, sizeof half);
+    return __builtin_convertvector(half, vu);
+}
+
+PACK_INLINE vu pack_load_quarters(const void* from) {
+#if defined(PKVI_LEVEL_AVX512)
+    return (vu)_mm512_cvtepu8_epi32(_mm_loadu_si128(from));
+#elif defined(PKVI_LEVEL_AVX2)
+    return (vu)_mm256_cvtepu8_epi32(_mm_loadl_epi64(from));
+#else
+    pack_quarter quarter;
+    memcpy(&quarter, from, sizeof quarter);
+    return __builtin_convertvector(quarter, vu);
+#endif
+}
+
+PACK_INLINE void pack_store_halves(uint16_t* to, vu bits) {
+    const pack_half half = pack_to_half(bits);
+    memcpy(to, &half, sizeof half);
 }
 
 /* What was streamed is seen by whoever is told so afterwards. */
@@ -219,7 +293,7 @@ PACK_INLINE void pack_store_f16(void* to, vf value) {
 PACK_INLINE void pack_store_bf16(void* to, vf value) {
     const vu bits = (vu)value;
     const vu rounded = (bits + 0x7fffU + (bits >> 16 & 1)) >> 16;
-    const pack_half half = __builtin_convertvector(rounded, pack_half);
+    const pack_half half = pack_to_half(rounded);
     memcpy(to, &half, sizeof half);
 }
 
@@ -240,9 +314,9 @@ PACK_INLINE bool pack_copy_halves(const struct pack_rows* rows, struct pack_stag
     const size_t bytes = (size_t)rows->dim * 2;
     const uint32_t infinite = rows->dtype == PKV_F16 ? 0x7c000000U : 0x7f800000U;
     vu worst = {0};
-    for (uint32_t r = 0; r < rows->count; r++) {
-        const unsigned char* from = rows->from + r * rows->from_stride;
-        unsigned char* to = stage->data + r * bytes;
+    for (uint32_t i = 0; i < rows->count * rows->heads; i++) {
+        const unsigned char* from = pack_row(rows, i / rows->heads, i % rows->heads);
+        unsigned char* to = pack_staged(rows, stage, i / rows->heads, i % rows->heads);
         size_t at = 0;
         for (; at + sizeof(vu) <= bytes; at += sizeof(vu)) {
             const vu pair = pack_load(from + at);
@@ -260,11 +334,10 @@ PACK_INLINE bool pack_copy_halves(const struct pack_rows* rows, struct pack_stag
 
 PACK_INLINE bool pack_convert(const uint32_t from_dtype, const uint32_t dtype,
                               const struct pack_rows* rows, struct pack_stage* stage) {
-    const size_t element = pkvi_dtype_bytes(dtype);
     vu worst = {0};
-    for (uint32_t r = 0; r < rows->count; r++) {
-        const unsigned char* from = rows->from + r * rows->from_stride;
-        unsigned char* to = stage->data + r * rows->dim * element;
+    for (uint32_t i = 0; i < rows->count * rows->heads; i++) {
+        const unsigned char* from = pack_row(rows, i / rows->heads, i % rows->heads);
+        unsigned char* to = pack_staged(rows, stage, i / rows->heads, i % rows->heads);
         for (uint32_t d = 0; d < rows->dim; d += WIDTH) {
             const vf value = pack_load_element(from_dtype, from, d);
             worst = pack_max(worst, pack_magnitude(value));
@@ -282,7 +355,7 @@ PACK_INLINE bool pack_convert(const uint32_t from_dtype, const uint32_t dtype,
 /* ---- Encoding: scaled types ------------------------------------------------------------------ */
 
 PACK_INLINE void pack_store_codes(unsigned char* to, vu codes) {
-    const pack_quarter bytes = __builtin_convertvector(codes, pack_quarter);
+    const pack_quarter bytes = pack_to_quarter(codes);
     memcpy(to, &bytes, sizeof bytes);
 }
 
@@ -329,31 +402,41 @@ PACK_INLINE void pack_codes(const uint32_t from_dtype, const uint32_t dtype,
     }
 }
 
+PACK_INLINE vu pack_magnitude_of_row(const uint32_t from_dtype, const unsigned char* from,
+                                     uint32_t dim) {
+    vu magnitude = {0};
+    for (uint32_t d = 0; d < dim; d += WIDTH)
+        magnitude = pack_max(magnitude, pack_magnitude(pack_load_element(from_dtype, from, d)));
+    return magnitude;
+}
+
 /* Scales of up to WIDTH rows from `first` on, then their codes. */
 PACK_INLINE bool pack_quantise_rows(const uint32_t from_dtype, const uint32_t dtype,
                                     const struct pack_rows* rows, uint32_t first,
                                     struct pack_stage* stage) {
     const uint32_t rest = rows->count - first;
     const uint32_t count = rest < WIDTH ? rest : WIDTH;
-    const unsigned char* from = rows->from + first * rows->from_stride;
-    unsigned char* to = stage->data + first * rows->dim;
-    float inverses[WIDTH];
-    vu worst[WIDTH];
-    for (uint32_t r = 0; r < WIDTH; r++) {
-        vu magnitude = {0};
-        for (uint32_t d = 0; r < count && d < rows->dim; d += WIDTH)
-            magnitude = pack_max(magnitude, pack_magnitude(pack_load_element(
-                                                from_dtype, from + r * rows->from_stride, d)));
-        worst[r] = magnitude;
+    float inverses[PACK_HEADS_MAX][WIDTH];
+    vu magnitudes[PACK_HEADS_MAX][WIDTH];
+    vu largest = {0};
+    for (uint32_t r = 0; r < WIDTH; r++)
+        for (uint32_t head = 0; head < rows->heads; head++)
+            magnitudes[head][r] =
+                r < count ? pack_magnitude_of_row(from_dtype, pack_row(rows, first + r, head),
+                                                  rows->dim)
+                          : (vu){0};
+    for (uint32_t head = 0; head < rows->heads; head++) {
+        const vf highest = pack_highest_magnitude_of_rows(magnitudes[head]);
+        const vf scales = pack_scales(dtype, highest);
+        v_store(stage->scales[head] + first, scales);
+        v_store(inverses[head], pack_inverse(scales));
+        largest = pack_max(largest, (vu)highest);
+        largest = pack_max(largest, (vu)(scales * pkvi_largest_number(dtype)));
     }
-    const vf highest = pack_highest_magnitude_of_rows(worst);
-    const vf scales = pack_scales(dtype, highest);
-    v_store(stage->scales + first, scales);
-    v_store(inverses, pack_inverse(scales));
     for (uint32_t r = 0; r < count; r++)
-        pack_codes(from_dtype, dtype, from + r * rows->from_stride, rows->dim, inverses[r],
-                   to + r * rows->dim);
-    const vu largest = pack_max((vu)highest, (vu)(scales * pkvi_largest_number(dtype)));
+        for (uint32_t head = 0; head < rows->heads; head++)
+            pack_codes(from_dtype, dtype, pack_row(rows, first + r, head), rows->dim,
+                       inverses[head][r], pack_staged(rows, stage, first + r, head));
     return pack_highest(largest) < 0x7f800000U;
 }
 
@@ -369,17 +452,14 @@ PACK_INLINE bool pack_quantise(const uint32_t from_dtype, const uint32_t dtype,
 PACK_INLINE vu pack_f16_not_above(vf value, vf* number) {
     uint16_t halves[WIDTH];
     pack_store_f16(halves, value);
-    pack_half half;
-    memcpy(&half, halves, sizeof half);
-    const vu bits = __builtin_convertvector(half, vu);
+    const vu bits = pack_load_halves(halves);
     const vu is_above = (vu)(v_load_f16(halves) > value);
     const vu is_zero = (vu)(bits == 0);
     const vu is_negative = (vu)((bits & 0x8000U) != 0);
     const vu next = (is_zero & 0x8001U) |
                     (~is_zero & ((is_negative & (bits + 1)) | (~is_negative & (bits - 1))));
     const vu result = (is_above & next) | (~is_above & bits);
-    half = __builtin_convertvector(result, pack_half);
-    memcpy(halves, &half, sizeof half);
+    pack_store_halves(halves, result);
     *number = v_load_f16(halves);
     return result;
 }
@@ -391,11 +471,6 @@ PACK_INLINE vu pack_f16_not_below(vf value, vf* number) {
     return bits;
 }
 
-PACK_INLINE void pack_store_halves(uint16_t* to, vu bits) {
-    const pack_half half = __builtin_convertvector(bits, pack_half);
-    memcpy(to, &half, sizeof half);
-}
-
 /* Scale and minimum of group `group` of up to WIDTH rows from `first` on, then the codes: as
  * pkvi_scale_of_range. */
 PACK_INLINE bool pack_quantise_group(const uint32_t from_dtype, const struct pack_rows* rows,
@@ -404,14 +479,14 @@ PACK_INLINE bool pack_quantise_group(const uint32_t from_dtype, const struct pac
     const uint32_t dims = rows->dim - begin < PKVI_GROUP_DIMS ? 16 : PKVI_GROUP_DIMS;
     const uint32_t rest = rows->count - first;
     const uint32_t count = rest < WIDTH ? rest : WIDTH;
-    const unsigned char* from = rows->from + first * rows->from_stride;
+    const unsigned char* from = pack_row(rows, first, 0);
     vf highest[WIDTH];
     vf negated[WIDTH];
     vu worst = {0};
     for (uint32_t r = 0; r < WIDTH; r++) {
         highest[r] = negated[r] = v_set(r < count ? -INFINITY : 0.0F);
         for (uint32_t d = begin; r < count && d < begin + dims; d += WIDTH) {
-            const vf value = pack_load_element(from_dtype, from + r * rows->from_stride, d);
+            const vf value = pack_load_element(from_dtype, from + r * rows->row_stride, d);
             worst = pack_max(worst, pack_magnitude(value));
             highest[r] = v_max(highest[r], value);
             negated[r] = v_max(negated[r], -value);
@@ -434,7 +509,7 @@ PACK_INLINE bool pack_quantise_group(const uint32_t from_dtype, const struct pac
     for (uint32_t r = 0; r < count; r++)
         for (uint32_t d = begin; d < begin + dims; d += WIDTH) {
             const vf value =
-                pack_load_element(from_dtype, from + r * rows->from_stride, d) - minima[r];
+                pack_load_element(from_dtype, from + r * rows->row_stride, d) - minima[r];
             pack_store_codes(stage->data + (first + r) * rows->dim + d,
                              pack_integer(value * inverses[r]) & 15U);
         }
@@ -486,11 +561,6 @@ static bool pack_encode(const struct pack_rows* rows, struct pack_stage* stage) 
 
 /* ---- Placing: whole tiles -------------------------------------------------------------------- */
 
-/* Bytes of an element in the stage: codes of i4 have a byte each. */
-PACK_INLINE size_t pack_staged_bytes(uint32_t dtype) {
-    return pkvi_dtype_is_scaled(dtype) ? 1 : pkvi_dtype_bytes(dtype);
-}
-
 /* One 32-bit column of 16 tokens: as it is, or its lower halves and then its upper ones. */
 PACK_INLINE void pack_place_column(const bool is_split, unsigned char* to, const vu* column) {
     PACK_UNROLL for (int i = 0; i < PACK_TILE_VECTORS; i++) {
@@ -499,8 +569,8 @@ PACK_INLINE void pack_place_column(const bool is_split, unsigned char* to, const
             continue;
         }
         unsigned char* at = to + (size_t)i * sizeof(pack_half);
-        pack_stream_half(at, __builtin_convertvector(column[i] & 0xffffU, pack_half));
-        pack_stream_half(at + 32, __builtin_convertvector(column[i] >> 16, pack_half));
+        pack_stream_half(at, pack_to_half(column[i]));
+        pack_stream_half(at + 32, pack_to_half(column[i] >> 16));
     }
 }
 
@@ -551,35 +621,23 @@ PACK_INLINE void pack_place_k_as(const enum pack_form form, const unsigned char*
     }
 }
 
-static void pack_place_k(const struct pack_rows* rows, const struct pack_stage* stage) {
+static void pack_place_k(const struct pack_rows* rows, const unsigned char* from,
+                         unsigned char* to) {
     const size_t row_bytes = rows->dim * pack_staged_bytes(rows->dtype);
-    unsigned char* to =
-        rows->to + (size_t)rows->token * rows->dim * pkvi_dtype_bits(rows->dtype) / 8;
+    to += (size_t)rows->token * rows->dim * pkvi_dtype_bits(rows->dtype) / 8;
     if (rows->dtype == PKV_F32 || rows->dtype == PKV_BF16)
-        pack_place_k_as(PACK_WHOLE, stage->data, row_bytes, to);
+        pack_place_k_as(PACK_WHOLE, from, row_bytes, to);
     else if (rows->dtype == PKV_I4)
-        pack_place_k_as(PACK_WORDS, stage->data, row_bytes, to);
+        pack_place_k_as(PACK_WORDS, from, row_bytes, to);
     else
-        pack_place_k_as(PACK_SPLIT, stage->data, row_bytes, to);
+        pack_place_k_as(PACK_SPLIT, from, row_bytes, to);
 }
 
-PACK_INLINE vu pack_widen_half(const void* from) {
-    pack_half half;
-    memcpy(&half, from, sizeof half);
-    return __builtin_convertvector(half, vu);
-}
-
-PACK_INLINE vu pack_widen_quarter(const void* from) {
-    pack_quarter quarter;
-    memcpy(&quarter, from, sizeof quarter);
-    return __builtin_convertvector(quarter, vu);
-}
-
-static void pack_place_v(const struct pack_rows* rows, const struct pack_stage* stage) {
+static void pack_place_v(const struct pack_rows* rows, const unsigned char* from,
+                         unsigned char* to) {
     const uint32_t dim = rows->dim;
     const size_t row_bytes = dim * pack_staged_bytes(rows->dtype);
-    const unsigned char* from = stage->data;
-    unsigned char* to = rows->to + (size_t)rows->token * dim * pkvi_dtype_bits(rows->dtype) / 8;
+    to += (size_t)rows->token * dim * pkvi_dtype_bits(rows->dtype) / 8;
     if (rows->dtype == PKV_F32 || rows->dtype == PKV_F16) {
         for (size_t at = 0; at < PKVI_TILE_TOKENS * row_bytes; at += sizeof(vu))
             pack_stream(to + at, pack_load(from + at));
@@ -590,7 +648,7 @@ static void pack_place_v(const struct pack_rows* rows, const struct pack_stage* 
             for (uint32_t d = 0; d < dim; d += WIDTH, to += sizeof(vu)) {
                 vu word = {0};
                 PACK_UNROLL for (uint32_t i = 0; i < 8; i++) word |=
-                    pack_widen_quarter(from + (t + i) * row_bytes + d) << pkvi_word_shift(i);
+                    pack_load_quarters(from + (t + i) * row_bytes + d) << pkvi_word_shift(i);
                 pack_stream(to, word);
             }
         return;
@@ -600,16 +658,13 @@ static void pack_place_v(const struct pack_rows* rows, const struct pack_stage* 
         const unsigned char* odd = even + row_bytes;
         if (rows->dtype == PKV_BF16) {
             for (uint32_t d = 0; d < dim; d += WIDTH, to += sizeof(vu))
-                pack_stream(to, pack_widen_half(even + d * 2) | pack_widen_half(odd + d * 2) << 16);
+                pack_stream(to, pack_load_halves(even + d * 2) | pack_load_halves(odd + d * 2)
+                                                                     << 16);
             continue;
         }
         for (uint32_t d = 0; d < dim; d += WIDTH, to += sizeof(pack_half)) {
-            pack_quarter a;
-            pack_quarter b;
-            memcpy(&a, even + d, sizeof a);
-            memcpy(&b, odd + d, sizeof b);
-            pack_stream_half(to, __builtin_convertvector(a, pack_half) |
-                                     __builtin_convertvector(b, pack_half) << 8);
+            const vu pair = pack_load_quarters(even + d) | pack_load_quarters(odd + d) << 8;
+            pack_stream_half(to, pack_to_half(pair));
         }
     }
 }
@@ -623,12 +678,11 @@ PACK_INLINE void pack_scatter(unsigned char* to, size_t step, const unsigned cha
         memcpy(to + i * step, from + i * unit, unit);
 }
 
-static void pack_scatter_k(const struct pack_rows* rows, uint32_t token,
-                           const unsigned char* from) {
+static void pack_scatter_k(const struct pack_rows* rows, uint32_t token, const unsigned char* from,
+                           unsigned char* to) {
     const size_t tile = pkvi_tile_tokens(rows->group->block_tokens);
     const size_t lane = token % tile;
-    unsigned char* to =
-        rows->to + (size_t)(token - lane) * rows->dim * pkvi_dtype_bits(rows->dtype) / 8;
+    to += (size_t)(token - lane) * rows->dim * pkvi_dtype_bits(rows->dtype) / 8;
     switch (rows->dtype) {
     case PKV_F32:
         pack_scatter(to + lane * 4, tile * 4, from, rows->dim, 4);
@@ -652,38 +706,39 @@ static void pack_scatter_k(const struct pack_rows* rows, uint32_t token,
     }
 }
 
-static void pack_scatter_v(const struct pack_rows* rows, uint32_t token,
-                           const unsigned char* from) {
+static void pack_scatter_v(const struct pack_rows* rows, uint32_t token, const unsigned char* from,
+                           unsigned char* to) {
     const uint32_t dim = rows->dim;
     const size_t staged_bytes = pack_staged_bytes(rows->dtype);
     if (rows->dtype == PKV_I4) {
         const uint32_t shift = pkvi_word_shift(token);
-        uint32_t* words = (uint32_t*)(void*)rows->to + (size_t)(token / 8) * dim;
+        uint32_t* words = (uint32_t*)(void*)to + (size_t)(token / 8) * dim;
         for (uint32_t d = 0; d < dim; d++)
             words[d] = (words[d] & ~(15U << shift)) | (uint32_t)from[d] << shift;
         return;
     }
     if (!pkvi_dtype_is_paired(rows->dtype) || rows->group->block_tokens == 1) {
-        memcpy(rows->to + token * dim * staged_bytes, from, dim * staged_bytes);
+        memcpy(to + token * dim * staged_bytes, from, dim * staged_bytes);
         return;
     }
-    unsigned char* to = rows->to + ((size_t)(token - token % 2) * dim + token % 2) * staged_bytes;
+    to += ((size_t)(token - token % 2) * dim + token % 2) * staged_bytes;
     if (staged_bytes == 2)
         pack_scatter(to, 4, from, dim, 2);
     else
         pack_scatter(to, 2, from, dim, 1);
 }
 
-static void pack_place_scales(const struct pack_rows* rows, const struct pack_stage* stage) {
+static void pack_place_scales(const struct pack_rows* rows, const struct pack_stage* stage,
+                              uint32_t head) {
+    unsigned char* scales = rows->to_scales + head * rows->to_stride;
     if (!pkvi_dtype_is_scaled(rows->dtype)) return;
     if (rows->dtype != PKV_I4) {
-        memcpy(rows->to_scales + rows->token * sizeof(float), stage->scales,
+        memcpy(scales + rows->token * sizeof(float), stage->scales[head],
                rows->count * sizeof(float));
         return;
     }
     for (uint32_t g = 0; g < pkvi_scale_groups(rows->dim); g++) {
-        uint16_t* to =
-            (uint16_t*)(void*)rows->to_scales + pkvi_packed_scale(rows->dim, rows->token, g);
+        uint16_t* to = (uint16_t*)(void*)scales + pkvi_packed_scale(rows->dim, rows->token, g);
         memcpy(to, stage->halves[g][0], rows->count * sizeof *to);
         memcpy(to + PKVI_TILE_TOKENS, stage->halves[g][1], rows->count * sizeof *to);
     }
@@ -691,41 +746,31 @@ static void pack_place_scales(const struct pack_rows* rows, const struct pack_st
 
 /* ---- Rows ------------------------------------------------------------------------------------ */
 
-/* Rows are read head by head, that is in pieces that lie a row apart. Part `part` of `parts` of the
- * next tile's rows, in the order of memory, is fetched while a head is worked on. */
-static void pack_prefetch(const struct pkvi_kv_job* job, const pkv_array* array, uint32_t dim,
-                          uint32_t row, uint32_t part) {
-    const size_t element = pkvi_dtype_bytes(array->dtype);
-    const uint32_t heads = job->layout->group.kv_heads;
-    for (uint32_t i = part * PKVI_TILE_TOKENS; i < (part + 1) * PKVI_TILE_TOKENS; i++) {
-        if (row + i / heads >= job->tokens) return;
-        const unsigned char* at =
-            (const unsigned char*)array->data +
-            ((row + i / heads) * array->row_stride + i % heads * array->head_stride) * element;
-        for (size_t byte = 0; byte < dim * element; byte += 64)
-            __builtin_prefetch(at + byte, 0, 2);
+static void pack_place(const struct pack_rows* rows, struct pack_stage* stage, uint32_t head) {
+    unsigned char* to = rows->to + head * rows->to_stride;
+    pack_place_scales(rows, stage, head);
+    if (rows->count == PKVI_TILE_TOKENS) {
+        if (rows->is_value)
+            pack_place_v(rows, pack_staged(rows, stage, 0, head), to);
+        else
+            pack_place_k(rows, pack_staged(rows, stage, 0, head), to);
+        return;
+    }
+    for (uint32_t r = 0; r < rows->count; r++) {
+        if (rows->is_value)
+            pack_scatter_v(rows, rows->token + r, pack_staged(rows, stage, r, head), to);
+        else
+            pack_scatter_k(rows, rows->token + r, pack_staged(rows, stage, r, head), to);
     }
 }
 
-static bool pack_rows(const struct pack_rows* rows) {
-    struct pack_stage stage;
-    if (!pack_encode(rows, &stage)) return false;
-    pack_place_scales(rows, &stage);
-    if (rows->count == PKVI_TILE_TOKENS) {
-        if (rows->is_value)
-            pack_place_v(rows, &stage);
-        else
-            pack_place_k(rows, &stage);
-        return true;
-    }
-    const size_t row_bytes = rows->dim * pack_staged_bytes(rows->dtype);
-    for (uint32_t r = 0; r < rows->count; r++) {
-        if (rows->is_value)
-            pack_scatter_v(rows, rows->token + r, stage.data + r * row_bytes);
-        else
-            pack_scatter_k(rows, rows->token + r, stage.data + r * row_bytes);
-    }
-    return true;
+/* Heads that are encoded together, so that rows are read in the order of memory. Groups of i4 take
+ * too much room for that. */
+static uint32_t pack_heads_at_once(const struct pack_rows* rows) {
+    const size_t head_bytes = PKVI_TILE_TOKENS * rows->dim * pack_staged_bytes(rows->dtype);
+    const size_t fitting = PACK_STAGE_BYTES / head_bytes;
+    if (rows->dtype == PKV_I4) return 1;
+    return fitting < PACK_HEADS_MAX ? (uint32_t)fitting : PACK_HEADS_MAX;
 }
 
 static bool pack_side(const struct pkvi_kv_job* job, uint32_t row, uint32_t count, bool is_value) {
@@ -738,19 +783,26 @@ static bool pack_side(const struct pkvi_kv_job* job, uint32_t row, uint32_t coun
         .dtype = is_value ? group->v_dtype : group->k_dtype,
         .dim = is_value ? group->value_dim : group->key_dim,
         .count = count,
-        .from_stride = array->row_stride * element,
+        .row_stride = array->row_stride * element,
+        .head_stride = array->head_stride * element,
         .from_dtype = array->dtype,
         .group = group,
         .is_value = is_value,
         .token = job->slots[row] % group->block_tokens,
+        .to_stride = is_value ? layout->v_head_bytes : layout->k_head_bytes,
     };
-    for (uint32_t head = 0; head < group->kv_heads; head++) {
-        pack_prefetch(job, array, rows.dim, row + PKVI_TILE_TOKENS, head);
-        rows.from = (const unsigned char*)array->data +
-                    (row * array->row_stride + head * array->head_stride) * element;
+    const uint32_t at_once = pack_heads_at_once(&rows);
+    for (uint32_t head = 0; head < group->kv_heads; head += at_once) {
+        const uint32_t rest = group->kv_heads - head;
+        struct pack_stage stage;
+        rows.heads = rest < at_once ? rest : at_once;
+        rows.from =
+            (const unsigned char*)array->data + row * rows.row_stride + head * rows.head_stride;
         rows.to = pkvi_packed_head(layout, job->space, job->layer, block, head, is_value);
         rows.to_scales = rows.to + (is_value ? layout->v_scale_offset : layout->k_scale_offset);
-        if (!pack_rows(&rows)) return false;
+        if (!pack_encode(&rows, &stage)) return false;
+        for (uint32_t i = 0; i < rows.heads; i++)
+            pack_place(&rows, &stage, i);
     }
     return true;
 }
