@@ -18,8 +18,10 @@ from ._ffi import ffi, lib
 from .errors import InvalidArgument
 
 __all__ = [
+    "CACHE_DTYPES",
     "DTYPES",
     "View",
+    "cache_dtype_code",
     "dtype_code",
     "expect",
     "like",
@@ -28,8 +30,15 @@ __all__ = [
     "pack",
 ]
 
-# The names of element types everywhere in Python, and enum pkv_dtype.
+# The names of element types everywhere in Python, and enum pkv_dtype: of arrays, and of caches.
 DTYPES: dict[str, int] = {"f32": lib.PKV_F32, "f16": lib.PKV_F16, "bf16": lib.PKV_BF16}
+CACHE_DTYPES: dict[str, int] = {
+    **DTYPES,
+    "i8": lib.PKV_I8,
+    "e4m3": lib.PKV_E4M3,
+    "e5m2": lib.PKV_E5M2,
+    "i4": lib.PKV_I4,
+}
 
 _NUMPY_CODES = {np.dtype(np.float32): lib.PKV_F32, np.dtype(np.float16): lib.PKV_F16}
 _TORCH_CODES = {
@@ -53,10 +62,19 @@ class View(NamedTuple):
 
 
 def dtype_code(name: str, value: str | None) -> int:
-    """enum pkv_dtype of a dtype name."""
-    code = DTYPES.get(value) if isinstance(value, str) else None
+    """enum pkv_dtype of the name of a type that arrays can have."""
+    return _code(name, value, DTYPES)
+
+
+def cache_dtype_code(name: str, value: str | None) -> int:
+    """enum pkv_dtype of the name of a type that K and V can be stored in."""
+    return _code(name, value, CACHE_DTYPES)
+
+
+def _code(name: str, value: str | None, known: dict[str, int]) -> int:
+    code = known.get(value) if isinstance(value, str) else None
     if code is None:
-        raise InvalidArgument(f"{name}: expected one of {', '.join(DTYPES)}, got {value!r}")
+        raise InvalidArgument(f"{name}: expected one of {', '.join(known)}, got {value!r}")
     return code
 
 

@@ -20,7 +20,7 @@ from .errors import Corrupt, InvalidArgument, OutOfRange, StaleHandle
 
 __all__ = ["Cache"]
 
-_DTYPE_NAMES = {code: name for name, code in arrays.DTYPES.items()}
+_DTYPE_NAMES = {code: name for name, code in arrays.CACHE_DTYPES.items()}
 
 
 class _Owner:
@@ -56,7 +56,9 @@ class Cache:
     value_dim           elements of one value; default head_dim
     blocks              blocks of the pool: required. sizes() says what they take
     block_tokens        tokens in a block: a power of two, 1 to 256
-    dtype               "f32", "f16" or "bf16": how K and V are stored; k_dtype, v_dtype to differ
+    dtype               how K and V are stored: "f32", "f16", "bf16", or with scales "i8", "e4m3",
+                        "e5m2" (8 bits) or "i4", which need blocks of 16 tokens or more; k_dtype,
+                        v_dtype to differ
     window              sliding window in tokens, the token itself included; 0: none
     sinks               first tokens that stay visible behind the window
     sequences           sequences alive at once

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ._arrays import dtype_code
+from ._arrays import cache_dtype_code
 from ._ffi import check, ffi, lib, text
 from ._stats import Sizes
 from ._values import unsigned
@@ -99,10 +99,11 @@ class Config:
         if given.get("block_tokens", 16) == 0:
             raise InvalidArgument("block_tokens: expected a power of two from 1 to 256, got 0")
         dtype = given.get("dtype", "f32")
-        dtype_code("dtype", dtype)
+        cache_dtype_code("dtype", dtype)
         for keyword in ("k_dtype", "v_dtype"):
             asked = given.get(keyword)
-            setattr(group, keyword, dtype_code(keyword, dtype if asked is None else asked))
+            code = cache_dtype_code(keyword, dtype if asked is None else asked)
+            setattr(group, keyword, code)
 
     def set_string(self, field: str, value: str | None) -> None:
         """Point `field` to a copy of `value` that lives as long as this object."""

@@ -49,7 +49,7 @@ def test_defaults() -> None:
         ({"block_tokens": 0}, pagedkv.InvalidArgument, "^block_tokens: .* got 0$"),
         ({"block_tokens": 3}, pagedkv.InvalidArgument, "^block_tokens: .* got 3$"),
         ({"block_tokens": 512}, pagedkv.InvalidArgument, "^block_tokens: .* got 512$"),
-        ({"dtype": "f64"}, pagedkv.InvalidArgument, "^dtype: expected one of f32, f16, bf16"),
+        ({"dtype": "f64"}, pagedkv.InvalidArgument, "^dtype: expected one of f32, f16, bf16, i8,"),
         ({"k_dtype": 3}, pagedkv.InvalidArgument, "^k_dtype: .* got 3$"),
         ({"sequence_tokens": 2**31}, pagedkv.TooBig, "^sequence_tokens: .* got 2147483648$"),
         ({"step_tokens": 2**31}, pagedkv.TooBig, "^step_tokens: .* got 2147483648$"),

@@ -19,6 +19,7 @@ from typing import Any
 
 import pagedkv
 from pagedkv.engine import (
+    KV_DTYPES,
     Completion,
     Difference,
     Engine,
@@ -56,7 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", type=Path, default=MODEL, metavar="DIR", help="Hugging Face checkpoint folder")
     add("--prompts", type=Path, default=PROMPTS, metavar="FILE", help="one per line, or JSON lines")
-    add("--kv-dtype", choices=("f32", "f16", "bf16"), default="f32", help="type of K and V")
+    add(
+        "--kv-dtype", type=_kv_dtypes, default="f32", metavar="TYPE",
+        help=f"type of K and V: {', '.join(KV_DTYPES)}; or two, as in i8/i4",
+    )  # fmt: skip
     add("--blocks", type=at_least_1, default=160, metavar="N", help="blocks in the pool")
     add("--block-tokens", type=at_least_1, default=16, metavar="N", help="tokens in a block")
     add("--batch", type=at_least_1, default=32, metavar="N", help="samples that run at once")
@@ -92,6 +96,21 @@ def _whole_number(minimum: int) -> Any:
 
     parse.__name__ = "whole number"
     return parse
+
+
+def _kv_dtypes(text: str) -> str:
+    """One type, or that of K and that of V with a slash between them."""
+    names = text.split("/")
+    if len(names) > 2 or not set(names) <= set(KV_DTYPES):
+        known = ", ".join(KV_DTYPES)
+        raise argparse.ArgumentTypeError(f"invalid type: {text!r} (choose from {known})")
+    return text
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """The types of K and of V."""
+    k_dtype, _, v_dtype = text.partition("/")
+    return k_dtype, v_dtype or k_dtype
 
 
 def run(options: argparse.Namespace) -> int:
@@ -131,12 +150,14 @@ def _prepare(options: argparse.Namespace, stack: ExitStack) -> _Job:
     elif options.threads:
         blas.limit_threads(min(options.threads, os.cpu_count() or 1))
     model = Model(checkpoint, options.device, options.row_tile)
+    k_dtype, v_dtype = _pair(options.kv_dtype)
     cache = stack.enter_context(
         cache_for(
             checkpoint.config,
             blocks=options.blocks,
             block_tokens=options.block_tokens,
-            dtype=options.kv_dtype,
+            dtype=k_dtype,
+            v_dtype=v_dtype,
             batch=options.batch,
             step_tokens=options.step_tokens,
             threads=options.threads,
@@ -209,7 +230,7 @@ def _check(job: _Job, completions: list[Completion], options: argparse.Namespace
     with ProgressBar("check", len(completions)) as bar:
         for index, done in enumerate(completions, 1):
             order = number[id(done.request)]
-            different = first_difference(job.engine.model, done, order, options.kv_dtype)
+            different = first_difference(job.engine.model, done, order, *_pair(options.kv_dtype))
             found += [different] if different else []
             bar.update(index, f"{len(found)} different")
     equal = len(completions) - len(found)

@@ -3,7 +3,7 @@
 checkpoint, config, tensorfile, tokenizer   a Hugging Face folder, read and validated
 model, linear, rope, sampling               from tokens to logits to the next token
 request, scheduler, policy, runner          continuous batching over `pagedkv.Cache`
-contiguous, check                           the reference without pages, and the comparison
+contiguous, rounding, check                 the reference without pages, and the comparison
 metrics, errors, arrays                     figures, refusals, numpy or cupy
 
 checkpoint = load_checkpoint("folder")
@@ -22,12 +22,14 @@ from .metrics import Distribution, Progress, Summary, Totals, summarise
 from .model import Model
 from .policy import ArrivalOrder, Policy
 from .request import Completion, Request
+from .rounding import KV_DTYPES, round_to
 from .runner import Engine, cache_for
 from .sampling import Sampler, SamplingParams
 from .scheduler import Scheduler
 from .tokenizer import Tokenizer
 
 __all__ = [
+    "KV_DTYPES",
     "ArrivalOrder",
     "Checkpoint",
     "CheckpointError",
@@ -54,5 +56,6 @@ __all__ = [
     "first_difference",
     "generate_alone",
     "load_checkpoint",
+    "round_to",
     "summarise",
 ]

@@ -41,12 +41,16 @@ class Difference:
 
 
 def first_difference(
-    model: Model, completion: Completion, request_number: int, dtype: str
+    model: Model,
+    completion: Completion,
+    request_number: int,
+    dtype: str,
+    v_dtype: str | None = None,
 ) -> Difference | None:
     """Generate `completion` again by itself; None when every token is equal.
 
     request_number   the place of its request in the run: part of the sampler's seed
-    dtype            the type K and V are rounded to
+    dtype, v_dtype   the types K and V are rounded to; V as K by default
     """
     request = completion.request
     expected, logits = generate_alone(
@@ -56,6 +60,7 @@ def first_difference(
         Sampler(request.sampling, request_number, completion.sample),
         model.config.stop_tokens,
         dtype,
+        v_dtype,
     )
     actual = [int(token) for token in completion.tokens]
     if actual == expected:

@@ -3,7 +3,7 @@
     keys, values   [layers][capacity][kv_heads][head_dim] float32, filled from the front
 
 Nothing here knows of pages, blocks, batches or the C library, so a mistake in any of them cannot
-hide in both paths. K and V are rounded to the type of the cache under test on the way in; scores,
+hide in both paths. K and V are rounded to the types of the cache under test on the way in; scores,
 softmax and the weighted sum are computed in float64.
 """
 
@@ -15,36 +15,29 @@ from numpy.typing import NDArray
 from .config import ModelConfig
 from .errors import EngineError
 from .model import Model
+from .rounding import KV_DTYPES, round_to
 from .sampling import Sampler
 
-KV_DTYPES = ("f32", "f16", "bf16")
 QUERY_ROWS = 128  # query rows per score matrix: bounds memory for long prompts
-
-
-def round_to(values: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
-    """Round to the nearest number of `dtype` (ties to even), returned as float32."""
-    if dtype == "f16":
-        return values.astype(np.float16).astype(np.float32)
-    if dtype == "bf16":
-        bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-        odd = (bits >> np.uint32(16)) & np.uint32(1)
-        bits = (bits + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)
-        rounded: NDArray[np.float32] = bits.view(np.float32)
-        return rounded
-    return values
 
 
 class ContiguousCache:
     """K and V of one sequence. Its `attend` fits `Model.forward`."""
 
-    def __init__(self, config: ModelConfig, capacity: int, dtype: str = "f32") -> None:
-        if dtype not in KV_DTYPES:
-            raise EngineError(f"dtype {dtype!r} is unknown; known are {', '.join(KV_DTYPES)}")
+    def __init__(
+        self, config: ModelConfig, capacity: int, dtype: str = "f32", v_dtype: str | None = None
+    ) -> None:
+        """dtype, v_dtype    the types that K and V are rounded to; V as K by default."""
+        v_dtype = dtype if v_dtype is None else v_dtype
+        for name in (dtype, v_dtype):
+            if name not in KV_DTYPES:
+                raise EngineError(f"dtype {name!r} is unknown; known are {', '.join(KV_DTYPES)}")
         shape = (config.layers, capacity, config.kv_heads, config.head_dim)
         self.keys = np.zeros(shape, np.float32)
         self.values = np.zeros(shape, np.float32)
         self.window = config.window
-        self.dtype = dtype
+        self.k_dtype = dtype
+        self.v_dtype = v_dtype
         self.length = 0
 
     def attend(
@@ -57,8 +50,8 @@ class ContiguousCache:
         """Store k, v [T, kv_heads, d] behind the committed tokens, return what q [T, heads, d]
         sees. The caller moves `length` when all layers are done."""
         begin, end = self.length, self.length + len(q)
-        self.keys[layer, begin:end] = round_to(k, self.dtype)
-        self.values[layer, begin:end] = round_to(v, self.dtype)
+        self.keys[layer, begin:end] = round_to(k, self.k_dtype)
+        self.values[layer, begin:end] = round_to(v, self.v_dtype)
         out = np.empty_like(q)
         for first in range(0, len(q), QUERY_ROWS):
             part = slice(first, min(first + QUERY_ROWS, len(q)))
@@ -101,12 +94,13 @@ def generate_alone(
     sampler: Sampler,
     stop_tokens: tuple[int, ...] = (),
     dtype: str = "f32",
+    v_dtype: str | None = None,
 ) -> tuple[list[int], list[NDArray[np.float32]]]:
     """Serve one prompt by itself: the generated tokens, and the logits [vocab] each came from.
 
     The last token of the list is a stop token, or the list has `max_tokens`.
     """
-    cache = ContiguousCache(model.config, len(prompt) + max_tokens, dtype)
+    cache = ContiguousCache(model.config, len(prompt) + max_tokens, dtype, v_dtype)
     tokens: list[int] = []
     logits: list[NDArray[np.float32]] = []
     feed = prompt

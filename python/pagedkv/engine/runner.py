@@ -172,6 +172,7 @@ def cache_for(
     blocks: int,
     block_tokens: int = 16,
     dtype: str = "f32",
+    v_dtype: str | None = None,
     batch: int = 32,
     step_tokens: int = 512,
     threads: int = 0,
@@ -190,6 +191,7 @@ def cache_for(
         blocks=blocks,
         block_tokens=block_tokens,
         dtype=dtype,
+        v_dtype=v_dtype,
         window=config.window,
         # One more than run at once: the head of the queue asks for its prefix before it has a seat.
         sequences=batch + 1,

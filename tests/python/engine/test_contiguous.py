@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pagedkv.engine import ContiguousCache, Model, Sampler, SamplingParams, load_checkpoint
-from pagedkv.engine.contiguous import QUERY_ROWS, generate_alone, round_to
+from pagedkv.engine.contiguous import QUERY_ROWS, generate_alone
 from pagedkv.engine.errors import EngineError
+from pagedkv.engine.rounding import round_to
 from tiny import write_checkpoint
 
 RNG = np.random.default_rng(3)
@@ -67,6 +68,8 @@ def test_dtype_is_named(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     with pytest.raises(EngineError, match="dtype 'int3' is unknown; known are f32, f16, bf16"):
         ContiguousCache(load_checkpoint(tmp_path).config, 8, "int3")
+    with pytest.raises(EngineError, match="dtype 'i2' is unknown"):
+        ContiguousCache(load_checkpoint(tmp_path).config, 8, "i8", "i2")
 
 
 def test_generation_stops(tmp_path: Path) -> None:
