@@ -8,9 +8,9 @@
 
 const char* const* rig_levels(const char* only) {
     static const char* const all[] = {"avx512bf16", "avx512", "avx2", "neon", "scalar"};
-    static const char* known[6];
+    static const char* known[RIG_LEVELS_MAX + 1];
     int count = 0;
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < RIG_LEVELS_MAX; i++) {
         if (only != NULL && strcmp(only, all[i]) != 0) continue;
         if (pkvi_isa_known(all[i])) known[count++] = all[i];
     }

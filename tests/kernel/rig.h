@@ -12,6 +12,8 @@ struct rig {
     struct pkvi_device* device;
 };
 
+enum { RIG_LEVELS_MAX = 5 };
+
 /* NULL-terminated list of the levels that this machine can run, or of `only`. */
 const char* const* rig_levels(const char* only);
 

@@ -74,6 +74,7 @@ typedef int write_function(void* ctx, const struct pkvi_kv_job* job);
 /* A shape of moderate cost. `seed` decides all of it. */
 struct shape shape_random(uint64_t seed);
 void shape_print(const struct shape* shape);
+extern const char* const shape_dtype_names[]; /* by enum pkv_dtype */
 
 /* Set a scene up and write K/V of all visible tokens through `write`, in pieces of random
  * lengths. `placement` decides where blocks lie. Ends the program when there is no memory, and when

@@ -43,9 +43,12 @@ static void draw_group(struct shape* shape, uint64_t* random) {
     shape->query_heads = heads[0] * heads[1];
     group->key_dim = one_in(random, 2) ? common[below(random, 8)] : 16 * (1 + below(random, 16));
     group->value_dim = one_in(random, 3) ? 16 * (1 + below(random, 16)) : group->key_dim;
-    group->k_dtype = below(random, 3);
-    group->v_dtype = one_in(random, 3) ? below(random, 3) : group->k_dtype;
+    group->k_dtype = below(random, PKV_I4 + 1);
+    group->v_dtype = one_in(random, 3) ? below(random, PKV_I4 + 1) : group->k_dtype;
     group->block_tokens = one_in(random, 3) ? 16 : 1U << below(random, 9);
+    const bool is_scaled =
+        pkvi_dtype_is_scaled(group->k_dtype) || pkvi_dtype_is_scaled(group->v_dtype);
+    if (is_scaled && group->block_tokens < 16) group->block_tokens *= 16;
 }
 
 /* Windows and sinks that fall before, on and behind borders. */
@@ -109,16 +112,18 @@ struct shape shape_random(uint64_t seed) {
     return shape;
 }
 
+const char* const shape_dtype_names[] = {"f32", "f16", "bf16", "i8", "e4m3", "e5m2", "i4"};
+
 void shape_print(const struct shape* shape) {
     const pkv_group_config* group = &shape->group;
-    const char* names[] = {"f32", "f16", "bf16"};
     printf("  heads %u/%u dims %u/%u cache %s/%s block_tokens %u window %u sinks %u layers %u\n"
            "  scale %g softcap %g spread %g arrays q %s out %s kv %s pad %u%s%s threads %u\n",
            shape->query_heads, group->kv_heads, group->key_dim, group->value_dim,
-           names[group->k_dtype], names[group->v_dtype], group->block_tokens, group->window,
-           group->sinks, group->layers, (double)shape->scale, (double)shape->softcap,
-           (double)shape->spread, names[shape->q_dtype], names[shape->out_dtype],
-           names[shape->kv_dtype], shape->pad_elements, shape->head_major ? " head-major" : "",
+           shape_dtype_names[group->k_dtype], shape_dtype_names[group->v_dtype],
+           group->block_tokens, group->window, group->sinks, group->layers, (double)shape->scale,
+           (double)shape->softcap, (double)shape->spread, shape_dtype_names[shape->q_dtype],
+           shape_dtype_names[shape->out_dtype], shape_dtype_names[shape->kv_dtype],
+           shape->pad_elements, shape->head_major ? " head-major" : "",
            shape->no_lse ? " no lse" : "", shape->threads);
     for (uint32_t e = 0; e < shape->entry_count; e++)
         printf("  entry %u: length %u, new %u\n", e, shape->entries[e].length,
