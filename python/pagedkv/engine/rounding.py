@@ -7,8 +7,8 @@ of the types compare the library with this.
     i4            minimum + n * scale, n = 0..15, for each 32 elements of the last axis
 
 i8, e4m3 and e5m2 take one scale for the last axis. Scales and minima are rounded so that nothing is
-cut off (include/pagedkv.h). All arithmetic is in float32 as in the library: results are equal bit by
-bit.
+cut off (include/pagedkv.h). All arithmetic is in float32 as in the library: results are equal bit
+by bit.
 """
 
 from __future__ import annotations
