@@ -50,7 +50,13 @@ def through_cache(values: Floats, dtype: str) -> Floats:
     tokens, heads, dims = values.shape
     blocks = -(-tokens // 16)
     with pagedkv.Cache(
-        layers=1, kv_heads=heads, head_dim=dims, blocks=blocks, sequence_tokens=tokens, dtype=dtype
+        layers=1,
+        kv_heads=heads,
+        head_dim=dims,
+        blocks=blocks,
+        sequence_tokens=tokens,
+        step_tokens=tokens,
+        dtype=dtype,
     ) as cache:
         sequence = cache.sequence()
         sequence.append(pagedkv.UnknownTokens(tokens))

@@ -29,7 +29,8 @@ static double cache_limit(uint32_t dtype, const char* isa) {
     if (dtype == PKV_F32) return 1e-11;
     if (dtype == PKV_F16) return 1e-6;
     if (dtype == PKV_BF16) return 1e-5;
-    return strcmp(isa, "avx512bf16") == 0 ? 1e-5 : 1e-10;
+    if (strcmp(isa, "avx512bf16") != 0) return 1e-10;
+    return dtype == PKV_I4 ? 4e-5 : 1e-5; /* numbers of i4 themselves are no bf16 */
 }
 
 /* The coarsest type that touches the result decides what it is judged by. */
