@@ -33,12 +33,11 @@ static double cache_limit(uint32_t dtype, const char* isa) {
     return dtype == PKV_I4 ? 4e-5 : 1e-5; /* numbers of i4 themselves are no bf16 */
 }
 
-/* The coarsest type that touches the result decides what it is judged by. */
+/* Errors of K, of V and of the output's own rounding are independent: their squares add up. */
 static double nmse_limit(const struct shape* shape, const char* isa) {
     static const double out_limits[] = {0.0, 1e-6, 1e-5};
-    const double cache =
-        fmax(cache_limit(shape->group.k_dtype, isa), cache_limit(shape->group.v_dtype, isa));
-    return fmax(cache, out_limits[shape->out_dtype]);
+    return cache_limit(shape->group.k_dtype, isa) + cache_limit(shape->group.v_dtype, isa) +
+           out_limits[shape->out_dtype];
 }
 
 /* NaN differs from everything, so that it is caught by "not within". */
