@@ -154,8 +154,12 @@ static vi visible_lanes(const pkv_group_config* group, uint32_t begin, uint32_t 
 }
 
 static void cap_scores(const struct rows* rows, float cap) {
-    for (uint32_t i = 0; i < rows->count * PKVI_CHUNK_TOKENS; i += WIDTH)
-        v_store(rows->scores + i, v_tanh(v_load(rows->scores + i) / cap) * (cap * LOG2_E));
+    for (uint32_t r = 0; r < rows->count; r++) {
+        float* row = rows->scores + r * PKVI_CHUNK_TOKENS;
+        for (int i = rows->tiles.begin * PKVI_TILE_TOKENS; i < rows->tiles.end * PKVI_TILE_TOKENS;
+             i += WIDTH)
+            v_store(row + i, v_tanh(v_load(row + i) / cap) * (cap * LOG2_E));
+    }
 }
 
 static void mask_scores(const struct context* context, const struct pkvi_chunk* chunk,
@@ -177,7 +181,7 @@ static void mask_scores(const struct context* context, const struct pkvi_chunk* 
 static struct tiles tiles_seen(const struct context* context, const struct pkvi_chunk* chunk,
                                uint32_t low, uint32_t high) {
     const pkv_group_config* group = &context->job->layout->group;
-    struct tiles tiles = {0, PKVI_CHUNK_TILES};
+    struct tiles tiles = {0, context->walk.tiles};
     while (tiles.begin < tiles.end) {
         const uint32_t begin = chunk->begin + (uint32_t)(tiles.end - 1) * PKVI_TILE_TOKENS;
         if (pkvi_sees_any(group, low, high, begin, begin + PKVI_TILE_TOKENS)) break;
@@ -378,7 +382,7 @@ static struct source source_of(const struct context* context, const struct pkvi_
         .k_dtype = group->k_dtype,
         .v_dtype = group->v_dtype,
     };
-    for (int t = 0; t < PKVI_CHUNK_TILES; t++) {
+    for (int t = 0; t < context->walk.tiles; t++) {
         source.piece.k[t] = chunk->k[t] + index * chunk->k_step;
         source.piece.v[t] = chunk->v[t] + index * chunk->v_step;
         source.piece.k_scales[t] = chunk->k_scales[t] + index * chunk->k_step;
@@ -390,7 +394,7 @@ static struct source source_of(const struct context* context, const struct pkvi_
 /* Scales and minima of V as floats. */
 static void load_affine(const struct context* context, const struct piece* piece, float* affine) {
     const size_t floats = affine_floats(context->value_dim);
-    for (int t = 0; t < PKVI_CHUNK_TILES; t++) {
+    for (int t = 0; t < context->walk.tiles; t++) {
         const uint16_t* from = (const uint16_t*)(const void*)piece->v_scales[t];
         for (size_t i = 0; i < floats; i += WIDTH)
             v_store(affine + (size_t)t * floats + i, v_load_f16(from + i));
@@ -406,7 +410,7 @@ static void unpack(const struct context* context, struct source* source) {
     const size_t k_bytes = (size_t)PKVI_TILE_TOKENS * context->key_dim * sizeof(float);
     const size_t v_bytes = (size_t)PKVI_TILE_TOKENS * context->value_dim * sizeof(float);
     unsigned char* room = context->workspace->unpacked;
-    for (int t = 0; t < PKVI_CHUNK_TILES; t++, room += k_bytes + v_bytes) {
+    for (int t = 0; t < context->walk.tiles; t++, room += k_bytes + v_bytes) {
         if (native_of(source->k_dtype) != source->k_dtype) {
             k->unpack_k(piece->k[t], piece->k_scales[t], context->key_dim, room);
             piece->k[t] = room;
@@ -429,7 +433,7 @@ static void prefetch_part(const struct context* context, const struct pkvi_chunk
     const size_t v_bytes = group->value_dim * pkvi_dtype_bits(group->v_dtype) / 8;
     const size_t begin = (size_t)PKVI_TILE_TOKENS * done / context->item->rows;
     const size_t end = (size_t)PKVI_TILE_TOKENS * (done + rows->count) / context->item->rows;
-    for (int t = 0; t < PKVI_CHUNK_TILES; t++) {
+    for (int t = 0; t < context->walk.tiles; t++) {
         for (size_t at = k_bytes * begin; at < k_bytes * end; at += 64)
             prefetch(after->k[t] + at, 1);
         for (size_t at = v_bytes * begin; at < v_bytes * end; at += 64)
@@ -462,12 +466,13 @@ static void attend_head(const struct context* context, struct pkvi_chunk* chunk,
 }
 
 static void attend_split(const struct context* context, uint32_t begin, uint32_t end) {
+    const uint32_t step = (uint32_t)context->walk.tiles * PKVI_TILE_TOKENS;
     struct pkvi_chunk chunk;
     struct pkvi_chunk after;
     pkvi_chunk_locate(&context->walk, begin, &after);
-    for (uint32_t at = begin; at < end; at += PKVI_CHUNK_TOKENS) {
+    for (uint32_t at = begin; at < end; at += step) {
         chunk = after;
-        pkvi_chunk_locate(&context->walk, at + PKVI_CHUNK_TOKENS, &after);
+        pkvi_chunk_locate(&context->walk, at + step, &after);
         if (!chunk.is_seen) continue;
         for (uint32_t index = 0; index < context->item->kv_heads; index++)
             attend_head(context, &chunk, &after, index);
@@ -484,14 +489,15 @@ static uint32_t query_head(const struct context* context, uint32_t index, uint32
     return (context->item->kv_head + index) * context->group_heads + row % context->group_heads;
 }
 
-/* One row of q as bf16, and what the rounding took; see struct queries. */
+/* One row of q as bf16, and what the rounding took if that counts; see struct queries. */
 static void store_bf16s(const struct context* context, const float* q, unsigned char* to) {
     const float lift = lift_of(context->job->layout->group.k_dtype);
     uint16_t* rounded = (uint16_t*)(void*)to;
     for (uint32_t d = 0; d < context->key_dim; d += WIDTH) {
         const vf lifted = v_load(q + d) * lift;
         v_store_bf16(rounded + d, lifted);
-        v_store_bf16(rounded + context->key_dim + d, lifted - v_load_bf16(rounded + d));
+        if (context->is_precise)
+            v_store_bf16(rounded + context->key_dim + d, lifted - v_load_bf16(rounded + d));
     }
 }
 
@@ -546,8 +552,9 @@ static void finish_row(const struct context* context, uint32_t index, uint32_t r
     const uint32_t to_row = array_row(context, row);
     const uint32_t head = query_head(context, index, row);
     const float sum = *state_sum(context, state);
+    const float factor = context->out_factor / sum;
     for (uint32_t d = 0; d < context->value_dim; d += WIDTH)
-        v_store(state + d, v_load(state + d) * context->out_factor / sum + 0.0F);
+        v_store(state + d, v_load(state + d) * factor + 0.0F);
     v_store_row(&job->out, to_row, head, context->value_dim, state);
     if (job->lse != NULL)
         job->lse[(size_t)to_row * job->query_heads + head] = 
@@ -590,6 +597,7 @@ static struct context make_context(const struct pkvi_attend_job* job, const stru
         .high = position_of(&context, item->row + item->rows - 1),
         .kv_head = item->kv_head,
         .stage = workspace->stage,
+        .tiles = pkvi_chunk_tiles(group),
     };
     return context;
 }
@@ -600,18 +608,21 @@ static void attend(const struct pkvi_attend_job* job, const struct pkvi_item* it
     const size_t count = (size_t)item->rows * item->kv_heads;
     const uint32_t seen_end = context.walk.high + 1;
     load_queries(&context);
-    clear_states(&context, workspace->sum, count);
+    if (item->split_end - item->split_begin > 1) clear_states(&context, workspace->sum, count);
     for (uint32_t split = item->split_begin; split < item->split_end; split++) {
         const uint32_t begin = split * PKVI_SPLIT_TOKENS;
         const uint32_t end = begin + PKVI_SPLIT_TOKENS;
         clear_states(&context, workspace->split, count);
         attend_split(&context, begin, end < seen_end ? end : seen_end);
-        if (item->partial == NULL) merge_states(&context, workspace->sum, workspace->split, count);
+        if (item->split_end - item->split_begin > 1)
+            merge_states(&context, workspace->sum, workspace->split, count);
     }
-    if (item->partial == NULL)
+    if (item->partial != NULL)
+        memcpy(item->partial, workspace->split, count * context.state_floats * sizeof(float));
+    else if (item->split_end - item->split_begin > 1)
         finish_rows(&context, workspace->sum);
     else
-        memcpy(item->partial, workspace->split, count * context.state_floats * sizeof(float));
+        finish_rows(&context, workspace->split); /* merging it into nothing would not change it */
 }
 
 static void merge(const struct pkvi_attend_job* job, const struct pkvi_item* item, uint32_t splits,

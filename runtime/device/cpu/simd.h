@@ -221,24 +221,41 @@ static inline void v_store_row(const pkv_array* array, uint64_t row, uint64_t he
         pkvi_array_set(array, row, head, d, from[d]);
 }
 
-/* 2^x for x <= 0; results below the smallest normal number become 0.
+/* The nearest integer, and value * 2^n for an integer n from -160 on; what is below the smallest
+ * normal number may become 0. */
+static inline vf v_round(vf value) {
+#if defined(PKVI_LEVEL_AVX512)
+    return (vf)_mm512_roundscale_ps((__m512)value, 0);
+#else
+    return (value + 0x1.8p23F) - 0x1.8p23F; /* moves the fraction out of the number */
+#endif
+}
+
+static inline vf v_scale(vf value, vf n) {
+#if defined(PKVI_LEVEL_AVX512)
+    return (vf)_mm512_scalef_ps((__m512)value, (__m512)n);
+#else
+    const vf clamped = v_max(n, v_set(-126.0F));
+    const vi exponent = (vi)(clamped + 0x1.8p23F) << 23;
+    return v_select(n < -126.0F, v_set(0.0F), (vf)((vi)value + exponent));
+#endif
+}
+
+/* 2^x for x <= 0.
  *
  * x = n + r with |r| <= 1/2; 2^r by the polynomial of degree 5 that is 1 at 0 and whose largest
- * relative error is the smallest possible (below 2^-23), times 2^n by adding n to the exponent. n is
- * rounded by adding 1.5 * 2^23, which moves the integer into the low bits. */
+ * relative error is the smallest possible (below 2^-23). */
 static inline vf v_exp2(vf x) {
-    const float magic = 0x1.8p23F;
-    const vf clamped = v_max(x, v_set(-126.0F));
-    const vf shifted = clamped + magic;
-    const vf r = clamped - (shifted - magic);
+    const vf clamped = v_max(x, v_set(-160.0F));
+    const vf n = v_round(clamped);
+    const vf r = clamped - n;
     vf sum = v_set(0x1.5bba14p-10F);
     sum = v_fma(sum, r, v_set(0x1.3cea88p-7F));
     sum = v_fma(sum, r, v_set(0x1.c6b752p-5F));
     sum = v_fma(sum, r, v_set(0x1.ebf9bcp-3F));
     sum = v_fma(sum, r, v_set(0x1.62e42ap-1F));
     sum = v_fma(sum, r, v_set(1.0F));
-    const vf result = (vf)((vi)sum + ((vi)shifted << 23));
-    return v_select(x < -126.0F, v_set(0.0F), result);
+    return v_scale(sum, n);
 }
 
 /* tanh(x): by e^-2|x| away from 0, by its continued fraction where that would cancel. */
