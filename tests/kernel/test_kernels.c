@@ -24,13 +24,12 @@ enum { DTYPES = PKV_I4 + 1 };
 static const pkv_parallel_hook no_hook = {NULL, NULL};
 
 /* The reference computes from the same stored values, so that what is left is the arithmetic: of f32,
- * or of queries and weights that level avx512bf16 rounds to bf16 for all types but f32 and f16. */
+ * or of queries and weights that level avx512bf16 rounds to bf16 for all types but f32 and f16, and
+ * numbers of i4 too. */
 static double cache_limit(uint32_t dtype, const char* isa) {
     if (dtype == PKV_F32) return 1e-11;
-    if (dtype == PKV_F16) return 1e-6;
-    if (dtype == PKV_BF16) return 1e-5;
-    if (strcmp(isa, "avx512bf16") != 0) return 1e-10;
-    return dtype == PKV_I4 ? 4e-5 : 1e-5; /* numbers of i4 themselves are no bf16 */
+    if (dtype == PKV_F16 || strcmp(isa, "avx512bf16") != 0) return 1e-10;
+    return dtype == PKV_I4 ? 4e-5 : 1e-5;
 }
 
 /* Errors of K, of V and of the output's own rounding are independent: their squares add up. */
