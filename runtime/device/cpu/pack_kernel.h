@@ -58,6 +58,7 @@ struct pack_rows {
     size_t row_stride;         /* bytes from row to row */
     size_t head_stride;        /* and from head to head */
     uint32_t from_dtype;
+    uint32_t ahead; /* rows of the next tile that are there: they are fetched meanwhile */
     const pkv_group_config* group;
     bool is_value;
     uint32_t token;    /* of the first row, in its block */
@@ -74,6 +75,17 @@ PACK_INLINE size_t pack_staged_bytes(uint32_t dtype) {
 PACK_INLINE const unsigned char* pack_row(const struct pack_rows* rows, uint32_t row,
                                           uint32_t head) {
     return rows->from + row * rows->row_stride + head * rows->head_stride;
+}
+
+/* Ask for a row of the next tile, or for one half of it, when the same row of this one is read:
+ * while a tile is placed nothing would be read otherwise. */
+PACK_INLINE void pack_fetch(const struct pack_rows* rows, uint32_t row, uint32_t head,
+                            uint32_t half, uint32_t halves) {
+    if (row >= rows->ahead) return;
+    const size_t bytes = rows->dim * pkvi_dtype_bytes(rows->from_dtype) / 2;
+    const unsigned char* at = pack_row(rows, PKVI_TILE_TOKENS + row, head) + half * bytes;
+    for (size_t byte = 0; byte < bytes * halves; byte += 64)
+        __builtin_prefetch(at + byte, 0, 2);
 }
 
 /* Where the row goes in the stage, [head][row][dim]. */
@@ -318,6 +330,7 @@ PACK_INLINE bool pack_copy_halves(const struct pack_rows* rows, struct pack_stag
         const unsigned char* from = pack_row(rows, i / rows->heads, i % rows->heads);
         unsigned char* to = pack_staged(rows, stage, i / rows->heads, i % rows->heads);
         size_t at = 0;
+        pack_fetch(rows, i / rows->heads, i % rows->heads, 0, 2);
         for (; at + sizeof(vu) <= bytes; at += sizeof(vu)) {
             const vu pair = pack_load(from + at);
             worst = pack_max(worst, pack_magnitude_of_halves(pair));
@@ -338,6 +351,7 @@ PACK_INLINE bool pack_convert(const uint32_t from_dtype, const uint32_t dtype,
     for (uint32_t i = 0; i < rows->count * rows->heads; i++) {
         const unsigned char* from = pack_row(rows, i / rows->heads, i % rows->heads);
         unsigned char* to = pack_staged(rows, stage, i / rows->heads, i % rows->heads);
+        pack_fetch(rows, i / rows->heads, i % rows->heads, 0, 2);
         for (uint32_t d = 0; d < rows->dim; d += WIDTH) {
             const vf value = pack_load_element(from_dtype, from, d);
             worst = pack_max(worst, pack_magnitude(value));
@@ -419,12 +433,13 @@ PACK_INLINE bool pack_quantise_rows(const uint32_t from_dtype, const uint32_t dt
     float inverses[PACK_HEADS_MAX][WIDTH];
     vu magnitudes[PACK_HEADS_MAX][WIDTH];
     vu largest = {0};
-    for (uint32_t r = 0; r < WIDTH; r++)
-        for (uint32_t head = 0; head < rows->heads; head++)
+    memset(magnitudes, 0, sizeof magnitudes);
+    for (uint32_t r = 0; r < count; r++)
+        for (uint32_t head = 0; head < rows->heads; head++) {
+            pack_fetch(rows, first + r, head, 0, 1);
             magnitudes[head][r] =
-                r < count ? pack_magnitude_of_row(from_dtype, pack_row(rows, first + r, head),
-                                                  rows->dim)
-                          : (vu){0};
+                pack_magnitude_of_row(from_dtype, pack_row(rows, first + r, head), rows->dim);
+        }
     for (uint32_t head = 0; head < rows->heads; head++) {
         const vf highest = pack_highest_magnitude_of_rows(magnitudes[head]);
         const vf scales = pack_scales(dtype, highest);
@@ -434,9 +449,11 @@ PACK_INLINE bool pack_quantise_rows(const uint32_t from_dtype, const uint32_t dt
         largest = pack_max(largest, (vu)(scales * pkvi_largest_number(dtype)));
     }
     for (uint32_t r = 0; r < count; r++)
-        for (uint32_t head = 0; head < rows->heads; head++)
+        for (uint32_t head = 0; head < rows->heads; head++) {
+            pack_fetch(rows, first + r, head, 1, 1);
             pack_codes(from_dtype, dtype, pack_row(rows, first + r, head), rows->dim,
                        inverses[head][r], pack_staged(rows, stage, first + r, head));
+        }
     return pack_highest(largest) < 0x7f800000U;
 }
 
@@ -480,6 +497,8 @@ PACK_INLINE bool pack_quantise_group(const uint32_t from_dtype, const struct pac
     const uint32_t rest = rows->count - first;
     const uint32_t count = rest < WIDTH ? rest : WIDTH;
     const unsigned char* from = pack_row(rows, first, 0);
+    for (uint32_t r = 0; group == 0 && r < count; r++)
+        pack_fetch(rows, first + r, 0, 0, 2);
     vf highest[WIDTH];
     vf negated[WIDTH];
     vu worst = {0};
@@ -789,6 +808,9 @@ static bool pack_side(const struct pkvi_kv_job* job, uint32_t row, uint32_t coun
         .group = group,
         .is_value = is_value,
         .token = job->slots[row] % group->block_tokens,
+        .ahead = count == PKVI_TILE_TOKENS && job->tokens - row >= 2 * PKVI_TILE_TOKENS
+                     ? PKVI_TILE_TOKENS
+                     : 0,
         .to_stride = is_value ? layout->v_head_bytes : layout->k_head_bytes,
     };
     const uint32_t at_once = pack_heads_at_once(&rows);
