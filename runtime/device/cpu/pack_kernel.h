@@ -5,7 +5,7 @@
  * that lie in one tile. The rows of some heads at a time are
  *
  *   encoded   from the type of the array to elements of the cache, in the plain order, into a stage
- *             of 32 KiB: conversion, or magnitude, scale and codes (quantise.h). Row by row with
+ *             of 16 KiB: conversion, or magnitude, scale and codes (quantise.h). Row by row with
  *             all heads, so that the array is read as one stream
  *   placed    from the stage into the block. A whole tile of K is a transposition, in registers, of
  *             16 tokens by 32-bit columns: a column is an element of f32, two of f16 or bf16, four
@@ -39,7 +39,7 @@ typedef uint8_t pack_quarter __attribute__((vector_size(WIDTH)));
 enum { PACK_TILE_VECTORS = PKVI_TILE_TOKENS / WIDTH };
 
 /* Elements that are encoded before they are placed: as many heads as fit, at most PACK_HEADS_MAX. */
-enum { PACK_HEADS_MAX = 8, PACK_STAGE_BYTES = 2 * PKVI_TILE_TOKENS * PKV_HEAD_DIM_MAX * 4 };
+enum { PACK_HEADS_MAX = 8, PACK_STAGE_BYTES = PKVI_TILE_TOKENS * PKV_HEAD_DIM_MAX * 4 };
 
 /* The rows of some heads of one run, encoded. */
 struct pack_stage {
