@@ -290,7 +290,8 @@ PACK_INLINE vf pack_load_element(const uint32_t dtype, const unsigned char* row,
 
 PACK_INLINE void pack_store_f16(void* to, vf value) {
 #if defined(PKVI_LEVEL_AVX512)
-    _mm256_storeu_si256(to, _mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT));
+    _mm256_storeu_si256(to,
+                        _mm512_maskz_cvtps_ph(0xffff, (__m512)value, _MM_FROUND_TO_NEAREST_INT));
 #elif defined(PKVI_LEVEL_AVX2)
     _mm_storeu_si128(to, _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
 #elif defined(PKVI_LEVEL_NEON)
