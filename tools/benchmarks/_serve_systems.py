@@ -72,7 +72,12 @@ class PagedKV:
             for prompt, count in zip(prompts, new, strict=True)
         )
         with cache_for(
-            config, blocks, BLOCK_TOKENS, "f32", batch, STEP_TOKENS, self.threads
+            config,
+            blocks,
+            BLOCK_TOKENS,
+            batch=batch,
+            step_tokens=STEP_TOKENS,
+            threads=self.threads,
         ) as cache:
             requests = [
                 Request(str(place), self.np.array(prompt, self.np.uint32), count)

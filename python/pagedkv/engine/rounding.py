@@ -37,7 +37,8 @@ def round_to(values: Floats, dtype: str) -> Floats:
         return _through_groups(values)
     if dtype == "i8":
         scale = _scale(values, 127.0)
-        return np.rint(values * _inverse(scale)) * scale
+        rounded: Floats = np.rint(values * _inverse(scale)) * scale
+        return rounded
     if dtype in _MINIFLOATS:
         scale = _scale(values, _MINIFLOATS[dtype][2])
         return _minifloat(values * _inverse(scale), dtype) * scale
@@ -59,11 +60,13 @@ def _scale(values: Floats, largest: float) -> Floats:
     highest = np.abs(values).max(axis=-1, keepdims=True)
     exact = np.ascontiguousarray(highest / np.float32(largest), np.float32).view(np.uint32)
     scale = ((exact + np.uint32(0xFF)) & np.uint32(0xFFFFFF00)).view(np.float32)
-    return np.where(highest < ZERO_BELOW, np.float32(0), scale)
+    kept: Floats = np.where(highest < ZERO_BELOW, np.float32(0), scale)
+    return kept
 
 
 def _inverse(scale: Floats) -> Floats:
-    return np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
+    inverse: Floats = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
+    return inverse
 
 
 def _minifloat(values: Floats, dtype: str) -> Floats:

@@ -29,14 +29,14 @@ struct context {
     struct pkvi_walk walk;
     uint32_t key_dim;
     uint32_t value_dim;
-    size_t q_row_bytes;      /* see struct queries */
+    size_t q_row_bytes; /* see struct queries */
     size_t state_floats;
     uint32_t group_heads;    /* query heads per KV head */
     uint32_t first_position; /* of the entry's first new token */
     float score_factor;      /* from products to scores, whose exponential is a power of 2 */
     float weight_factor;     /* for types whose elements are too small: see operand.h */
     float out_factor;        /* and what is left of it in the output */
-    bool is_precise; /* q has more than bf16: so do what multiplies K and V */
+    bool is_precise;         /* q has more than bf16: so do what multiplies K and V */
     bool unpacks; /* many rows: types that are not native are converted for all of them */
 };
 
@@ -219,8 +219,9 @@ static void weigh_bf16(const struct context* context, const struct source* sourc
                 vf weight = v_load(rows->scores + at) * context->weight_factor;
                 if (scaled)
                     weight = scale_weights(weight, v_load(source->piece.v_scales[tile] + lane * 4));
-                uint16_t* rounded = (uint16_t*)((unsigned char*)weights->words + r * sums->row_bytes) +
-                                    tile * PKVI_TILE_TOKENS + lane;
+                uint16_t* rounded =
+                    (uint16_t*)((unsigned char*)weights->words + r * sums->row_bytes) +
+                    tile * PKVI_TILE_TOKENS + lane;
                 v_store_bf16(rounded, weight);
                 if (sums->rest_bytes > 0)
                     v_store_bf16(rounded + PKVI_CHUNK_TOKENS, weight - v_load_bf16(rounded));
@@ -301,15 +302,15 @@ static void add_rows(const struct context* context, const struct source* source,
                      const struct piece* next, const struct rows* rows) {
     struct weights weights;
     const enum arithmetic arithmetic = arithmetic_of(source->v_dtype);
-    const size_t words = arithmetic == BF16S            ? 2
+    const size_t words = arithmetic == BF16S      ? 2
                          : is_i4(source->v_dtype) ? pkvi_scale_groups(context->value_dim)
                                                   : 1;
     const struct sums sums = {
         .value_dim = context->value_dim,
         .weights = arithmetic == FLOATS ? (const unsigned char*)rows->scores
                                         : (const unsigned char*)weights.words,
-        .row_bytes = PKVI_CHUNK_TOKENS *
-                     (arithmetic == FLOATS ? sizeof(float) : words * sizeof(int16_t)),
+        .row_bytes =
+            PKVI_CHUNK_TOKENS * (arithmetic == FLOATS ? sizeof(float) : words * sizeof(int16_t)),
         .rest_bytes = context->is_precise ? PKVI_CHUNK_TOKENS * sizeof(uint16_t) : 0,
         .affine = source->affine,
         .corrections = rows->corrections,
@@ -557,7 +558,7 @@ static void finish_row(const struct context* context, uint32_t index, uint32_t r
         v_store(state + d, v_load(state + d) * factor + 0.0F);
     v_store_row(&job->out, to_row, head, context->value_dim, state);
     if (job->lse != NULL)
-        job->lse[(size_t)to_row * job->query_heads + head] = 
+        job->lse[(size_t)to_row * job->query_heads + head] =
             *state_max(context, state) * LN_2 + logf(sum);
 }
 

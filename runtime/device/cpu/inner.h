@@ -67,7 +67,7 @@ struct queries {
     uint32_t key_dim;
     float factor;
     bool is_scaled; /* K has a scale for each token, unpacked or not */
-    float* scores; /* [rows][PKVI_CHUNK_TOKENS] */
+    float* scores;  /* [rows][PKVI_CHUNK_TOKENS] */
 };
 
 INLINE const float* q_numbers(const struct queries* queries, int row) {
@@ -93,14 +93,14 @@ INLINE void qk_dims(const int rows, const int vectors, const uint32_t dtype,
     UNROLL for (int i = 0; i < vectors; i++) k[i] =
         load_k(dtype, piece->k[(first + i) / TILE_VECTORS], d, (first + i) % TILE_VECTORS * WIDTH,
                affine[i]);
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++)
-        sums[r * vectors + i] = v_multiply_add(arithmetic, k[i], q + (size_t)r * queries->row_bytes,
-                                               sums[r * vectors + i]);
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors;
+                                                      i++) sums[r * vectors + i] =
+        v_multiply_add(arithmetic, k[i], q + (size_t)r * queries->row_bytes, sums[r * vectors + i]);
     if (arithmetic != BF16S || queries->rest_bytes == 0) return;
     q += queries->rest_bytes;
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++)
-        sums[r * vectors + i] = v_multiply_add(arithmetic, k[i], q + (size_t)r * queries->row_bytes,
-                                               sums[r * vectors + i]);
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors;
+                                                      i++) sums[r * vectors + i] =
+        v_multiply_add(arithmetic, k[i], q + (size_t)r * queries->row_bytes, sums[r * vectors + i]);
 }
 
 /* Scores of `rows` rows with the tokens of `vectors` vectors of the chunk, from number `first` on.
@@ -128,10 +128,9 @@ INLINE void qk_block(const int rows, const int vectors, const uint32_t dtype,
             UNROLL for (uint32_t pair = 0; pair < 8; pair += 2)
                 qk_dims(rows, vectors, dtype, queries, piece, first, d + pair, affine, sums);
             if (rows > ROWS_STREAMED_MAX) continue;
-            UNROLL for (int i = 0; i < vectors; i += TILE_VECTORS)
-                prefetch(next->k[(first + i) / TILE_VECTORS] +
-                             d * PKVI_TILE_TOKENS * bits_of(dtype) / 8,
-                         PKVI_TILE_TOKENS * bits_of(dtype));
+            UNROLL for (int i = 0; i < vectors; i += TILE_VECTORS) prefetch(
+                next->k[(first + i) / TILE_VECTORS] + d * PKVI_TILE_TOKENS * bits_of(dtype) / 8,
+                PKVI_TILE_TOKENS * bits_of(dtype));
         }
         if (!grouped) continue;
         UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++) {
@@ -224,18 +223,16 @@ INLINE void add_tokens(const int rows, const int vectors, const uint32_t dtype, 
     const unsigned char* weights = sums->weights + token * factor_bytes(dtype);
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++) {
         const size_t group = grouped ? (d + (uint32_t)i * WIDTH) / PKVI_GROUP_DIMS : 0;
-        out[r * vectors + i] =
-            v_multiply_add(arithmetic, operand[i],
-                           weights + (size_t)r * sums->row_bytes +
-                               group * PKVI_CHUNK_TOKENS * sizeof(int16_t),
-                           out[r * vectors + i]);
+        out[r * vectors + i] = v_multiply_add(arithmetic, operand[i],
+                                              weights + (size_t)r * sums->row_bytes +
+                                                  group * PKVI_CHUNK_TOKENS * sizeof(int16_t),
+                                              out[r * vectors + i]);
     }
     if (arithmetic != BF16S || sums->rest_bytes == 0) return;
     weights += sums->rest_bytes;
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++)
-        out[r * vectors + i] =
-            v_multiply_add(arithmetic, operand[i], weights + (size_t)r * sums->row_bytes,
-                           out[r * vectors + i]);
+        out[r * vectors + i] = v_multiply_add(
+            arithmetic, operand[i], weights + (size_t)r * sums->row_bytes, out[r * vectors + i]);
 }
 
 INLINE float* out_at(const struct sums* sums, int row, uint32_t d) {
@@ -250,9 +247,9 @@ INLINE void pv_block(const int rows, const int vectors, const uint32_t dtype,
     const bool is_int = arithmetic_of(dtype) == INT16S;
     vf out[SUMS_ROOM];
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++)
-        out[r * vectors + i] = is_int ? v_set(0.0F)
-                                      : v_load(out_at(sums, r, d + (uint32_t)i * WIDTH)) *
-                                            sums->corrections[r];
+        out[r * vectors + i] =
+            is_int ? v_set(0.0F)
+                   : v_load(out_at(sums, r, d + (uint32_t)i * WIDTH)) * sums->corrections[r];
     for (int tile = tiles.begin; tile < tiles.end; tile++) {
         const uint32_t tokens = piece->tokens[tile];
         const unsigned char* ahead =
@@ -262,8 +259,8 @@ INLINE void pv_block(const int rows, const int vectors, const uint32_t dtype,
             prefetch(next->v_scales[tile],
                      is_i4(dtype) ? 64 * pkvi_scale_groups(sums->value_dim) : 64);
         for (; t + 8 <= tokens; t += 8) {
-            UNROLL for (uint32_t pair = 0; pair < 8; pair += 2)
-                add_tokens(rows, vectors, dtype, true, sums, piece->v[tile], tile, t + pair, d, out);
+            UNROLL for (uint32_t pair = 0; pair < 8; pair += 2) add_tokens(
+                rows, vectors, dtype, true, sums, piece->v[tile], tile, t + pair, d, out);
             if (rows > ROWS_STREAMED_MAX) continue;
             prefetch(ahead, step_bytes);
             ahead += step_bytes;
@@ -359,11 +356,11 @@ struct loops {
 #define INSTANCE(rows, dtype, code)                                                                \
     static void qk_##rows##_##dtype(const struct queries* queries, const struct piece* piece,      \
                                     const struct piece* next, struct tiles tiles) {                \
-        qk(rows, code, queries, piece, next, tiles);                                                   \
+        qk(rows, code, queries, piece, next, tiles);                                               \
     }                                                                                              \
     static void pv_##rows##_##dtype(const struct sums* sums, const struct piece* piece,            \
                                     const struct piece* next, struct tiles tiles) {                \
-        pv(rows, code, sums, piece, next, tiles);                                                      \
+        pv(rows, code, sums, piece, next, tiles);                                                  \
     }
 #define UNPACK(dtype, code)                                                                        \
     static void unpack_k_##dtype(const unsigned char* tile, const unsigned char* scales,           \
@@ -379,11 +376,10 @@ struct loops {
     INSTANCE(2, dtype, code)                                                                       \
     INSTANCE(3, dtype, code) INSTANCE(4, dtype, code) UNPACK(dtype, code)
 #define LOOPS(dtype, qk_6, pv_6)                                                                   \
-    {                                                                                              \
-        {NULL, qk_1_##dtype, qk_2_##dtype, qk_3_##dtype, qk_4_##dtype, NULL, qk_6},                \
-            {NULL, pv_1_##dtype, pv_2_##dtype, pv_3_##dtype, pv_4_##dtype, NULL, pv_6},            \
-            unpack_k_##dtype, unpack_v_##dtype                                                     \
-    }
+    {{NULL, qk_1_##dtype, qk_2_##dtype, qk_3_##dtype, qk_4_##dtype, NULL, qk_6},                   \
+     {NULL, pv_1_##dtype, pv_2_##dtype, pv_3_##dtype, pv_4_##dtype, NULL, pv_6},                   \
+     unpack_k_##dtype,                                                                             \
+     unpack_v_##dtype}
 
 INSTANCES(f32, PKV_F32)
 INSTANCE(6, f32, PKV_F32)

@@ -2,7 +2,8 @@
 #if defined(__x86_64__)
 #if defined(__clang__)
 #pragma clang attribute push(                                                                      \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma,f16c"))),        \
+    __attribute__((                                                                                \
+        target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma,f16c"))),        \
     apply_to = function)
 #else
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma,f16c")
@@ -19,7 +20,7 @@ static bool is_supported(void) {
 }
 
 const struct pkvi_kernels pkvi_kernels_avx512bf16 = {"avx512bf16", is_supported, attend, merge,
-                                                    pack};
+                                                     pack};
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

@@ -121,7 +121,7 @@ INLINE vu load_fp8(const uint32_t dtype, const void* from) {
 INLINE void load_i8(const void* from, vf* first, vf* second) {
     half codes;
     memcpy(&codes, from, sizeof codes);
-    const vi lanes = (vi)__builtin_convertvector(codes, vu);
+    const vi lanes = (vi) __builtin_convertvector(codes, vu);
     *first = __builtin_convertvector((lanes << 24) >> 24, vf);
     *second = __builtin_convertvector((lanes << 16) >> 24, vf);
 }
@@ -130,7 +130,7 @@ INLINE void load_i8(const void* from, vf* first, vf* second) {
 INLINE vu load_i8_pairs(const void* from) {
     signed_bytes2 codes;
     memcpy(&codes, from, sizeof codes);
-    return (vu)__builtin_convertvector(codes, signed_words2);
+    return (vu) __builtin_convertvector(codes, signed_words2);
 }
 
 /* Number `pair` of the pairs of 4-bit values in each word (packed.h). */
