@@ -22,7 +22,9 @@
 #include "device/cpu/simd.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#if defined(__clang__)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define UNROLL /* checks make unrolled loops so long that compilers take minutes for them */
+#elif defined(__clang__)
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 32")
