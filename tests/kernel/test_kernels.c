@@ -23,19 +23,27 @@ enum { DTYPES = PKV_I4 + 1 };
 
 static const pkv_parallel_hook no_hook = {NULL, NULL};
 
-/* The reference computes from the same stored values, so that what is left is the arithmetic: of f32,
- * or of queries and weights that level avx512bf16 rounds to bf16 for all types but f32 and f16, and
- * numbers of i4 too. */
-static double cache_limit(uint32_t dtype, const char* isa) {
+/* The reference computes from the same stored values, so that what is left is the arithmetic. That
+ * is f32 but at level avx512bf16, where queries multiply K, and weights V, in fewer bits: 8 of bf16
+ * for fp8 always and for bf16 when the queries are bf16 themselves (twice 8 otherwise), 16 for i8 and
+ * i4. An error of a score grows with the score. */
+static double arithmetic_limit(uint32_t dtype, uint32_t q_dtype, const char* isa) {
     if (dtype == PKV_F32) return 1e-11;
     if (dtype == PKV_F16 || strcmp(isa, "avx512bf16") != 0) return 1e-10;
-    return dtype == PKV_I4 ? 4e-5 : 1e-5;
+    if (dtype == PKV_BF16) return q_dtype == PKV_BF16 ? 1e-5 : 1e-9;
+    return dtype == PKV_I8 || dtype == PKV_I4 ? 1e-7 : 1e-5;
+}
+
+static double cache_limit(const struct shape* shape, bool is_value, const char* isa) {
+    if (is_value) return arithmetic_limit(shape->group.v_dtype, shape->q_dtype, isa);
+    const double steepness = (double)(shape->spread * shape->spread);
+    return arithmetic_limit(shape->group.k_dtype, shape->q_dtype, isa) * steepness;
 }
 
 /* Errors of K, of V and of the output's own rounding are independent: their squares add up. */
 static double nmse_limit(const struct shape* shape, const char* isa) {
     static const double out_limits[] = {0.0, 1e-6, 1e-5};
-    return cache_limit(shape->group.k_dtype, isa) + cache_limit(shape->group.v_dtype, isa) +
+    return cache_limit(shape, false, isa) + cache_limit(shape, true, isa) +
            out_limits[shape->out_dtype];
 }
 
@@ -175,8 +183,8 @@ static void add(struct tally* tally, struct difference difference, double limit)
 
 /* A shape counts for the type with the higher limit of its two, or the later one in the enum. */
 static uint32_t tallied_dtype(const struct shape* shape, const char* isa) {
-    const double k = cache_limit(shape->group.k_dtype, isa);
-    const double v = cache_limit(shape->group.v_dtype, isa);
+    const double k = cache_limit(shape, false, isa);
+    const double v = cache_limit(shape, true, isa);
     if (k != v) return k > v ? shape->group.k_dtype : shape->group.v_dtype;
     return shape->group.k_dtype > shape->group.v_dtype ? shape->group.k_dtype
                                                        : shape->group.v_dtype;

@@ -36,7 +36,6 @@ struct context {
     float score_factor;      /* from products to scores, whose exponential is a power of 2 */
     float weight_factor;     /* for types whose elements are too small: see operand.h */
     float out_factor;        /* and what is left of it in the output */
-    bool is_precise;         /* q has more than bf16: so do what multiplies K and V */
     bool unpacks; /* many rows: types that are not native are converted for all of them */
 };
 
@@ -58,6 +57,12 @@ struct source {
     uint32_t k_dtype;
     uint32_t v_dtype;
 };
+
+/* Does what multiplies K or V of `dtype` have more digits than bf16? With queries in bf16 it need not,
+ * and fp8 is coarser than what would be lost. */
+static bool is_precise(const struct context* context, uint32_t dtype) {
+    return dtype == PKV_BF16 && context->job->q.dtype != PKV_BF16;
+}
 
 static uint32_t position_of(const struct context* context, uint32_t row) {
     return context->first_position + row / context->group_heads;
@@ -181,7 +186,7 @@ static void mask_scores(const struct context* context, const struct pkvi_chunk* 
 static struct tiles tiles_seen(const struct context* context, const struct pkvi_chunk* chunk,
                                uint32_t low, uint32_t high) {
     const pkv_group_config* group = &context->job->layout->group;
-    struct tiles tiles = {0, context->walk.tiles};
+    struct tiles tiles = {0, PKVI_CHUNK_TILES};
     while (tiles.begin < tiles.end) {
         const uint32_t begin = chunk->begin + (uint32_t)(tiles.end - 1) * PKVI_TILE_TOKENS;
         if (pkvi_sees_any(group, low, high, begin, begin + PKVI_TILE_TOKENS)) break;
@@ -311,7 +316,9 @@ static void add_rows(const struct context* context, const struct source* source,
                                         : (const unsigned char*)weights.words,
         .row_bytes =
             PKVI_CHUNK_TOKENS * (arithmetic == FLOATS ? sizeof(float) : words * sizeof(int16_t)),
-        .rest_bytes = context->is_precise ? PKVI_CHUNK_TOKENS * sizeof(uint16_t) : 0,
+        .rest_bytes = is_precise(context, context->job->layout->group.v_dtype)
+                          ? PKVI_CHUNK_TOKENS * sizeof(uint16_t)
+                          : 0,
         .affine = source->affine,
         .corrections = rows->corrections,
         .scales = weights.scales,
@@ -333,7 +340,9 @@ static void attend_rows(const struct context* context, const struct pkvi_chunk* 
     const struct queries queries = {
         .q = rows->q,
         .row_bytes = context->q_row_bytes,
-        .rest_bytes = context->is_precise ? context->key_dim * sizeof(uint16_t) : 0,
+        .rest_bytes = is_precise(context, context->job->layout->group.k_dtype)
+                          ? context->key_dim * sizeof(uint16_t)
+                          : 0,
         .key_dim = context->key_dim,
         .factor = context->score_factor,
         .is_scaled = has_token_scale(context->job->layout->group.k_dtype),
@@ -383,7 +392,7 @@ static struct source source_of(const struct context* context, const struct pkvi_
         .k_dtype = group->k_dtype,
         .v_dtype = group->v_dtype,
     };
-    for (int t = 0; t < context->walk.tiles; t++) {
+    for (int t = 0; t < PKVI_CHUNK_TILES; t++) {
         source.piece.k[t] = chunk->k[t] + index * chunk->k_step;
         source.piece.v[t] = chunk->v[t] + index * chunk->v_step;
         source.piece.k_scales[t] = chunk->k_scales[t] + index * chunk->k_step;
@@ -395,7 +404,7 @@ static struct source source_of(const struct context* context, const struct pkvi_
 /* Scales and minima of V as floats. */
 static void load_affine(const struct context* context, const struct piece* piece, float* affine) {
     const size_t floats = affine_floats(context->value_dim);
-    for (int t = 0; t < context->walk.tiles; t++) {
+    for (int t = 0; t < PKVI_CHUNK_TILES; t++) {
         const uint16_t* from = (const uint16_t*)(const void*)piece->v_scales[t];
         for (size_t i = 0; i < floats; i += WIDTH)
             v_store(affine + (size_t)t * floats + i, v_load_f16(from + i));
@@ -411,7 +420,7 @@ static void unpack(const struct context* context, struct source* source) {
     const size_t k_bytes = (size_t)PKVI_TILE_TOKENS * context->key_dim * sizeof(float);
     const size_t v_bytes = (size_t)PKVI_TILE_TOKENS * context->value_dim * sizeof(float);
     unsigned char* room = context->workspace->unpacked;
-    for (int t = 0; t < context->walk.tiles; t++, room += k_bytes + v_bytes) {
+    for (int t = 0; t < PKVI_CHUNK_TILES; t++, room += k_bytes + v_bytes) {
         if (native_of(source->k_dtype) != source->k_dtype) {
             k->unpack_k(piece->k[t], piece->k_scales[t], context->key_dim, room);
             piece->k[t] = room;
@@ -434,7 +443,7 @@ static void prefetch_part(const struct context* context, const struct pkvi_chunk
     const size_t v_bytes = group->value_dim * pkvi_dtype_bits(group->v_dtype) / 8;
     const size_t begin = (size_t)PKVI_TILE_TOKENS * done / context->item->rows;
     const size_t end = (size_t)PKVI_TILE_TOKENS * (done + rows->count) / context->item->rows;
-    for (int t = 0; t < context->walk.tiles; t++) {
+    for (int t = 0; t < PKVI_CHUNK_TILES; t++) {
         for (size_t at = k_bytes * begin; at < k_bytes * end; at += 64)
             prefetch(after->k[t] + at, 1);
         for (size_t at = v_bytes * begin; at < v_bytes * end; at += 64)
@@ -467,13 +476,12 @@ static void attend_head(const struct context* context, struct pkvi_chunk* chunk,
 }
 
 static void attend_split(const struct context* context, uint32_t begin, uint32_t end) {
-    const uint32_t step = (uint32_t)context->walk.tiles * PKVI_TILE_TOKENS;
     struct pkvi_chunk chunk;
     struct pkvi_chunk after;
     pkvi_chunk_locate(&context->walk, begin, &after);
-    for (uint32_t at = begin; at < end; at += step) {
+    for (uint32_t at = begin; at < end; at += PKVI_CHUNK_TOKENS) {
         chunk = after;
-        pkvi_chunk_locate(&context->walk, at + step, &after);
+        pkvi_chunk_locate(&context->walk, at + PKVI_CHUNK_TOKENS, &after);
         if (!chunk.is_seen) continue;
         for (uint32_t index = 0; index < context->item->kv_heads; index++)
             attend_head(context, &chunk, &after, index);
@@ -497,7 +505,7 @@ static void store_bf16s(const struct context* context, const float* q, unsigned 
     for (uint32_t d = 0; d < context->key_dim; d += WIDTH) {
         const vf lifted = v_load(q + d) * lift;
         v_store_bf16(rounded + d, lifted);
-        if (context->is_precise)
+        if (is_precise(context, context->job->layout->group.k_dtype))
             v_store_bf16(rounded + context->key_dim + d, lifted - v_load_bf16(rounded + d));
     }
 }
@@ -587,7 +595,6 @@ static struct context make_context(const struct pkvi_attend_job* job, const stru
         .score_factor = job->scale * fp8_factor(group->k_dtype),
         .weight_factor = lift_of(group->v_dtype),
         .out_factor = fp8_factor(group->v_dtype),
-        .is_precise = job->q.dtype != PKV_BF16,
         .unpacks = item->rows > ROWS_UNPACKED_MIN,
     };
     if (job->softcap == 0.0F) context.score_factor *= LOG2_E;
@@ -598,7 +605,6 @@ static struct context make_context(const struct pkvi_attend_job* job, const stru
         .high = position_of(&context, item->row + item->rows - 1),
         .kv_head = item->kv_head,
         .stage = workspace->stage,
-        .tiles = pkvi_chunk_tiles(group),
     };
     return context;
 }

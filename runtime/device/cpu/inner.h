@@ -154,11 +154,11 @@ INLINE void qk_block(const int rows, const int vectors, const uint32_t dtype,
     }
 }
 
-/* Of several tiles at once as far as registers go; 4-bit values, which take more, of single ones. */
+/* Of several tiles at once as far as registers go; 4-bit values have two sums for each score. */
 INLINE void qk(const int rows, const uint32_t dtype, const struct queries* queries,
                const struct piece* piece, const struct piece* next, struct tiles tiles) {
     const bool grouped = HAS_DOT && is_i4(dtype);
-    const int vectors = grouped ? TILE_VECTORS : fitting_vectors(rows, CHUNK_VECTORS);
+    const int vectors = fitting_vectors(grouped ? 2 * rows : rows, CHUNK_VECTORS);
     int first = tiles.begin * TILE_VECTORS;
     const int end = tiles.end * TILE_VECTORS;
     for (; vectors > TILE_VECTORS && first + vectors <= end; first += vectors)
