@@ -198,7 +198,8 @@ typedef struct pkv_config {
     uint32_t struct_size; /* set by pkv_config_init */
     uint32_t version;     /* set by pkv_config_init */
     const char* device;   /* "cpu" (default) or "sim", the deterministic test device */
-    const char* isa;      /* "scalar", "avx2", "avx512", "neon"; default: $PKV_ISA, else best */
+    const char* isa;      /* "scalar", "avx2", "avx512", "avx512bf16", "neon"; default: $PKV_ISA,
+                             else the best that the processor has */
     uint32_t group_count; /* default 1 */
     uint32_t blocks;      /* blocks of the pool: required, 1..2^24 */
     pkv_group_config groups[PKV_GROUPS_MAX];
@@ -443,7 +444,11 @@ typedef struct pkv_attention {
 
 /* Attend from the plan's new tokens to all tokens of their sequences up to themselves. K and V of
  * the layer must have been written; the library does not check that. Scores, their softmax and the
- * output must stay within f32: finite inputs near its limits can give infinities. The output of a
+ * output must stay within f32: finite inputs near its limits can give infinities.
+ * Arithmetic is f32 but at level "avx512bf16", which multiplies by dot products: K and V in bf16 by
+ * queries and softmax weights of 8 significant bits when q is bf16, of 16 when it is not; in fp8, of
+ * 8 always; in i8 and i4, of 16. Sums are f32, or exact integers.
+ * The output of a
  * sequence is bitwise the same whatever else is in the plan, wherever its blocks lie, however it is
  * cut into chunks and however many threads run.
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_ERANGE (layer), PKV_ETOOBIG (over 2^30 rows of tokens times

@@ -70,7 +70,8 @@ class Cache:
     threads             threads of attention, the caller included; 0: all processors this process
                         may use
     device              "cpu", or "sim": deterministic, with a virtual clock, for tests
-    isa                 "scalar", "avx2", "avx512", "neon"; default: $PKV_ISA, else the best
+    isa                 "scalar", "avx2", "avx512", "avx512bf16", "neon"; default: $PKV_ISA,
+                        else the best
     faults, fault_seed  fault specification (see pagedkv.faults); None: $PKV_FAULTS, else none
     seed                of hashes and handles; 0: from the operating system
     prefix              False: nothing is cached after a sequence ends

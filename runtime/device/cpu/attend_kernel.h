@@ -186,7 +186,7 @@ static void mask_scores(const struct context* context, const struct pkvi_chunk* 
 static struct tiles tiles_seen(const struct context* context, const struct pkvi_chunk* chunk,
                                uint32_t low, uint32_t high) {
     const pkv_group_config* group = &context->job->layout->group;
-    struct tiles tiles = {0, PKVI_CHUNK_TILES};
+    struct tiles tiles = {0, context->walk.tiles};
     while (tiles.begin < tiles.end) {
         const uint32_t begin = chunk->begin + (uint32_t)(tiles.end - 1) * PKVI_TILE_TOKENS;
         if (pkvi_sees_any(group, low, high, begin, begin + PKVI_TILE_TOKENS)) break;
@@ -392,7 +392,7 @@ static struct source source_of(const struct context* context, const struct pkvi_
         .k_dtype = group->k_dtype,
         .v_dtype = group->v_dtype,
     };
-    for (int t = 0; t < PKVI_CHUNK_TILES; t++) {
+    for (int t = 0; t < context->walk.tiles; t++) {
         source.piece.k[t] = chunk->k[t] + index * chunk->k_step;
         source.piece.v[t] = chunk->v[t] + index * chunk->v_step;
         source.piece.k_scales[t] = chunk->k_scales[t] + index * chunk->k_step;
@@ -404,7 +404,7 @@ static struct source source_of(const struct context* context, const struct pkvi_
 /* Scales and minima of V as floats. */
 static void load_affine(const struct context* context, const struct piece* piece, float* affine) {
     const size_t floats = affine_floats(context->value_dim);
-    for (int t = 0; t < PKVI_CHUNK_TILES; t++) {
+    for (int t = 0; t < context->walk.tiles; t++) {
         const uint16_t* from = (const uint16_t*)(const void*)piece->v_scales[t];
         for (size_t i = 0; i < floats; i += WIDTH)
             v_store(affine + (size_t)t * floats + i, v_load_f16(from + i));
@@ -420,7 +420,7 @@ static void unpack(const struct context* context, struct source* source) {
     const size_t k_bytes = (size_t)PKVI_TILE_TOKENS * context->key_dim * sizeof(float);
     const size_t v_bytes = (size_t)PKVI_TILE_TOKENS * context->value_dim * sizeof(float);
     unsigned char* room = context->workspace->unpacked;
-    for (int t = 0; t < PKVI_CHUNK_TILES; t++, room += k_bytes + v_bytes) {
+    for (int t = 0; t < context->walk.tiles; t++, room += k_bytes + v_bytes) {
         if (native_of(source->k_dtype) != source->k_dtype) {
             k->unpack_k(piece->k[t], piece->k_scales[t], context->key_dim, room);
             piece->k[t] = room;
@@ -443,7 +443,7 @@ static void prefetch_part(const struct context* context, const struct pkvi_chunk
     const size_t v_bytes = group->value_dim * pkvi_dtype_bits(group->v_dtype) / 8;
     const size_t begin = (size_t)PKVI_TILE_TOKENS * done / context->item->rows;
     const size_t end = (size_t)PKVI_TILE_TOKENS * (done + rows->count) / context->item->rows;
-    for (int t = 0; t < PKVI_CHUNK_TILES; t++) {
+    for (int t = 0; t < context->walk.tiles; t++) {
         for (size_t at = k_bytes * begin; at < k_bytes * end; at += 64)
             prefetch(after->k[t] + at, 1);
         for (size_t at = v_bytes * begin; at < v_bytes * end; at += 64)
@@ -476,12 +476,13 @@ static void attend_head(const struct context* context, struct pkvi_chunk* chunk,
 }
 
 static void attend_split(const struct context* context, uint32_t begin, uint32_t end) {
+    const uint32_t step = (uint32_t)context->walk.tiles * PKVI_TILE_TOKENS;
     struct pkvi_chunk chunk;
     struct pkvi_chunk after;
     pkvi_chunk_locate(&context->walk, begin, &after);
-    for (uint32_t at = begin; at < end; at += PKVI_CHUNK_TOKENS) {
+    for (uint32_t at = begin; at < end; at += step) {
         chunk = after;
-        pkvi_chunk_locate(&context->walk, at + PKVI_CHUNK_TOKENS, &after);
+        pkvi_chunk_locate(&context->walk, at + step, &after);
         if (!chunk.is_seen) continue;
         for (uint32_t index = 0; index < context->item->kv_heads; index++)
             attend_head(context, &chunk, &after, index);
@@ -605,6 +606,7 @@ static struct context make_context(const struct pkvi_attend_job* job, const stru
         .high = position_of(&context, item->row + item->rows - 1),
         .kv_head = item->kv_head,
         .stage = workspace->stage,
+        .tiles = pkvi_chunk_tiles(group, job->query_heads),
     };
     return context;
 }

@@ -32,11 +32,11 @@ static void locate_tile(const struct pkvi_walk* walk, uint32_t begin, int t,
 }
 
 /* Let tiles that nobody sees point to one that somebody does. */
-static void fill_gaps(struct pkvi_chunk* chunk) {
+static void fill_gaps(const struct pkvi_walk* walk, struct pkvi_chunk* chunk) {
     int seen = 0;
     while (chunk->tokens[seen] == 0)
         seen++;
-    for (int t = 0; t < PKVI_CHUNK_TILES; t++) {
+    for (int t = 0; t < walk->tiles; t++) {
         if (chunk->tokens[t] > 0) continue;
         chunk->k[t] = chunk->k[seen];
         chunk->v[t] = chunk->v[seen];
@@ -52,14 +52,14 @@ void pkvi_chunk_locate(const struct pkvi_walk* walk, uint32_t begin, struct pkvi
     chunk->is_seen = false;
     chunk->k_step = is_staged ? 0 : layout->k_head_bytes;
     chunk->v_step = is_staged ? 0 : layout->v_head_bytes;
-    for (int t = 0; t < PKVI_CHUNK_TILES; t++) {
+    for (int t = 0; t < walk->tiles; t++) {
         const uint32_t tile_begin = begin + (uint32_t)t * PKVI_TILE_TOKENS;
         chunk->tokens[t] = tile_tokens(walk, tile_begin);
         if (chunk->tokens[t] == 0) continue;
         chunk->is_seen = true;
         if (!is_staged) locate_tile(walk, tile_begin, t, chunk);
     }
-    if (chunk->is_seen && !is_staged) fill_gaps(chunk);
+    if (chunk->is_seen && !is_staged) fill_gaps(walk, chunk);
 }
 
 /* ---- Small blocks ---------------------------------------------------------------------------- */
@@ -130,7 +130,7 @@ void pkvi_chunk_stage(const struct pkvi_walk* walk, uint32_t index, struct pkvi_
     const size_t v_bytes =
         (size_t)PKVI_TILE_TOKENS * group->value_dim * pkvi_dtype_bytes(group->v_dtype);
     unsigned char* room = walk->stage;
-    for (int t = 0; t < PKVI_CHUNK_TILES; t++, room += k_bytes + v_bytes) {
+    for (int t = 0; t < walk->tiles; t++, room += k_bytes + v_bytes) {
         if (chunk->tokens[t] == 0) continue;
         const uint32_t begin = chunk->begin + (uint32_t)t * PKVI_TILE_TOKENS;
         if (group->window > 0)
@@ -141,5 +141,5 @@ void pkvi_chunk_stage(const struct pkvi_walk* walk, uint32_t index, struct pkvi_
         chunk->v[t] = room + k_bytes;
         chunk->k_scales[t] = chunk->v_scales[t] = room; /* small blocks have no scales */
     }
-    fill_gaps(chunk);
+    fill_gaps(walk, chunk);
 }

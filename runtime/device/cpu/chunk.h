@@ -1,6 +1,6 @@
 /* chunk.h - where the K and V of a stretch of positions lie, as the kernels walk along a sequence.
  *
- *   chunk   PKVI_CHUNK_TOKENS positions: one update of the softmax
+ *   chunk   up to PKVI_CHUNK_TOKENS positions: one update of the softmax
  *   tile    16 of them: one run of K and one of V in the packed order (packed.h)
  *
  * A tile lies in one block when blocks have 16 tokens or more; it is then used where it is. Tiles
@@ -27,6 +27,7 @@ struct pkvi_walk {
     uint32_t high;         /* and of the last */
     uint32_t kv_head;      /* first of the item */
     unsigned char* stage;  /* [PKVI_CHUNK_TILES] K and V of a tile; for small blocks */
+    int tiles;             /* of a chunk */
 };
 
 struct pkvi_chunk {
@@ -42,6 +43,14 @@ struct pkvi_chunk {
     size_t k_step;                     /* bytes from one KV head to the next */
     size_t v_step;
 };
+
+/* Tiles of a chunk: half of the most there can be for f32 with several query heads for each KV head,
+ * where decode is a tenth faster so; a tenth slower with one. Nothing but the model decides. */
+static inline int pkvi_chunk_tiles(const pkv_group_config* group, uint32_t query_heads) {
+    const bool is_wide = group->k_dtype == PKV_F32 || group->v_dtype == PKV_F32;
+    const bool is_shared = query_heads > group->kv_heads;
+    return is_wide && is_shared && PKVI_CHUNK_TILES > 1 ? PKVI_CHUNK_TILES / 2 : PKVI_CHUNK_TILES;
+}
 
 /* Can any row at a position in [low, high] see any of [begin, end)? */
 static inline bool pkvi_sees_any(const pkv_group_config* group, uint32_t low, uint32_t high,
