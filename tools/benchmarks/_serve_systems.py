@@ -27,7 +27,7 @@ from benchmarks._serve_cases import CASES, Case
 # pagedkv
 BLOCK_TOKENS = 16
 STEP_TOKENS = 512
-# generate_batch, by trial on both cases
+# generate_batch, by trial on the smaller case
 PAGE_SIZE = 64
 BATCH_TOKENS = 128
 
