@@ -98,24 +98,32 @@ INLINE struct affine k_affine(const uint32_t dtype, const unsigned char* scales,
     return (struct affine){v_load_f16(at), v_load_f16(at + PKVI_TILE_TOKENS)};
 }
 
-/* Add the products of dims d and d + 1. */
+/* Add the products of dims d and d + 1, or half of them; their factors lie at `q`. */
+INLINE void qk_products(const int rows, const int vectors, const uint32_t dtype, const int half,
+                        const struct queries* queries, const unsigned char* q,
+                        const struct piece* piece, const int first, uint32_t d,
+                        const struct affine* affine, vf* sums) {
+    struct operand k[SUMS_ROOM];
+    UNROLL for (int i = 0; i < vectors; i++) k[i] =
+        load_k(dtype, piece->k[(first + i) / TILE_VECTORS], d, (first + i) % TILE_VECTORS * WIDTH,
+               affine[i]);
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++)
+        sums[r * vectors + i] =
+            v_multiply_add(arithmetic_of(dtype), half, k[i], q + (size_t)r * queries->row_bytes,
+                           sums[r * vectors + i]);
+}
+
 INLINE void qk_dims(const int rows, const int vectors, const uint32_t dtype,
                     const struct queries* queries, const struct piece* piece, const int first,
                     uint32_t d, const struct affine* affine, vf* sums) {
     const enum arithmetic arithmetic = arithmetic_of(dtype);
     const unsigned char* q = queries->q + d * factor_bytes(dtype);
-    struct operand k[SUMS_ROOM];
-    UNROLL for (int i = 0; i < vectors; i++) k[i] =
-        load_k(dtype, piece->k[(first + i) / TILE_VECTORS], d, (first + i) % TILE_VECTORS * WIDTH,
-               affine[i]);
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors;
-                                                      i++) sums[r * vectors + i] =
-        v_multiply_add(arithmetic, k[i], q + (size_t)r * queries->row_bytes, sums[r * vectors + i]);
-    if (arithmetic != BF16S || queries->rest_bytes == 0) return;
-    q += queries->rest_bytes;
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors;
-                                                      i++) sums[r * vectors + i] =
-        v_multiply_add(arithmetic, k[i], q + (size_t)r * queries->row_bytes, sums[r * vectors + i]);
+    qk_products(rows, vectors, dtype, 0, queries, q, piece, first, d, affine, sums);
+    if (arithmetic == FLOATS)
+        qk_products(rows, vectors, dtype, 1, queries, q, piece, first, d, affine, sums);
+    if (arithmetic == BF16S && queries->rest_bytes != 0)
+        qk_products(rows, vectors, dtype, 0, queries, q + queries->rest_bytes, piece, first, d,
+                    affine, sums);
 }
 
 /* Scores of `rows` rows with the tokens of `vectors` vectors of the chunk, from number `first` on.
@@ -219,35 +227,41 @@ INLINE struct affine v_affine(const uint32_t dtype, const struct sums* sums, int
     return (struct affine){v_set(at[0]), v_set(at[PKVI_TILE_TOKENS])};
 }
 
-/* Add tokens t and t + 1 of a tile, or t alone. The slot of a token that is not there holds rubbish,
- * perhaps NaN, which must not even be multiplied by 0. */
-INLINE void add_tokens(const int rows, const int vectors, const uint32_t dtype, const bool both,
-                       const struct sums* sums, const unsigned char* v, int tile, uint32_t t,
-                       uint32_t d, vf* out) {
-    const enum arithmetic arithmetic = arithmetic_of(dtype);
+/* Add the products of tokens t and t + 1, or half of them; their factors lie at `weights`. The slot
+ * of a token that is not there holds rubbish, perhaps NaN, which must not even be multiplied by 0. */
+INLINE void pv_products(const int rows, const int vectors, const uint32_t dtype, const int half,
+                        const bool both, const struct sums* sums, const unsigned char* weights,
+                        const unsigned char* v, int tile, uint32_t t, uint32_t d, vf* out) {
     const bool grouped = HAS_DOT && is_i4(dtype);
     struct operand operand[SUMS_ROOM];
     UNROLL for (int i = 0; i < vectors; i++) {
         const uint32_t at = d + (uint32_t)i * WIDTH;
         operand[i] = load_v(dtype, v, sums->value_dim, t, at, v_affine(dtype, sums, tile, t, at),
                             v_affine(dtype, sums, tile, t + 1, at));
-        if (!both && arithmetic != FLOATS) operand[i].pairs &= 0x0000ffffU;
-        if (!both && arithmetic == FLOATS) operand[i].second = v_set(0.0F);
+        if (!both) operand[i].pairs &= 0x0000ffffU;
     }
-    const size_t token = (size_t)(tile * PKVI_TILE_TOKENS) + t;
-    const unsigned char* weights = sums->weights + token * factor_bytes(dtype);
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++) {
         const size_t group = grouped ? (d + (uint32_t)i * WIDTH) / PKVI_GROUP_DIMS : 0;
-        out[r * vectors + i] = v_multiply_add(arithmetic, operand[i],
+        out[r * vectors + i] = v_multiply_add(arithmetic_of(dtype), half, operand[i],
                                               weights + (size_t)r * sums->row_bytes +
                                                   group * PKVI_CHUNK_TOKENS * sizeof(int16_t),
                                               out[r * vectors + i]);
     }
-    if (arithmetic != BF16S || sums->rest_bytes == 0) return;
-    weights += sums->rest_bytes;
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++)
-        out[r * vectors + i] = v_multiply_add(
-            arithmetic, operand[i], weights + (size_t)r * sums->row_bytes, out[r * vectors + i]);
+}
+
+/* Add tokens t and t + 1 of a tile, or t alone. */
+INLINE void add_tokens(const int rows, const int vectors, const uint32_t dtype, const bool both,
+                       const struct sums* sums, const unsigned char* v, int tile, uint32_t t,
+                       uint32_t d, vf* out) {
+    const enum arithmetic arithmetic = arithmetic_of(dtype);
+    const size_t token = (size_t)(tile * PKVI_TILE_TOKENS) + t;
+    const unsigned char* weights = sums->weights + token * factor_bytes(dtype);
+    pv_products(rows, vectors, dtype, 0, both, sums, weights, v, tile, t, d, out);
+    if (arithmetic == FLOATS && both)
+        pv_products(rows, vectors, dtype, 1, both, sums, weights, v, tile, t, d, out);
+    if (arithmetic == BF16S && sums->rest_bytes != 0)
+        pv_products(rows, vectors, dtype, 0, both, sums, weights + sums->rest_bytes, v, tile, t, d,
+                    out);
 }
 
 INLINE float* out_at(const struct sums* sums, int row, uint32_t d) {

@@ -203,17 +203,18 @@ INLINE struct operand load_v(const uint32_t dtype, const unsigned char* tile, ui
     return load_operand(dtype, tile + at, value_dim * bits_of(dtype) / 8, t % 8 / 2, first, second);
 }
 
-/* sum + operand * (factor 0, factor 1), for two floats, bf16 or int16 at `factors`. */
-INLINE vf v_multiply_add(const enum arithmetic arithmetic, struct operand operand,
+/* sum + operand * (factor 0, factor 1), which are two floats, bf16 or int16 at `factors`. Floats in
+ * two halves: first all first elements and then all second ones, so that few are in registers. */
+INLINE vf v_multiply_add(const enum arithmetic arithmetic, const int half, struct operand operand,
                          const void* factors, vf sum) {
     if (arithmetic == FLOATS) {
         const float* two = factors;
-        return v_fma(operand.second, v_set(two[1]), v_fma(operand.first, v_set(two[0]), sum));
+        return v_fma(half == 0 ? operand.first : operand.second, v_set(two[half]), sum);
     }
     uint32_t pair;
     memcpy(&pair, factors, sizeof pair);
     if (arithmetic == BF16S) return v_dot_bf16(sum, operand.pairs, (vu){0} + pair);
-    return (vf)v_dot_int16((vi)sum, operand.pairs, (vu){0} + pair);
+    return v_dot_int16(sum, operand.pairs, (vu){0} + pair);
 }
 
 /* The sum that v_multiply_add has made, as floats. */
