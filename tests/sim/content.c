@@ -1,43 +1,47 @@
 /* content.c - what is stored in the cache, and whether it comes out again.
  *
- * The value of a position in layer l and KV head h is one number, the same in all elements of its
- * key, and half of one more in its value:
- *
- *   k = fill + l * 2^20 + h * 2^21        v = k + 1/2        all exact in f32
- *
- * A block that was not copied on write, was copied wrongly, shared with the wrong prefix or not
- * zeroed shows up as another number. */
+ * Each row says whose it is (row.c). A block that was not copied on write, was copied wrongly or not
+ * wholly, shared with the wrong prefix or not zeroed shows up as the row of another. */
 #include "sim/driver.h"
 
 #include <math.h>
 #include <string.h>
 
-static float value_at(uint32_t fill, uint32_t layer, uint32_t head) {
-    return (float)(fill + (layer << MODEL_FILL_BITS) + (head << (MODEL_FILL_BITS + 1)));
+/* K or V of the cache. */
+typedef struct side {
+    const char* name;
+    bool is_value;
+    uint32_t dtype;
+    uint32_t dim;
+} side;
+
+static side side_of(const sim* s, bool is_value) {
+    const pkv_group_config* group = &s->config.groups[0];
+    if (is_value) return (side){"V", true, group->v_dtype, group->value_dim};
+    return (side){"K", false, group->k_dtype, group->key_dim};
 }
 
 /* ---- Write ----------------------------------------------------------------------------------- */
 
-static void fill_rows(float* rows, uint32_t* row, const model_seq* seq, uint32_t layer,
-                      const pkv_group_config* group, float offset) {
-    for (uint32_t i = 0; i < seq->reserved; i++, (*row)++) {
-        for (uint32_t head = 0; head < group->kv_heads; head++) {
+static void fill_rows(const sim* s, float** rows, const model_seq* seq, uint32_t layer,
+                      bool is_value) {
+    const side to = side_of(s, is_value);
+    for (uint32_t i = 0; i < seq->reserved; i++) {
+        for (uint32_t head = 0; head < s->config.groups[0].kv_heads; head++) {
             const uint32_t fill = seq->fills[seq->length + i];
-            float* element = rows + (*row * group->kv_heads + head) * group->key_dim;
-            for (uint32_t d = 0; d < group->key_dim; d++)
-                element[d] = value_at(fill, layer, head) + offset;
+            sim_row_fill(to.dtype, sim_row_key(fill, layer, head, is_value), *rows, to.dim);
+            *rows += to.dim;
         }
     }
 }
 
 static int write_layer(sim* s, const sim_plan* plan, uint32_t layer) {
-    const pkv_group_config* group = &s->config.groups[0];
-    uint32_t k_rows = 0;
-    uint32_t v_rows = 0;
+    float* k_rows = s->k;
+    float* v_rows = s->v;
     for (uint32_t i = 0; i < plan->entries; i++) {
         const model_seq* seq = &s->model.seqs[plan->seqs[i]];
-        fill_rows(s->k, &k_rows, seq, layer, group, 0.0F);
-        fill_rows(s->v, &v_rows, seq, layer, group, 0.5F);
+        fill_rows(s, &k_rows, seq, layer, false);
+        fill_rows(s, &v_rows, seq, layer, true);
     }
     const pkv_array k = {.data = s->k};
     const pkv_array v = {.data = s->v};
@@ -70,10 +74,10 @@ void sim_write_seq(sim* s, uint32_t seq) {
     bool written = true;
     if (is_right) model_write(&s->model, seq);
     for (uint32_t layer = 0; layer < (is_right ? group->layers : 1); layer++) {
-        uint32_t k_rows = 0;
-        uint32_t v_rows = 0;
-        if (is_right) fill_rows(s->k, &k_rows, &s->model.seqs[seq], layer, group, 0.0F);
-        if (is_right) fill_rows(s->v, &v_rows, &s->model.seqs[seq], layer, group, 0.5F);
+        float* k_rows = s->k;
+        float* v_rows = s->v;
+        if (is_right) fill_rows(s, &k_rows, &s->model.seqs[seq], layer, false);
+        if (is_right) fill_rows(s, &v_rows, &s->model.seqs[seq], layer, true);
         sim_before(s, verdict);
         const int status = pkv_seq_write(s->cache, sim_handle(s, seq), layer, &k, &v);
         written &= sim_judge(s, "seq.write", verdict, status, seq, layer);
@@ -84,40 +88,43 @@ void sim_write_seq(sim* s, uint32_t seq) {
 /* ---- Read ------------------------------------------------------------------------------------ */
 
 /* A slot that was never written may hold nothing, or what the same tenant once stored in that layer
- * and head. Once copies have been made to fail it may hold rubbish, but nobody else's value by
+ * and head. Once copies have been made to fail it may hold rubbish, but nobody else's row by
  * chance. */
-static bool is_own_residue(const sim* s, float value, uint32_t layer, uint32_t head,
+static bool is_own_residue(const sim* s, side from, const float* row, uint32_t layer, uint32_t head,
                            uint64_t tenant) {
-    if (value == 0.0F || s->faults_have_been) return true;
-    const float fill = value - value_at(0, layer, head);
-    if (!(fill >= 1.0F && fill < (float)(1 << MODEL_FILL_BITS))) return false;
-    return (uint32_t)fill >> MODEL_TENANT_SHIFT == (tenant & 3);
+    uint32_t key;
+    if (s->faults_have_been || sim_row_is_zero(row, from.dim)) return true;
+    if (!sim_row_read(from.dtype, row, from.dim, &key)) return false;
+    const uint32_t fill = key & ((1U << MODEL_FILL_BITS) - 1);
+    if (fill >> MODEL_TENANT_SHIFT != (tenant & 3)) return false;
+    return key == sim_row_key(fill, layer, head, from.is_value);
 }
 
-static bool element_is_right(const sim* s, const model_seq* seq, uint32_t position, uint32_t layer,
-                             uint32_t head, float got, float offset) {
+/* The first element that is wrong, or dim. */
+static uint32_t first_wrong(const sim* s, side from, const model_seq* seq, uint32_t position,
+                            uint32_t layer, uint32_t head, const float* row) {
     const uint32_t fill = seq->fills[position];
-    if (fill != 0) return got == value_at(fill, layer, head) + offset;
-    const float value = got == 0.0F ? 0.0F : got - offset;
-    return is_own_residue(s, value, layer, head, seq->tenant);
+    if (fill == 0) return is_own_residue(s, from, row, layer, head, seq->tenant) ? from.dim : 0;
+    return sim_row_differs(from.dtype, sim_row_key(fill, layer, head, from.is_value), row,
+                           from.dim);
 }
 
-static void compare_rows(sim* s, const char* name, uint32_t index, uint32_t begin, uint32_t end,
-                         uint32_t layer, const float* rows, float offset) {
-    const pkv_group_config* group = &s->config.groups[0];
+static void compare_rows(sim* s, bool is_value, uint32_t index, uint32_t begin, uint32_t end,
+                         uint32_t layer) {
+    const side from = side_of(s, is_value);
     const model_seq* seq = &s->model.seqs[index];
+    const float* row = is_value ? s->v : s->k;
     for (uint32_t position = begin; position < end; position++) {
-        for (uint32_t head = 0; head < group->kv_heads; head++) {
-            for (uint32_t d = 0; d < group->key_dim; d++, rows++) {
-                if (element_is_right(s, seq, position, layer, head, *rows, offset)) continue;
-                sim_fail(s,
-                         "%s of sequence %u at position %u, layer %u, head %u, element %u: want "
-                         "%g, got %g",
-                         name, index, position, layer, head, d,
-                         (double)(value_at(seq->fills[position], layer, head) + offset),
-                         (double)*rows);
-                return;
-            }
+        for (uint32_t head = 0; head < s->config.groups[0].kv_heads; head++, row += from.dim) {
+            const uint32_t d = first_wrong(s, from, seq, position, layer, head, row);
+            if (d == from.dim) continue;
+            const uint32_t key = sim_row_key(seq->fills[position], layer, head, is_value);
+            sim_fail(s,
+                     "%s of sequence %u at position %u, layer %u, head %u, element %u: want %g, "
+                     "got %g",
+                     from.name, index, position, layer, head, d,
+                     (double)sim_row_element(from.dtype, key, d), (double)row[d]);
+            return;
         }
     }
 }
@@ -133,8 +140,8 @@ void sim_read_range(sim* s, uint32_t seq, uint32_t begin, uint32_t end) {
     const int status = pkv_seq_read(s->cache, sim_handle(s, seq), layer, begin, end,
                                     wants_k ? &k : NULL, wants_v ? &v : NULL);
     if (!sim_judge(s, "seq.read", verdict, status, begin, end)) return;
-    if (wants_k) compare_rows(s, "K", seq, begin, end, layer, s->k, 0.0F);
-    if (wants_v) compare_rows(s, "V", seq, begin, end, layer, s->v, 0.5F);
+    if (wants_k) compare_rows(s, false, seq, begin, end, layer);
+    if (wants_v) compare_rows(s, true, seq, begin, end, layer);
 }
 
 /* ---- Attend ---------------------------------------------------------------------------------- */
@@ -145,34 +152,52 @@ static bool is_visible(const pkv_group_config* group, uint32_t from, uint32_t to
     return from - to < group->window;
 }
 
+/* The mean of one element over what is visible, and of the size of the rows it stands in. */
+typedef struct mean {
+    uint32_t count; /* 0: some of it is not known */
+    double value;
+    double size;
+} mean;
+
 /* With a zero query every visible token weighs the same: the output is the mean of their values. */
-static double mean_of_visible(const sim* s, const model_seq* seq, uint32_t from, uint32_t layer,
-                              uint32_t head, uint32_t* count) {
-    double sum = 0.0;
-    *count = 0;
+static mean mean_of_visible(const sim* s, const model_seq* seq, uint32_t from, uint32_t layer,
+                            uint32_t head, uint32_t d) {
+    const uint32_t dtype = s->config.groups[0].v_dtype;
+    mean sum = {0, 0.0, 0.0};
     for (uint32_t to = 0; to <= from; to++) {
         if (!is_visible(&s->config.groups[0], from, to)) continue;
-        if (seq->fills[to] == 0) return NAN;
-        sum += (double)value_at(seq->fills[to], layer, head) + 0.5;
-        (*count)++;
+        if (seq->fills[to] == 0) return (mean){0, 0.0, 0.0};
+        const uint32_t key = sim_row_key(seq->fills[to], layer, head, true);
+        sum.value += (double)sim_row_element(dtype, key, d);
+        sum.size += fabs((double)sim_row_element(dtype, key, 0));
+        sum.size += fabs((double)sim_row_element(dtype, key, 1));
+        sum.count++;
     }
-    return sum / *count;
+    return (mean){sum.count, sum.value / sum.count, sum.size / sum.count};
+}
+
+/* Weights meet scales before they are rounded to bf16 or int16, where the processor multiplies
+ * these. */
+static double tolerance_of(uint32_t v_dtype) {
+    return sim_dtype_is_scaled(v_dtype) ? 0x1p-8 : 1e-5;
 }
 
 static void compare_row(sim* s, uint32_t index, uint32_t position, uint32_t layer, const float* out,
                         const float* lse) {
     const pkv_group_config* group = &s->config.groups[0];
+    const double tolerance = tolerance_of(group->v_dtype);
     for (uint32_t head = 0; head < group->kv_heads; head++) {
-        uint32_t count;
-        const double want =
-            mean_of_visible(s, &s->model.seqs[index], position, layer, head, &count);
-        if (isnan(want)) return;
-        const double got = (double)out[head * group->value_dim];
-        if (fabs(got - want) > 1e-5 * want || fabs((double)lse[head] - log(count)) > 1e-5)
+        const uint32_t d = position % group->value_dim;
+        const mean want = mean_of_visible(s, &s->model.seqs[index], position, layer, head, d);
+        if (want.count == 0) return;
+        const double got = (double)out[head * group->value_dim + d];
+        if (!(fabs(got - want.value) <= tolerance * want.size) ||
+            !(fabs((double)lse[head] - log(want.count)) <= 1e-5))
             sim_fail(s,
-                     "attention of sequence %u at %u, layer %u, head %u: want %g over %u, got %g, "
-                     "lse %g",
-                     index, position, layer, head, want, count, got, (double)lse[head]);
+                     "attention of sequence %u at %u, layer %u, head %u, element %u: want %g over "
+                     "%u, got %g, lse %g",
+                     index, position, layer, head, d, want.value, want.count, got,
+                     (double)lse[head]);
     }
 }
 
@@ -180,9 +205,9 @@ static void compare_row(sim* s, uint32_t index, uint32_t position, uint32_t laye
 void sim_attend_plan(sim* s, const sim_plan* plan) {
     const pkv_group_config* group = &s->config.groups[0];
     const uint32_t layer = sim_below(s, group->layers);
-    const size_t elements = (size_t)plan->tokens * group->kv_heads * group->key_dim;
-    memset(s->k, 0, elements * sizeof *s->k);
-    float* lse = s->v + elements;
+    const size_t rows = (size_t)plan->tokens * group->kv_heads;
+    memset(s->k, 0, rows * group->key_dim * sizeof *s->k);
+    float* lse = s->v + rows * group->value_dim;
     const pkv_attention attention = {
         .q = {.data = s->k}, .out = {.data = s->v}, .lse = lse, .query_heads = group->kv_heads};
     const model_verdict verdict = {0, 0};

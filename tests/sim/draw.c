@@ -35,14 +35,29 @@ static void draw_window(sim* s, pkv_group_config* group) {
     if (sim_percent(s, 50)) group->sinks = between(s, 1, 2 * group->block_tokens);
 }
 
+/* Every second round stores f32; the others any types, K and V apart, in blocks that hold them. */
+static void draw_types(sim* s) {
+    pkv_group_config* group = &s->config.groups[0];
+    group->key_dim = 16;
+    group->value_dim = 16;
+    if (sim_percent(s, 50)) return;
+    group->k_dtype = sim_below(s, PKV_I4 + 1);
+    group->v_dtype = sim_below(s, PKV_I4 + 1);
+    if (!sim_dtype_is_scaled(group->k_dtype) && !sim_dtype_is_scaled(group->v_dtype)) return;
+    group->block_tokens = 16;
+    s->config.blocks = between(s, 2, 12);
+    if (sim_percent(s, 20)) group->key_dim = 48; /* i4: more than one scale */
+    if (sim_percent(s, 20)) group->value_dim = 48;
+}
+
 /* A few rounds have tables of more than one leaf, which takes more than 256 pages. */
 static void draw_shape(sim* s) {
     pkv_group_config* group = &s->config.groups[0];
     group->layers = between(s, 1, 2);
     group->kv_heads = between(s, 1, 2);
-    group->key_dim = 16;
-    group->value_dim = 16;
     if (sim_percent(s, 4)) {
+        group->key_dim = 16;
+        group->value_dim = 16;
         group->block_tokens = 1;
         s->config.blocks = between(s, 300, 700);
         s->config.sequences_max = between(s, 2, 4);
@@ -52,6 +67,7 @@ static void draw_shape(sim* s) {
         s->config.blocks = between(s, 2, 48);
         s->config.sequences_max = between(s, 1, 10);
         s->config.plan_tokens_max = between(s, 1, 40);
+        draw_types(s);
     }
 }
 

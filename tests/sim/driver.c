@@ -141,7 +141,8 @@ static void take_buffers(sim* s) {
     const pkv_group_config* group = &config->groups[0];
     const uint32_t seqs = config->sequences_max;
     const size_t rows = config->plan_tokens_max + config->sequence_tokens_max;
-    const size_t row_elements = (size_t)group->kv_heads * (group->key_dim + 1);
+    const uint32_t dim = group->key_dim > group->value_dim ? group->key_dim : group->value_dim;
+    const size_t row_elements = (size_t)group->kv_heads * (dim + 1);
     s->docs = take((size_t)SIM_DOCS * config->sequence_tokens_max, sizeof *s->docs);
     s->doc_of = take(seqs, sizeof *s->doc_of);
     s->handles = take(seqs, sizeof *s->handles);
@@ -340,11 +341,11 @@ void sim_report(const sim* s, const char* program) {
     printf("DIFFERENCE at operation %llu: %s\n", (unsigned long long)s->op, s->failure);
     printf("config: blocks %u of %u tokens, %u sequences of %u tokens, %u plans of %u sequences "
            "and %u "
-           "tokens, window %u, sinks %u, leaves %u, prefix_off %u\n",
+           "tokens, window %u, sinks %u, leaves %u, prefix_off %u, types %u/%u, dims %u/%u\n",
            s->config.blocks, group->block_tokens, s->config.sequences_max,
            s->config.sequence_tokens_max, s->config.plans_max, s->config.plan_sequences_max,
            s->config.plan_tokens_max, group->window, group->sinks, s->config.table_leaves_max,
-           s->config.prefix_off);
+           s->config.prefix_off, group->k_dtype, group->v_dtype, group->key_dim, group->value_dim);
     printf("the last calls:\n");
     const uint64_t first = s->notes > SIM_RECORDS ? s->notes - SIM_RECORDS : 0;
     for (uint64_t i = first; i < s->notes; i++)

@@ -35,6 +35,7 @@ struct run {
 
 struct totals {
     uint64_t ops, calls, failed_calls, fired, hash;
+    uint64_t scaled_rounds; /* whose K or V has scales */
     pkv_stats events; /* sums over all rounds: a kind of event that never came up was not tested */
 };
 
@@ -44,6 +45,9 @@ static void add(struct totals* totals, const sim* s) {
     totals->failed_calls += s->failed_calls;
     totals->fired += s->fired;
     totals->hash = (totals->hash ^ s->hash) * 0x100000001b3;
+    const pkv_group_config* group = &s->config.groups[0];
+    totals->scaled_rounds +=
+        sim_dtype_is_scaled(group->k_dtype) || sim_dtype_is_scaled(group->v_dtype);
     const pkv_stats* more = &s->model.counters;
     totals->events.plans_committed += more->plans_committed;
     totals->events.prefix_hit_tokens += more->prefix_hit_tokens;
@@ -64,11 +68,11 @@ static void print_totals(const char* name, const struct totals* t) {
     const pkv_stats* e = &t->events;
     printf(
         "%s: commits %llu, hit tokens %llu, duplicates %llu, evictions %llu, copies on write %llu, "
-        "rolled %llu, scrubs %llu\n",
+        "rolled %llu, scrubs %llu, scaled rounds %llu\n",
         name, (unsigned long long)e->plans_committed, (unsigned long long)e->prefix_hit_tokens,
         (unsigned long long)e->prefix_duplicates, (unsigned long long)e->evictions,
         (unsigned long long)e->cow_copies, (unsigned long long)e->rolled_blocks,
-        (unsigned long long)e->scrubs);
+        (unsigned long long)e->scrubs, (unsigned long long)t->scaled_rounds);
     fflush(stdout);
 }
 
