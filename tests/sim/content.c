@@ -1,6 +1,6 @@
 /* content.c - what is stored in the cache, and whether it comes out again.
  *
- * Each row says whose it is (row.c). A block that was not copied on write, was copied wrongly or not
+ * Each row says whose it is (row.h). A block that was not copied on write, was copied wrongly or not
  * wholly, shared with the wrong prefix or not zeroed shows up as the row of another. */
 #include "sim/driver.h"
 
@@ -29,7 +29,7 @@ static void fill_rows(const sim* s, float** rows, const model_seq* seq, uint32_t
     for (uint32_t i = 0; i < seq->reserved; i++) {
         for (uint32_t head = 0; head < s->config.groups[0].kv_heads; head++) {
             const uint32_t fill = seq->fills[seq->length + i];
-            sim_row_fill(to.dtype, sim_row_key(fill, layer, head, is_value), *rows, to.dim);
+            row_fill(to.dtype, row_key(fill, layer, head, is_value), *rows, to.dim);
             *rows += to.dim;
         }
     }
@@ -93,11 +93,11 @@ void sim_write_seq(sim* s, uint32_t seq) {
 static bool is_own_residue(const sim* s, side from, const float* row, uint32_t layer, uint32_t head,
                            uint64_t tenant) {
     uint32_t key;
-    if (s->faults_have_been || sim_row_is_zero(row, from.dim)) return true;
-    if (!sim_row_read(from.dtype, row, from.dim, &key)) return false;
-    const uint32_t fill = key & ((1U << MODEL_FILL_BITS) - 1);
+    if (s->faults_have_been || row_is_zero(row, from.dim)) return true;
+    if (!row_read(from.dtype, row, from.dim, &key)) return false;
+    const uint32_t fill = key & ((1U << ROW_FILL_BITS) - 1);
     if (fill >> MODEL_TENANT_SHIFT != (tenant & 3)) return false;
-    return key == sim_row_key(fill, layer, head, from.is_value);
+    return key == row_key(fill, layer, head, from.is_value);
 }
 
 /* The first element that is wrong, or dim. */
@@ -105,8 +105,7 @@ static uint32_t first_wrong(const sim* s, side from, const model_seq* seq, uint3
                             uint32_t layer, uint32_t head, const float* row) {
     const uint32_t fill = seq->fills[position];
     if (fill == 0) return is_own_residue(s, from, row, layer, head, seq->tenant) ? from.dim : 0;
-    return sim_row_differs(from.dtype, sim_row_key(fill, layer, head, from.is_value), row,
-                           from.dim);
+    return row_differs(from.dtype, row_key(fill, layer, head, from.is_value), row, from.dim);
 }
 
 static void compare_rows(sim* s, bool is_value, uint32_t index, uint32_t begin, uint32_t end,
@@ -118,12 +117,12 @@ static void compare_rows(sim* s, bool is_value, uint32_t index, uint32_t begin, 
         for (uint32_t head = 0; head < s->config.groups[0].kv_heads; head++, row += from.dim) {
             const uint32_t d = first_wrong(s, from, seq, position, layer, head, row);
             if (d == from.dim) continue;
-            const uint32_t key = sim_row_key(seq->fills[position], layer, head, is_value);
+            const uint32_t key = row_key(seq->fills[position], layer, head, is_value);
             sim_fail(s,
                      "%s of sequence %u at position %u, layer %u, head %u, element %u: want %g, "
                      "got %g",
                      from.name, index, position, layer, head, d,
-                     (double)sim_row_element(from.dtype, key, d), (double)row[d]);
+                     (double)row_element(from.dtype, key, d), (double)row[d]);
             return;
         }
     }
@@ -167,10 +166,10 @@ static mean mean_of_visible(const sim* s, const model_seq* seq, uint32_t from, u
     for (uint32_t to = 0; to <= from; to++) {
         if (!is_visible(&s->config.groups[0], from, to)) continue;
         if (seq->fills[to] == 0) return (mean){0, 0.0, 0.0};
-        const uint32_t key = sim_row_key(seq->fills[to], layer, head, true);
-        sum.value += (double)sim_row_element(dtype, key, d);
-        sum.size += fabs((double)sim_row_element(dtype, key, 0));
-        sum.size += fabs((double)sim_row_element(dtype, key, 1));
+        const uint32_t key = row_key(seq->fills[to], layer, head, true);
+        sum.value += (double)row_element(dtype, key, d);
+        sum.size += fabs((double)row_element(dtype, key, 0));
+        sum.size += fabs((double)row_element(dtype, key, 1));
         sum.count++;
     }
     return (mean){sum.count, sum.value / sum.count, sum.size / sum.count};
@@ -179,7 +178,7 @@ static mean mean_of_visible(const sim* s, const model_seq* seq, uint32_t from, u
 /* Weights meet scales before they are rounded to bf16 or int16, where the processor multiplies
  * these. */
 static double tolerance_of(uint32_t v_dtype) {
-    return sim_dtype_is_scaled(v_dtype) ? 0x1p-8 : 1e-5;
+    return row_is_scaled(v_dtype) ? 0x1p-8 : 1e-5;
 }
 
 static void compare_row(sim* s, uint32_t index, uint32_t position, uint32_t layer, const float* out,

@@ -43,7 +43,7 @@ static void draw_types(sim* s) {
     if (sim_percent(s, 50)) return;
     group->k_dtype = sim_below(s, PKV_I4 + 1);
     group->v_dtype = sim_below(s, PKV_I4 + 1);
-    if (!sim_dtype_is_scaled(group->k_dtype) && !sim_dtype_is_scaled(group->v_dtype)) return;
+    if (!row_is_scaled(group->k_dtype) && !row_is_scaled(group->v_dtype)) return;
     group->block_tokens = 16;
     s->config.blocks = between(s, 2, 12);
     if (sim_percent(s, 20)) group->key_dim = 48; /* i4: more than one scale */

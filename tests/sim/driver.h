@@ -15,6 +15,7 @@
 #define TESTS_SIM_DRIVER_H
 
 #include "sim/model.h"
+#include "sim/row.h"
 
 enum {
     SIM_TENANTS = 3,
@@ -123,15 +124,6 @@ pkv_seq sim_handle(const sim* s, uint32_t seq); /* a dead handle for MODEL_NONE 
 void sim_op(sim* s);
 void sim_end_plan(sim* s, sim_plan* plan, bool commit);
 void sim_free_seq(sim* s, uint32_t seq);
-
-/* row.c: the numbers of one head's K or V of one token, made from its key and exact in `dtype`. */
-bool sim_dtype_is_scaled(uint32_t dtype);
-uint32_t sim_row_key(uint32_t fill, uint32_t layer, uint32_t head, bool is_value);
-float sim_row_element(uint32_t dtype, uint32_t key, uint32_t d);
-void sim_row_fill(uint32_t dtype, uint32_t key, float* row, uint32_t dim);
-uint32_t sim_row_differs(uint32_t dtype, uint32_t key, const float* row, uint32_t dim);
-bool sim_row_is_zero(const float* row, uint32_t dim);
-bool sim_row_read(uint32_t dtype, const float* row, uint32_t dim, uint32_t* key);
 
 /* content.c: K/V. */
 void sim_write_plan(sim* s, sim_plan* plan);

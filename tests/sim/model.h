@@ -70,7 +70,7 @@ typedef struct model_verdict {
 #define MODEL_BIT(status) (1U << (unsigned)-(status))
 
 /* Bits [18, 20) of a fill say whose it is, so that residue of another tenant is recognised. */
-enum { MODEL_FILL_BITS = 20, MODEL_TENANT_SHIFT = 18 };
+enum { MODEL_TENANT_SHIFT = 18 };
 
 typedef struct model {
     pkv_config config; /* every field set, none at its default */

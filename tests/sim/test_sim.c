@@ -46,8 +46,7 @@ static void add(struct totals* totals, const sim* s) {
     totals->fired += s->fired;
     totals->hash = (totals->hash ^ s->hash) * 0x100000001b3;
     const pkv_group_config* group = &s->config.groups[0];
-    totals->scaled_rounds +=
-        sim_dtype_is_scaled(group->k_dtype) || sim_dtype_is_scaled(group->v_dtype);
+    totals->scaled_rounds += row_is_scaled(group->k_dtype) || row_is_scaled(group->v_dtype);
     const pkv_stats* more = &s->model.counters;
     totals->events.plans_committed += more->plans_committed;
     totals->events.prefix_hit_tokens += more->prefix_hit_tokens;
@@ -127,7 +126,7 @@ static bool canary_is_found(const char* program) {
 static int run_gate(const char* program) {
     const struct run plain = {.ops = 18 * ROUND_OPS, .seed = 1};
     const struct run swarm = {.ops = 12 * ROUND_OPS, .seed = 500, .swarm = true};
-    const struct run cpu = {.ops = 3 * ROUND_OPS, .seed = 800, .device = "cpu"};
+    const struct run cpu = {.ops = 6 * ROUND_OPS, .seed = 800, .device = "cpu"};
     struct totals totals;
     if (!run_rounds(program, &plain, &totals)) return 1;
     print_totals("plain", &totals);
