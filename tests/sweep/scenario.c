@@ -1,31 +1,54 @@
 /* scenario.c - see scenario.h. Steps stand in the order in which they run. */
 #include "sweep/scenario.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { A, B, C, D }; /* sequences: B is a fork of A, C shares its prefix, D is of another tenant */
 
 enum { DIM = SCENARIO_DIM };
 
-pkv_config scenario_config(const char* device) {
+const scenario_kind scenario_kinds[] = {
+    {"sim", "sim", false},
+    {"cpu", "cpu", false},
+    {"sim with scales", "sim", true},
+    {"cpu with scales", "cpu", true},
+};
+
+const uint32_t scenario_kind_count = sizeof scenario_kinds / sizeof *scenario_kinds;
+
+static uint32_t quarter_of(const scenario_kind* kind) {
+    return kind->is_scaled ? 4 : 1;
+}
+
+pkv_config scenario_config(const scenario_kind* kind) {
+    const uint32_t quarter = quarter_of(kind);
     pkv_config config;
     pkv_config_init(&config, PKV_VERSION);
-    config.device = device;
+    config.device = kind->device;
     config.faults = "";
-    config.groups[0] =
-        (pkv_group_config){.layers = 1, .kv_heads = 1, .key_dim = DIM, .block_tokens = 4};
+    config.groups[0] = (pkv_group_config){
+        .layers = 1,
+        .kv_heads = 1,
+        .key_dim = DIM,
+        .k_dtype = kind->is_scaled ? PKV_I4 : PKV_F32,
+        .v_dtype = kind->is_scaled ? PKV_I8 : PKV_F32,
+        .block_tokens = 4 * quarter,
+    };
     config.blocks = 12;
     config.sequences_max = SCENARIO_SEQS;
-    config.sequence_tokens_max = SCENARIO_TOKENS;
-    config.plan_tokens_max = SCENARIO_TOKENS;
+    config.sequence_tokens_max = 48 * quarter;
+    config.plan_tokens_max = 48 * quarter;
     config.trace_events_max = 32;
     config.seed = 11;
     return config;
 }
 
-void scenario_start(scenario* s, pkv_cache* cache) {
+void scenario_start(scenario* s, pkv_cache* cache, const scenario_kind* kind) {
     memset(s, 0, sizeof *s);
     s->cache = cache;
+    s->quarter = quarter_of(kind);
+    s->v_unit = kind->is_scaled ? 127.0F : 1.0F;
     for (uint32_t i = 0; i < SCENARIO_TOKENS; i++)
         s->tokens[i] = 100 + i;
 }
@@ -50,11 +73,12 @@ static int begin(scenario* s, const pkv_entry* entries, uint32_t count) {
     return status;
 }
 
-/* K of row i is first + i in all elements, V the negative. */
+/* K of row i is first + i in all elements, which is its minimum in i4. V is the negative, times 127
+ * in i8, so that first + i is its scale. */
 static void fill(scenario* s, uint32_t rows, uint32_t first) {
     for (uint32_t i = 0; i < rows * DIM; i++) {
         s->k[i] = (float)(first + i / DIM);
-        s->v[i] = -s->k[i];
+        s->v[i] = -s->v_unit * s->k[i];
     }
 }
 
@@ -83,7 +107,7 @@ static int read_one(scenario* s, uint32_t which, uint32_t position, float want) 
     if (status != PKV_OK) return status;
     for (uint32_t d = 0; d < DIM; d++) {
         expect(s, k[d] == want);
-        expect(s, v[d] == -want);
+        expect(s, v[d] == -s->v_unit * want);
     }
     return PKV_OK;
 }
@@ -95,30 +119,35 @@ static int create_a(scenario* s) {
 }
 
 static int match_a(scenario* s) {
-    const int status = pkv_seq_match(s->cache, s->seqs[A], s->tokens, 10, &s->matched);
+    const int status = pkv_seq_match(s->cache, s->seqs[A], s->tokens, 10 * s->quarter, &s->matched);
     if (status == PKV_OK) expect(s, s->matched == 0);
     return status;
 }
 
 static int begin_a(scenario* s) {
-    const pkv_entry entry = {s->seqs[A], s->tokens, 10};
+    const pkv_entry entry = {s->seqs[A], s->tokens, 10 * s->quarter};
     return begin(s, &entry, 1);
 }
 
 static int info_a(scenario* s) {
     pkv_plan_info info;
     const int status = pkv_plan_get_info(s->cache, s->plan, 0, &info);
-    if (status == PKV_OK) expect(s, info.tokens == 10 && info.positions[9] == 9);
+    const uint32_t count = 10 * s->quarter;
+    if (status == PKV_OK) expect(s, info.tokens == count && info.positions[count - 1] == count - 1);
     return status;
 }
 
 static int write_a(scenario* s) {
-    return write_plan(s, 10, 0);
+    return write_plan(s, 10 * s->quarter, 0);
 }
 
+/* The last row sees all: minus the mean of 0 to its position, as exactly as the weights are. */
 static int attend_a(scenario* s) {
+    const uint32_t last = 10 * s->quarter - 1;
+    const float want = -s->v_unit * (float)last / 2.0F;
+    const float tolerance = s->v_unit > 1.0F ? 0x1p-8F * -want : 0.0F;
     const int status = attend(s);
-    if (status == PKV_OK) expect(s, s->out[9 * DIM] == -4.5F);
+    if (status == PKV_OK) expect(s, fabsf(s->out[last * DIM] - want) <= tolerance);
     return status;
 }
 
@@ -136,7 +165,8 @@ static int fork_b(scenario* s) {
 }
 
 static int begin_ab(scenario* s) {
-    const pkv_entry entries[2] = {{s->seqs[A], s->tokens + 10, 1}, {s->seqs[B], s->tokens + 20, 1}};
+    const uint32_t* tokens = s->tokens + 10 * s->quarter;
+    const pkv_entry entries[2] = {{s->seqs[A], tokens, 1}, {s->seqs[B], tokens + 10, 1}};
     return begin(s, entries, 2);
 }
 
@@ -145,12 +175,12 @@ static int write_ab(scenario* s) {
 }
 
 static int read_a(scenario* s) {
-    const int status = read_one(s, A, 10, 500);
+    const int status = read_one(s, A, 10 * s->quarter, 500);
     return status == PKV_OK ? read_one(s, A, 7, 7) : status;
 }
 
 static int read_b(scenario* s) {
-    const int status = read_one(s, B, 10, 501);
+    const int status = read_one(s, B, 10 * s->quarter, 501);
     return status == PKV_OK ? read_one(s, B, 9, 9) : status;
 }
 
@@ -159,22 +189,22 @@ static int info_seq(scenario* s) {
     uint32_t blocks[3];
     int status = pkv_seq_get_info(s->cache, s->seqs[B], &info);
     if (status == PKV_OK) status = pkv_seq_blocks(s->cache, s->seqs[B], 0, 0, 3, blocks);
-    if (status == PKV_OK) expect(s, info.length == 11 && blocks[0] != blocks[1]);
+    if (status == PKV_OK) expect(s, info.length == 10 * s->quarter + 1 && blocks[0] != blocks[1]);
     return status;
 }
 
 static int truncate_b(scenario* s) {
-    return pkv_seq_truncate(s->cache, s->seqs[B], 6);
+    return pkv_seq_truncate(s->cache, s->seqs[B], 6 * s->quarter);
 }
 
 static int append_b(scenario* s) {
-    return pkv_seq_append(s->cache, s->seqs[B], s->tokens + 30, 3, NULL);
+    return pkv_seq_append(s->cache, s->seqs[B], s->tokens + 30 * s->quarter, 3 * s->quarter, NULL);
 }
 
 static int write_b(scenario* s) {
     const pkv_array k = {.data = s->k};
     const pkv_array v = {.data = s->v};
-    fill(s, 3, 600);
+    fill(s, 3 * s->quarter, 600);
     return pkv_seq_write(s->cache, s->seqs[B], 0, &k, &v);
 }
 
@@ -183,7 +213,7 @@ static int commit_b(scenario* s) {
 }
 
 static int read_b_again(scenario* s) {
-    const int status = read_one(s, B, 8, 602);
+    const int status = read_one(s, B, 6 * s->quarter + 2, 602);
     return status == PKV_OK ? read_one(s, B, 5, 5) : status;
 }
 
@@ -194,13 +224,13 @@ static int create_c(scenario* s) {
 }
 
 static int match_c(scenario* s) {
-    const int status = pkv_seq_match(s->cache, s->seqs[C], s->tokens, 9, &s->matched);
-    if (status == PKV_OK) expect(s, s->matched == 8);
+    const int status = pkv_seq_match(s->cache, s->seqs[C], s->tokens, 9 * s->quarter, &s->matched);
+    if (status == PKV_OK) expect(s, s->matched == 8 * s->quarter);
     return status;
 }
 
 static int begin_c(scenario* s) {
-    const pkv_entry entry = {s->seqs[C], s->tokens + 8, 5};
+    const pkv_entry entry = {s->seqs[C], s->tokens + 8 * s->quarter, 5 * s->quarter};
     return begin(s, &entry, 1);
 }
 
@@ -237,16 +267,17 @@ static int create_d(scenario* s) {
 }
 
 static int begin_d(scenario* s) {
-    const pkv_entry entry = {s->seqs[D], s->tokens, 46};
+    const pkv_entry entry = {s->seqs[D], s->tokens, 46 * s->quarter};
     return begin(s, &entry, 1);
 }
 
 static int write_d(scenario* s) {
-    return write_plan(s, 46, 1000);
+    return write_plan(s, 46 * s->quarter, 1000);
 }
 
 static int read_d(scenario* s) {
-    const int status = read_one(s, D, 45, 1045);
+    const uint32_t last = 46 * s->quarter - 1;
+    const int status = read_one(s, D, last, 1000.0F + (float)last);
     return status == PKV_OK ? read_one(s, D, 0, 1000) : status;
 }
 
@@ -294,7 +325,7 @@ static int look_at_library(scenario* s) {
     expect(s, pkv_status_message(PKV_EIO) != NULL);
     const int status = pkv_config_init(&config, PKV_VERSION);
     if (status != PKV_OK) return status;
-    config = scenario_config("sim");
+    config = scenario_config(&scenario_kinds[0]);
     return pkv_config_check(&config, NULL, &sizes);
 }
 

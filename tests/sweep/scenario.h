@@ -3,17 +3,31 @@
  *
  * A step that fails must leave the scenario as it was, so that a sweep can let any operation inside
  * it fail, look at the damage, call it again, and go on to the end. Two tenants, forks that copy
- * their tails, a shared prefix, an abort, eviction, and blocks that change tenant are all in it. */
+ * their tails, a shared prefix, an abort, eviction, and blocks that change tenant are all in it.
+ *
+ * It runs on caches of several kinds. Where K and V have scales, blocks hold four times the tokens,
+ * and so does everything that the steps reserve. */
 #ifndef TESTS_SWEEP_SCENARIO_H
 #define TESTS_SWEEP_SCENARIO_H
 
 #include "pagedkv.h"
 #include <stdbool.h>
 
-enum { SCENARIO_SEQS = 4, SCENARIO_TOKENS = 48, SCENARIO_DIM = 16 };
+enum { SCENARIO_SEQS = 4, SCENARIO_TOKENS = 4 * 48, SCENARIO_DIM = 16 };
+
+typedef struct scenario_kind {
+    const char* name;
+    const char* device;
+    bool is_scaled; /* K in i4, V in i8 */
+} scenario_kind;
+
+extern const scenario_kind scenario_kinds[];
+extern const uint32_t scenario_kind_count;
 
 typedef struct scenario {
     pkv_cache* cache;
+    uint32_t quarter; /* tokens of a quarter of a block */
+    float v_unit;     /* of V, so that its type holds it exactly */
     pkv_seq seqs[SCENARIO_SEQS];
     pkv_plan plan;
     uint32_t tokens[SCENARIO_TOKENS];
@@ -33,9 +47,10 @@ typedef struct scenario_step {
 extern const scenario_step scenario_steps[];
 extern const uint32_t scenario_step_count;
 
-/* A config for `device`, with 12 blocks of 4 tokens. */
-pkv_config scenario_config(const char* device);
+/* A config of 12 blocks of 4 tokens, or of 16 where they have scales. */
+pkv_config scenario_config(const scenario_kind* kind);
 
-void scenario_start(scenario* s, pkv_cache* cache);
+/* `cache` was created from a config of this kind. */
+void scenario_start(scenario* s, pkv_cache* cache, const scenario_kind* kind);
 
 #endif

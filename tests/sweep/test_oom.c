@@ -115,14 +115,13 @@ static void* budget_resize(void* ctx, void* memory, size_t old_bytes, size_t new
     return result;
 }
 
-static pkv_config config_for(const char* device, struct budget* budget) {
-    pkv_config config = scenario_config(device);
+static pkv_config config_for(const scenario_kind* kind, struct budget* budget) {
+    pkv_config config = scenario_config(kind);
     config.threads = 2;
     config.memory = (pkv_memory_hook){budget_resize, budget};
     return config;
 }
 
-static const char* const devices[] = {"sim", "cpu"};
 static const uint64_t forms[] = {1, UINT64_MAX}; /* one-shot, persistent */
 
 static void expect_create_works(const pkv_config* config) {
@@ -133,10 +132,10 @@ static void expect_create_works(const pkv_config* config) {
 }
 
 /* Returns how many allocations create made in the end. */
-static uint64_t sweep_hook(const char* device, uint64_t fail_count) {
+static uint64_t sweep_hook(const scenario_kind* kind, uint64_t fail_count) {
     for (uint64_t n = 0;; n++) {
         struct budget budget = {.fail_from = n, .fail_count = fail_count};
-        const pkv_config config = config_for(device, &budget);
+        const pkv_config config = config_for(kind, &budget);
         pkv_cache* const untouched = (pkv_cache*)&budget;
         pkv_cache* cache = untouched;
         const int status = pkv_cache_create(&config, &cache);
@@ -156,10 +155,10 @@ static uint64_t sweep_hook(const char* device, uint64_t fail_count) {
 }
 
 TEST(every_allocation_of_create_may_fail) {
-    for (uint32_t d = 0; d < 2; d++) {
+    for (uint32_t d = 0; d < scenario_kind_count; d++) {
         for (uint32_t f = 0; f < 2; f++) {
-            const uint64_t allocations = sweep_hook(devices[d], forms[f]);
-            printf("  hook, %s, %s: %" PRIu64 " allocations\n", devices[d],
+            const uint64_t allocations = sweep_hook(&scenario_kinds[d], forms[f]);
+            printf("  hook, %s, %s: %" PRIu64 " allocations\n", scenario_kinds[d].name,
                    f == 0 ? "one-shot" : "persistent", allocations);
             ASSERT_GT(allocations, 10);
         }
@@ -167,10 +166,10 @@ TEST(every_allocation_of_create_may_fail) {
 }
 
 TEST(the_fault_point_reaches_every_allocation) {
-    for (uint32_t d = 0; d < 2; d++) {
+    for (uint32_t d = 0; d < scenario_kind_count; d++) {
         for (uint64_t n = 0;; n++) {
             struct budget budget = {.fail_from = UINT64_MAX};
-            pkv_config config = config_for(devices[d], &budget);
+            pkv_config config = config_for(&scenario_kinds[d], &budget);
             char spec[80];
             snprintf(spec, sizeof spec, "mem.alloc=%" PRIu64 "*off->1*return(ENOMEM)", n);
             config.faults = n > 0 ? spec : "mem.alloc=1*return(ENOMEM)";
@@ -190,15 +189,15 @@ TEST(the_fault_point_reaches_every_allocation) {
 
 #ifdef OWN_MALLOC
 /* Stacks of ended threads, with what belongs to them, stay in the C library's own cache. */
-static long slack_of(const char* device) {
-    return strcmp(device, "cpu") == 0 ? 2 : 0;
+static long slack_of(const scenario_kind* kind) {
+    return strcmp(kind->device, "cpu") == 0 ? 2 : 0;
 }
 
 /* Returns how many mallocs create made in the end. */
-static uint64_t sweep_malloc(const char* device, uint64_t count, bool with_hook) {
+static uint64_t sweep_malloc(const scenario_kind* kind, uint64_t count, bool with_hook) {
     for (uint64_t n = 0;; n++) {
         struct budget budget = {.fail_from = UINT64_MAX};
-        pkv_config config = config_for(device, &budget);
+        pkv_config config = config_for(kind, &budget);
         if (!with_hook) config.memory.resize = NULL;
         const long before = atomic_load(&live);
         pkv_cache* cache;
@@ -207,7 +206,7 @@ static uint64_t sweep_malloc(const char* device, uint64_t count, bool with_hook)
         const uint64_t calls = unwatch();
         if (status == PKV_OK) pkv_cache_destroy(cache);
         ASSERT_EQ(budget.bytes, 0);
-        ASSERT_LE(atomic_load(&live), before + slack_of(device));
+        ASSERT_LE(atomic_load(&live), before + slack_of(kind));
         if (calls <= n) {
             ASSERT_OK(status);
             return calls;
@@ -222,10 +221,10 @@ TEST(every_malloc_below_create_may_fail) {
 #ifndef OWN_MALLOC
     SKIP("malloc cannot be replaced here");
 #else
-    for (uint32_t d = 0; d < 2; d++) {
+    for (uint32_t d = 0; d < scenario_kind_count; d++) {
         for (uint32_t f = 0; f < 2; f++) {
-            const uint64_t calls = sweep_malloc(devices[d], forms[f], true);
-            ASSERT_EQ(sweep_malloc(devices[d], forms[f], false), calls);
+            const uint64_t calls = sweep_malloc(&scenario_kinds[d], forms[f], true);
+            ASSERT_EQ(sweep_malloc(&scenario_kinds[d], forms[f], false), calls);
             ASSERT_GT(calls, 10);
         }
     }
@@ -233,13 +232,13 @@ TEST(every_malloc_below_create_may_fail) {
 }
 
 TEST(no_function_after_create_asks_for_memory) {
-    for (uint32_t d = 0; d < 2; d++) {
+    for (uint32_t d = 0; d < scenario_kind_count; d++) {
         struct budget budget = {.fail_from = UINT64_MAX};
-        const pkv_config config = config_for(devices[d], &budget);
+        const pkv_config config = config_for(&scenario_kinds[d], &budget);
         scenario s;
         pkv_cache* cache;
         ASSERT_OK(pkv_cache_create(&config, &cache));
-        scenario_start(&s, cache);
+        scenario_start(&s, cache, &scenario_kinds[d]);
         const uint64_t hook_calls = budget.calls;
         budget.fail_from = 0;
         budget.fail_count = UINT64_MAX;
@@ -248,7 +247,8 @@ TEST(no_function_after_create_asks_for_memory) {
             watch(0, UINT64_MAX);
             const int status = scenario_steps[i].run(&s);
             const uint64_t calls = unwatch();
-            if (calls != 0) printf("  step \"%s\" on %s\n", scenario_steps[i].name, devices[d]);
+            if (calls != 0)
+                printf("  step \"%s\" on %s\n", scenario_steps[i].name, scenario_kinds[d].name);
             ASSERT_EQ(calls, 0);
 #else
             const int status = scenario_steps[i].run(&s);
@@ -286,9 +286,9 @@ static void wait_for_threads(uint32_t count) {
 }
 
 TEST(caches_come_and_go_without_a_trace) {
-    for (uint32_t d = 0; d < 2; d++) {
+    for (uint32_t d = 0; d < scenario_kind_count; d++) {
         struct budget budget = {.fail_from = UINT64_MAX};
-        const pkv_config config = config_for(devices[d], &budget);
+        const pkv_config config = config_for(&scenario_kinds[d], &budget);
         const uint32_t threads = count_entries("/proc/self/task");
         expect_create_works(&config);
         const uint32_t files = count_entries("/proc/self/fd");
@@ -302,7 +302,7 @@ TEST(caches_come_and_go_without_a_trace) {
         wait_for_threads(threads);
         ASSERT_EQ(count_entries("/proc/self/task"), threads);
 #ifdef OWN_MALLOC
-        ASSERT_LE(atomic_load(&live), before + slack_of(devices[d]));
+        ASSERT_LE(atomic_load(&live), before + slack_of(&scenario_kinds[d]));
 #endif
     }
 }
