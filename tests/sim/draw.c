@@ -46,8 +46,8 @@ static void draw_types(sim* s) {
     if (!row_is_scaled(group->k_dtype) && !row_is_scaled(group->v_dtype)) return;
     group->block_tokens = 16;
     s->config.blocks = between(s, 2, 12);
-    if (sim_percent(s, 20)) group->key_dim = 48; /* i4: more than one scale */
-    if (sim_percent(s, 20)) group->value_dim = 48;
+    if (sim_percent(s, 30)) group->key_dim = 48; /* i4: more than one scale */
+    if (sim_percent(s, 30)) group->value_dim = 48;
 }
 
 /* A few rounds have tables of more than one leaf, which takes more than 256 pages. */
