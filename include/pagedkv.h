@@ -444,10 +444,12 @@ typedef struct pkv_attention {
 
 /* Attend from the plan's new tokens to all tokens of their sequences up to themselves. K and V of
  * the layer must have been written; the library does not check that. Scores, their softmax and the
- * output must stay within f32: finite inputs near its limits can give infinities.
+ * output must stay within f32: finite inputs near its limits can give infinities and NaN. With E4M3
+ * and E5M2 the limits are nearer: 2^63 for q, 2^80 for keys (times `scale`), 2^72 for values.
  * Arithmetic is f32 but at level "avx512bf16", which multiplies by dot products: K and V in bf16 by
- * queries and softmax weights of 8 significant bits when q is bf16, of 16 when it is not; in fp8, of
- * 8 always; in i8 and i4, of 16. Sums are f32, or exact integers.
+ * queries and softmax weights of 8 significant bits when q is bf16, of 16 when it is not; in fp8,
+ * of 8 always; in i8 and i4, of 16 bits below the largest of a row: what is 2^-16 of it or less may
+ * count as nothing. Sums are f32, or exact integers.
  * The output of a
  * sequence is bitwise the same whatever else is in the plan, wherever its blocks lie, however it is
  * cut into chunks and however many threads run.
