@@ -267,3 +267,32 @@ TEST(numbers_that_the_type_cannot_express_are_refused) {
     ASSERT(is_taken(PKV_I4, 980000.0F, 5)); /* 15 steps of up to 65504 */
     ASSERT(!is_taken(PKV_I4, 990000.0F, 5));
 }
+
+/* The mean of 0..15, each exact in 4 bits, beside a group of dims with steps of 1333. */
+TEST(small_groups_of_i4_keep_their_bits_beside_large_ones) {
+    pkv_config config;
+    ASSERT_OK(pkv_config_init(&config, PKV_VERSION));
+    config.blocks = 1;
+    config.faults = "";
+    config.groups[0] = (pkv_group_config){
+        .layers = 1, .kv_heads = 1, .key_dim = 16, .value_dim = 64, .v_dtype = PKV_I4};
+    pkv_cache* cache;
+    ASSERT_OK(pkv_cache_create(&config, &cache));
+    float k[16][16] = {{0.0F}}; /* and q: all tokens weigh the same */
+    float v[16][64];
+    float out[16][64];
+    for (int t = 0; t < 16; t++)
+        for (int d = 0; d < 64; d++)
+            v[t][d] = d >= 32 ? (float)((t + d) % 16) : d % 2 ? 10000.0F : -10000.0F;
+    pkv_seq seq;
+    pkv_plan plan;
+    ASSERT_OK(pkv_seq_create(cache, 0, &seq));
+    const pkv_entry entry = {seq, NULL, 16};
+    ASSERT_OK(pkv_plan_begin(cache, &entry, 1, &plan));
+    ASSERT_OK(pkv_write(cache, plan, 0, &(pkv_array){.data = k}, &(pkv_array){.data = v}));
+    const pkv_attention attention = {.q = {.data = k}, .out = {.data = out}, .query_heads = 1};
+    ASSERT_OK(pkv_attend(cache, plan, 0, &attention));
+    for (int d = 32; d < 64; d++)
+        ASSERT_NEAR((double)out[15][d], 7.5, 1e-3);
+    pkv_cache_destroy(cache);
+}

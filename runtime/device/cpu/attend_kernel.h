@@ -205,7 +205,7 @@ static struct tiles tiles_seen(const struct context* context, const struct pkvi_
 /* Room for the weights of one call in the form in which they multiply V (struct sums). */
 struct weights {
     int16_t words[ROWS_MAX * GROUPS_MAX * PKVI_CHUNK_TOKENS] __attribute__((aligned(64)));
-    float scales[ROWS_MAX];
+    float scales[ROWS_MAX * GROUPS_MAX];
     float minima[ROWS_MAX * GROUPS_MAX];
 };
 
@@ -251,39 +251,38 @@ static vf v_scales(const struct source* source, const struct sums* sums, int til
     return v_load(source->piece.v_scales[tile] + lane * 4);
 }
 
-/* One row in 16 bits: scaled so that its largest weight is 32767. */
+/* One row in 16 bits, for each group of dims by itself: scaled so that its largest weight is 32767.
+ * A scale for all groups would take the bits from those whose steps are small. */
 static void weigh_int16(const struct source* source, const struct sums* sums,
                         const struct rows* rows, uint32_t row, struct weights* weights) {
     const bool grouped = is_i4(source->v_dtype);
     const uint32_t groups = grouped ? pkvi_scale_groups(sums->value_dim) : 1;
     const float* from = rows->scores + row * PKVI_CHUNK_TOKENS;
-    int16_t* to = (int16_t*)((unsigned char*)weights->words + row * sums->row_bytes);
-    float scaled[GROUPS_MAX * PKVI_CHUNK_TOKENS];
-    vf highest = v_set(0.0F);
     for (uint32_t group = 0; group < groups; group++) {
+        int16_t* to = (int16_t*)((unsigned char*)weights->words + row * sums->row_bytes) +
+                      group * PKVI_CHUNK_TOKENS;
+        float scaled[PKVI_CHUNK_TOKENS];
+        vf highest = v_set(0.0F);
         vf minima = v_set(0.0F);
         for (int tile = rows->tiles.begin; tile < rows->tiles.end; tile++)
             for (int lane = 0; lane < PKVI_TILE_TOKENS; lane += WIDTH) {
                 const int at = tile * PKVI_TILE_TOKENS + lane;
                 const vf weight = v_load(from + at);
                 const vf s = scale_weights(weight, v_scales(source, sums, tile, group, lane));
-                v_store(scaled + group * PKVI_CHUNK_TOKENS + at, s);
+                v_store(scaled + at, s);
                 highest = v_max(highest, v_abs(s));
                 if (!grouped) continue;
                 const float* minimum = v_scales_at(sums, tile, group) + PKVI_TILE_TOKENS + lane;
                 minima += scale_weights(weight, v_load(minimum));
             }
+        const float most = v_reduce_max(highest);
+        const float factor = most > 0.0F ? 32767.0F / most : 0.0F;
+        weights->scales[row * GROUPS_MAX + group] = most / 32767.0F;
         if (grouped) weights->minima[row * GROUPS_MAX + group] = v_reduce_add(minima);
-    }
-    const float most = v_reduce_max(highest);
-    const float factor = most > 0.0F ? 32767.0F / most : 0.0F;
-    weights->scales[row] = most / 32767.0F;
-    for (uint32_t group = 0; group < groups; group++)
         for (int at = rows->tiles.begin * PKVI_TILE_TOKENS; at < rows->tiles.end * PKVI_TILE_TOKENS;
-             at += WIDTH) {
-            const size_t index = group * PKVI_CHUNK_TOKENS + (size_t)at;
-            v_store_int16(to + index, v_load(scaled + index) * factor);
-        }
+             at += WIDTH)
+            v_store_int16(to + at, v_load(scaled + at) * factor);
+    }
 }
 
 /* ---- Rows ------------------------------------------------------------------------------------ */

@@ -203,7 +203,7 @@ struct sums {
     size_t rest_bytes;
     const float* affine;      /* of i4: [tile][group][scale, minimum][16 tokens] */
     const float* corrections; /* [rows] */
-    const float* scales;      /* [rows] of weights; for INT16S */
+    const float* scales;      /* [rows][GROUPS_MAX] of weights; for INT16S */
     const float* minima;      /* [rows][GROUPS_MAX] weighted sums of minima; for i4 */
     float* out;               /* [rows][stride] */
     size_t stride;
@@ -304,8 +304,9 @@ INLINE void pv_block(const int rows, const int vectors, const uint32_t dtype,
         vf sum = out[r * vectors + i];
         if (is_int) {
             vf before = v_load(out_at(sums, r, at)) * sums->corrections[r];
-            if (is_i4(dtype)) before += sums->minima[r * GROUPS_MAX + (int)(at / PKVI_GROUP_DIMS)];
-            sum = v_fma(v_total(INT16S, sum), v_set(sums->scales[r]), before);
+            const int group = r * GROUPS_MAX + (is_i4(dtype) ? (int)(at / PKVI_GROUP_DIMS) : 0);
+            if (is_i4(dtype)) before += sums->minima[group];
+            sum = v_fma(v_total(INT16S, sum), v_set(sums->scales[group]), before);
         }
         v_store(out_at(sums, r, at), sum);
     }

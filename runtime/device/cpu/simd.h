@@ -239,8 +239,8 @@ static inline vf v_scale(vf value, vf n) {
     return (vf)_mm512_scalef_ps((__m512)value, (__m512)n);
 #else
     const vf clamped = v_max(n, v_set(-126.0F));
-    const vi exponent = (vi)(clamped + 0x1.8p23F) << 23;
-    return v_select(n < -126.0F, v_set(0.0F), (vf)((vi)value + exponent));
+    const vu exponent = (vu)(clamped + 0x1.8p23F) << 23; /* wraps when n is negative */
+    return v_select(n < -126.0F, v_set(0.0F), (vf)((vu)value + exponent));
 #endif
 }
 
