@@ -161,14 +161,14 @@ PACK_INLINE vf pack_numbers(const uint32_t dtype, vu bits) {
 /* Scales of up to WIDTH rows from `first` on: as pkvi_scale_of_magnitude. Returns what has to be
  * finite. */
 PACK_INLINE vu pack_scales_of_magnitudes(const uint32_t from_dtype, const uint32_t dtype,
-                                         const struct pack_rows* rows, uint32_t first,
+                                         const struct pack_rows rows, uint32_t first,
                                          struct pack_scales* scales) {
     const uint32_t rest = (1U << (24 - PKVI_SCALE_BITS)) - 1;
     vu magnitudes[WIDTH];
     for (uint32_t r = 0; r < WIDTH; r++)
-        magnitudes[r] = first + r < rows->count
+        magnitudes[r] = first + r < rows.count
                             ? pack_magnitude_of_row(
-                                  from_dtype, rows->from + (first + r) * rows->stride, rows->dim)
+                                  from_dtype, rows.from + (first + r) * rows.stride, rows.dim)
                             : (vu){0};
     const vf highest = pack_numbers(from_dtype, pack_highest_bits_of_rows(magnitudes));
     const vf exact = highest / pkvi_largest_number(dtype);
@@ -201,16 +201,16 @@ PACK_INLINE vu pack_f16_not_below(vf value, vf* number) {
 
 /* Scale and minimum of one group of up to WIDTH rows from `first` on: as pkvi_scale_of_range.
  * Returns what has to be finite. */
-PACK_INLINE vu pack_scales_of_group(const uint32_t from_dtype, const struct pack_rows* rows,
+PACK_INLINE vu pack_scales_of_group(const uint32_t from_dtype, const struct pack_rows rows,
                                     uint32_t first, uint32_t group, struct pack_scales* scales) {
     const uint32_t begin = group * PKVI_GROUP_DIMS;
-    const uint32_t dims = rows->dim - begin < PKVI_GROUP_DIMS ? 16 : PKVI_GROUP_DIMS;
+    const uint32_t dims = rows.dim - begin < PKVI_GROUP_DIMS ? 16 : PKVI_GROUP_DIMS;
     vf highest[WIDTH];
     vf negated[WIDTH];
     vu worst = {0};
     for (uint32_t r = 0; r < WIDTH; r++) {
-        const bool is_there = first + r < rows->count;
-        const unsigned char* row = rows->from + (first + r) * rows->stride;
+        const bool is_there = first + r < rows.count;
+        const unsigned char* row = rows.from + (first + r) * rows.stride;
         highest[r] = negated[r] = v_set(is_there ? -INFINITY : 0.0F);
         for (uint32_t d = begin; is_there && d < begin + dims; d += WIDTH) {
             const vf value = pack_load(from_dtype, row, d);
@@ -236,12 +236,11 @@ PACK_INLINE vu pack_scales_of_group(const uint32_t from_dtype, const struct pack
 
 /* The scales of rows, before they are encoded. Returns what has to be finite. */
 PACK_INLINE vu pack_find_scales(const uint32_t from_dtype, const uint32_t dtype,
-                                const struct pack_rows* rows, struct pack_scales* scales) {
+                                const struct pack_rows rows, struct pack_scales* scales) {
     vu worst = {0};
-    if (!pkvi_dtype_is_scaled(dtype)) return worst;
-    for (uint32_t first = 0; first < rows->count; first += WIDTH)
+    for (uint32_t first = 0; first < rows.count; first += WIDTH)
         if (dtype == PKV_I4)
-            for (uint32_t group = 0; group < pkvi_scale_groups(rows->dim); group++)
+            for (uint32_t group = 0; group < pkvi_scale_groups(rows.dim); group++)
                 worst = pack_max(worst,
                                  pack_scales_of_group(from_dtype, rows, first, group, scales));
         else
@@ -261,26 +260,26 @@ PACK_INLINE vf pack_scaled(const uint32_t dtype, vf value, const struct pack_sca
     return (value - scales->minimum[group][r]) * scales->inverse[group][r];
 }
 
-/* One vector of words of row r from element d on; words beyond the row are 0. What is read here is
+/* One vector of words of row r from element d on; those beyond the row are of no use. What is read here is
  * what the next tile's same lines are asked for: while a tile is stored nothing would be read
  * otherwise. `worst` collects the largest magnitude of types without scales. */
 PACK_INLINE vu pack_words(const uint32_t from_dtype, const uint32_t dtype,
-                          const struct pack_rows* rows, uint32_t r, uint32_t d,
+                          const struct pack_rows rows, uint32_t r, uint32_t d,
                           const struct pack_scales* scales, vu* worst) {
-    const unsigned char* row = rows->from + r * rows->stride;
+    const unsigned char* row = rows.from + r * rows.stride;
     const size_t bytes = WIDTH * pack_codes(dtype) * pkvi_dtype_bytes(from_dtype);
-    const unsigned char* at = row + d * pkvi_dtype_bytes(from_dtype) + rows->ahead;
+    const unsigned char* at = row + d * pkvi_dtype_bytes(from_dtype) + rows.ahead;
     for (size_t byte = 0; byte < bytes; byte += 64)
         __builtin_prefetch(at + byte, 0, 2);
     if (pack_is_copied(from_dtype, dtype)) {
-        const vu pairs = pack_load_pairs(row, d, rows->dim);
+        const vu pairs = pack_load_pairs(row, d, rows.dim);
         *worst = pack_max_halves(*worst, pairs & 0x7fff7fffU);
         return pairs;
     }
-    vu codes[4] = {0};
+    vu codes[4];
     PACK_UNROLL for (uint32_t i = 0; i < pack_codes(dtype); i++) {
-        const uint32_t e = d + i * WIDTH;
-        if (e >= rows->dim) break;
+        const uint32_t last = rows.dim - WIDTH;
+        const uint32_t e = d + i * WIDTH < last ? d + i * WIDTH : last;
         const vf value = pack_load(from_dtype, row, e);
         if (!pkvi_dtype_is_scaled(dtype)) *worst = pack_max(*worst, pack_magnitude(value));
         codes[i] = pack_code(dtype, pack_scaled(dtype, value, scales, r, e));

@@ -18,37 +18,40 @@
 
 /* ---- Rows of one head ------------------------------------------------------------------------ */
 
+/* Both of a whole tile, which begins at `to`. */
 PACK_INLINE void pack_tile_of_k(const uint32_t from_dtype, const uint32_t dtype,
-                                const struct pack_rows* rows, const struct pack_scales* scales,
-                                const struct pack_place* place, vu* worst) {
-    for (uint32_t d = 0; d < rows->dim; d += WIDTH * pack_codes(dtype)) {
+                                const struct pack_rows rows, const struct pack_scales* scales,
+                                unsigned char* to, vu* worst) {
+    const uint32_t dims = WIDTH * pack_codes(dtype);
+    for (uint32_t d = 0; d < rows.dim; d += dims, to += dims * pack_dim_bytes_of_k(dtype)) {
         vu words[PKVI_TILE_TOKENS];
         for (uint32_t r = 0; r < PKVI_TILE_TOKENS; r++)
             words[r] = pack_words(from_dtype, dtype, rows, r, d, scales, worst);
-        pack_place_k(dtype, place, words, d);
+        pack_place_k(dtype, words, to, rows.dim - d);
     }
 }
 
 PACK_INLINE void pack_tile_of_v(const uint32_t from_dtype, const uint32_t dtype,
-                                const struct pack_rows* rows, const struct pack_scales* scales,
-                                const struct pack_place* place, vu* worst) {
+                                const struct pack_rows rows, const struct pack_scales* scales,
+                                unsigned char* to, vu* worst) {
     const uint32_t count = pack_rows_of_v(dtype);
-    for (uint32_t t = 0; t < PKVI_TILE_TOKENS; t += count)
-        for (uint32_t d = 0; d < rows->dim; d += WIDTH * pack_codes(dtype)) {
+    const size_t dim_bytes = pack_dim_bytes_of_v(dtype);
+    for (uint32_t t = 0; t < PKVI_TILE_TOKENS; t += count, to += rows.dim * dim_bytes)
+        for (uint32_t d = 0; d < rows.dim; d += WIDTH * pack_codes(dtype)) {
             vu words[8];
             PACK_UNROLL for (uint32_t r = 0; r < count; r++) words[r] =
                 pack_words(from_dtype, dtype, rows, t + r, d, scales, worst);
-            pack_place_v(dtype, place, words, t, d);
+            pack_place_v(dtype, words, to + d * dim_bytes, rows.dim - d);
         }
 }
 
 PACK_INLINE void pack_few(const uint32_t from_dtype, const uint32_t dtype, const bool is_value,
-                          const struct pack_rows* rows, const struct pack_scales* scales,
+                          const struct pack_rows rows, const struct pack_scales* scales,
                           const struct pack_place* place, vu* worst) {
     unsigned char codes[(PKV_HEAD_DIM_MAX + WIDTH * 4) * 4] __attribute__((aligned(64)));
-    for (uint32_t r = 0; r < rows->count; r++) {
+    for (uint32_t r = 0; r < rows.count; r++) {
         unsigned char* to = codes;
-        for (uint32_t d = 0; d < rows->dim; d += WIDTH * pack_codes(dtype), to += sizeof(vu)) {
+        for (uint32_t d = 0; d < rows.dim; d += WIDTH * pack_codes(dtype), to += sizeof(vu)) {
             const vu words = pack_words(from_dtype, dtype, rows, r, d, scales, worst);
             memcpy(to, &words, sizeof words);
         }
@@ -60,21 +63,26 @@ PACK_INLINE void pack_few(const uint32_t from_dtype, const uint32_t dtype, const
 }
 
 PACK_INLINE bool pack_as(const uint32_t from_dtype, const uint32_t dtype, const bool is_value,
-                         const struct pack_rows* rows, const struct pack_place* place) {
-    struct pack_scales scales;
-    vu worst = pack_find_scales(from_dtype, dtype, rows, &scales);
-    if (pkvi_dtype_is_scaled(dtype)) pack_place_scales(place, &scales, rows->count);
-    if (rows->count < PKVI_TILE_TOKENS)
-        pack_few(from_dtype, dtype, is_value, rows, &scales, place, &worst);
+                         const struct pack_rows rows, const struct pack_place* place) {
+    struct pack_scales found;
+    const struct pack_scales* scales = NULL;
+    vu worst = {0};
+    if (pkvi_dtype_is_scaled(dtype)) {
+        worst = pack_find_scales(from_dtype, dtype, rows, &found);
+        pack_place_scales(place, &found, rows.count);
+        scales = &found;
+    }
+    if (rows.count < PKVI_TILE_TOKENS)
+        pack_few(from_dtype, dtype, is_value, rows, scales, place, &worst);
     else if (is_value)
-        pack_tile_of_v(from_dtype, dtype, rows, &scales, place, &worst);
+        pack_tile_of_v(from_dtype, dtype, rows, scales, pack_tile(place), &worst);
     else
-        pack_tile_of_k(from_dtype, dtype, rows, &scales, place, &worst);
+        pack_tile_of_k(from_dtype, dtype, rows, scales, pack_tile(place), &worst);
     return pack_is_finite(from_dtype, dtype, worst);
 }
 
 PACK_INLINE bool pack_from(const uint32_t from_dtype, const bool is_value,
-                           const struct pack_rows* rows, const struct pack_place* place) {
+                           const struct pack_rows rows, const struct pack_place* place) {
     switch (place->dtype) {
     case PKV_F32:
         return pack_as(from_dtype, PKV_F32, is_value, rows, place);
@@ -93,7 +101,7 @@ PACK_INLINE bool pack_from(const uint32_t from_dtype, const bool is_value,
     }
 }
 
-static bool pack_head(uint32_t from_dtype, bool is_value, const struct pack_rows* rows,
+static bool pack_head(uint32_t from_dtype, bool is_value, const struct pack_rows rows,
                       const struct pack_place* place) {
     switch (from_dtype) {
     case PKV_F32:
@@ -134,7 +142,7 @@ static bool pack_side(const struct pkvi_kv_job* job, uint32_t row, uint32_t coun
     for (uint32_t head = 0; head < group->kv_heads; head++) {
         place.to = pkvi_packed_head(layout, job->space, job->layer, block, head, is_value);
         place.scales = place.to + (is_value ? layout->v_scale_offset : layout->k_scale_offset);
-        all_finite &= pack_head(array->dtype, is_value, &rows, &place);
+        all_finite &= pack_head(array->dtype, is_value, rows, &place);
         rows.from += array->head_stride * element;
     }
     return all_finite;

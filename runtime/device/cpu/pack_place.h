@@ -68,6 +68,11 @@ PACK_INLINE enum pack_form pack_form_of(const uint32_t dtype) {
     return dtype == PKV_I4 ? PACK_JOINED : PACK_SPLIT;
 }
 
+/* Bytes of a dim of 16 tokens. */
+PACK_INLINE size_t pack_dim_bytes_of_k(const uint32_t dtype) {
+    return PKVI_TILE_TOKENS * pkvi_dtype_bits(dtype) / 8;
+}
+
 /* `count` of the WIDTH columns of words of 16 rows. */
 PACK_INLINE void pack_place_columns(const enum pack_form form, const vu words[PKVI_TILE_TOKENS],
                                     unsigned char* to, const uint32_t count) {
@@ -99,13 +104,11 @@ static void pack_place_joined(const vu* words, unsigned char* to, uint32_t count
     pack_place_columns(PACK_JOINED, words, to, count);
 }
 
-/* Words of 16 rows from element d on. */
-PACK_INLINE void pack_place_k(const uint32_t dtype, const struct pack_place* place,
-                              const vu words[PKVI_TILE_TOKENS], uint32_t d) {
-    const size_t line_elements = dtype == PKV_I4 ? 8 : pack_codes(dtype);
-    unsigned char* to = pack_tile(place) + d / line_elements * 64;
-    const uint32_t rest = (place->dim - d) / pack_codes(dtype);
-    const uint32_t count = rest < WIDTH ? rest : WIDTH;
+/* Words of 16 rows, of which `rest` dims are left. */
+PACK_INLINE void pack_place_k(const uint32_t dtype, const vu words[PKVI_TILE_TOKENS],
+                              unsigned char* to, uint32_t rest) {
+    const uint32_t columns = rest / pack_codes(dtype);
+    const uint32_t count = columns < WIDTH ? columns : WIDTH;
     switch (pack_form_of(dtype)) {
     case PACK_WHOLE:
         pack_place_whole(words, to, count);
@@ -126,6 +129,11 @@ PACK_INLINE uint32_t pack_rows_of_v(const uint32_t dtype) {
     return dtype == PKV_I4 ? 8 : 2;
 }
 
+/* Bytes of a dim of those rows. */
+PACK_INLINE size_t pack_dim_bytes_of_v(const uint32_t dtype) {
+    return pack_rows_of_v(dtype) * pkvi_dtype_bits(dtype) / 8;
+}
+
 /* Words of eight rows of i4, a byte for each code: one word for each dim. Bytes 0 to 3 of it are
  * tokens 0 and 2, 4 and 6, 1 and 3, 5 and 7. */
 PACK_INLINE void pack_zip_nibbles(const vu rows[8], vu out[4]) {
@@ -141,13 +149,10 @@ PACK_INLINE void pack_zip_nibbles(const vu rows[8], vu out[4]) {
     memcpy(out + 2, high, sizeof high);
 }
 
-/* Words of pack_rows_of_v() rows from token t of the tile and element d on. */
-PACK_INLINE void pack_place_v(const uint32_t dtype, const struct pack_place* place, const vu* words,
-                              uint32_t t, uint32_t d) {
-    const size_t bits = pkvi_dtype_bits(dtype);
-    const size_t dim_bytes = pack_rows_of_v(dtype) * bits / 8;
-    unsigned char* to = pack_tile(place) + t * place->dim * bits / 8 + d * dim_bytes;
-    const size_t rest = (place->dim - d) * dim_bytes;
+/* Words of pack_rows_of_v() rows, of which `rest` dims are left. */
+PACK_INLINE void pack_place_v(const uint32_t dtype, const vu* words, unsigned char* to,
+                              uint32_t rest) {
+    const size_t bytes = rest * pack_dim_bytes_of_v(dtype);
     vu out[4];
     uint32_t count = 1;
     if (pack_rows_of_v(dtype) == 1)
@@ -159,9 +164,9 @@ PACK_INLINE void pack_place_v(const uint32_t dtype, const struct pack_place* pla
     else
         pack_zip_bytes(words[0], words[1], out), count = 2;
     PACK_UNROLL for (uint32_t i = 0; i < count; i++) {
-        if (rest >= (i + 1) * sizeof(vu))
+        if (bytes >= (i + 1) * sizeof(vu))
             pack_stream(to + i * sizeof(vu), out[i]);
-        else if (rest > i * sizeof(vu))
+        else if (bytes > i * sizeof(vu))
             memcpy(to + i * sizeof(vu), &out[i], sizeof(vu) / 2);
     }
 }
