@@ -234,18 +234,28 @@ PACK_INLINE vu pack_scales_of_group(const uint32_t from_dtype, const struct pack
     return pack_max(worst, pack_max(pack_magnitude(scale), pack_magnitude(minimum)));
 }
 
-/* The scales of rows, before they are encoded. Returns what has to be finite. */
+PACK_INLINE vu pack_scales_of_groups(const uint32_t from_dtype, const struct pack_rows rows,
+                                     uint32_t first, struct pack_scales* scales) {
+    vu worst = pack_scales_of_group(from_dtype, rows, first, 0, scales);
+    for (uint32_t group = 1; group < pkvi_scale_groups(rows.dim); group++)
+        worst = pack_max(worst, pack_scales_of_group(from_dtype, rows, first, group, scales));
+    return worst;
+}
+
+/* The scales of rows, of which there is one at least, before they are encoded. Returns what has to
+ * be finite. */
 PACK_INLINE vu pack_find_scales(const uint32_t from_dtype, const uint32_t dtype,
                                 const struct pack_rows rows, struct pack_scales* scales) {
     vu worst = {0};
-    for (uint32_t first = 0; first < rows.count; first += WIDTH)
+    uint32_t first = 0;
+    do {
         if (dtype == PKV_I4)
-            for (uint32_t group = 0; group < pkvi_scale_groups(rows.dim); group++)
-                worst = pack_max(worst,
-                                 pack_scales_of_group(from_dtype, rows, first, group, scales));
+            worst = pack_max(worst, pack_scales_of_groups(from_dtype, rows, first, scales));
         else
             worst = pack_max(worst,
                              pack_scales_of_magnitudes(from_dtype, dtype, rows, first, scales));
+        first += WIDTH;
+    } while (first < rows.count);
     return worst;
 }
 

@@ -65,12 +65,14 @@ PACK_INLINE vu pack_magnitude(vf value) {
 
 /* ---- Narrowing and interleaving -------------------------------------------------------------- */
 
+#define PACK_EVEN_8(n) (n), (n) + 2, (n) + 4, (n) + 6, (n) + 8, (n) + 10, (n) + 12, (n) + 14
+
 /* The low halves of the lanes of a, then of b. */
 PACK_INLINE vu pack_narrow_halves(vu a, vu b) {
 #if defined(PKVI_LEVEL_AVX512)
-    const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-    return (vu)_mm512_permutexvar_epi64(
-        order, _mm512_packus_epi32((__m512i)(a & 0xffffU), (__m512i)(b & 0xffffU)));
+    typedef int16_t halves __attribute__((vector_size(WIDTH * 4)));
+    const halves even = {PACK_EVEN_8(0), PACK_EVEN_8(16), PACK_EVEN_8(32), PACK_EVEN_8(48)};
+    return (vu)_mm512_permutex2var_epi16((__m512i)a, (__m512i)even, (__m512i)b);
 #elif defined(PKVI_LEVEL_AVX2)
     return (vu)_mm256_permute4x64_epi64(
         _mm256_packus_epi32((__m256i)(a & 0xffffU), (__m256i)(b & 0xffffU)), 0xd8);
