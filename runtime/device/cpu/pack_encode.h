@@ -54,11 +54,9 @@ PACK_INLINE vf pack_load(const uint32_t dtype, const unsigned char* row, uint32_
 /* 16-bit elements from d on as they are, in pairs; `dim` is a multiple of 16, so that half a vector
  * may be all that is left. */
 PACK_INLINE vu pack_load_pairs(const unsigned char* row, uint32_t d, uint32_t dim) {
+    if (dim - d >= 2 * WIDTH) return v_load_words(row + (size_t)d * 2);
     vu pairs = {0};
-    if (dim - d >= 2 * WIDTH)
-        memcpy(&pairs, row + (size_t)d * 2, sizeof pairs);
-    else
-        memcpy(&pairs, row + (size_t)d * 2, sizeof pairs / 2);
+    memcpy(&pairs, row + (size_t)d * 2, sizeof pairs / 2);
     return pairs;
 }
 
@@ -95,12 +93,19 @@ PACK_INLINE vu pack_bf16_bits(vf value) {
     return (bits + 0x7fffU + (bits >> 16 & 1)) >> 16;
 }
 
-/* The nearest integer, in the low bits. */
+/* The nearest integer, ties to even, of numbers below 2^22. */
 PACK_INLINE vu pack_integer(vf value) {
-    return (vu)(value + 0x1.8p23F);
+#if defined(PKVI_LEVEL_AVX512)
+    return (vu)_mm512_cvtps_epi32((__m512)value);
+#elif defined(PKVI_LEVEL_AVX2)
+    return (vu)_mm256_cvtps_epi32((__m256)value);
+#else
+    const float magic = 0x1.8p23F;
+    return (vu)(value + magic) - (vu)v_set(magic);
+#endif
 }
 
-/* As encode_minifloat in quantise.c. */
+/* As encode_minifloat in quantise.c; negative numbers give negative codes. */
 PACK_INLINE vu pack_minifloat(const uint32_t dtype, vf value) {
     const struct pkvi_minifloat type = pkvi_minifloat_of(dtype);
     const int drop = 23 - type.fraction_bits;
@@ -112,10 +117,10 @@ PACK_INLINE vu pack_minifloat(const uint32_t dtype, vf value) {
     const vu is_half = (vu)((vi)magnitude >= (127 - type.bias) << 23);
     const vu small = is_half & one;
     const vu code = (is_small & small) | (~is_small & (rounded - moved));
-    return ((vu)value >> 31 << 7) | code;
+    return (vu)((vi)value >> 31 << 7) | code;
 }
 
-/* One code in the low bits of each lane, and nothing above it. */
+/* One code in the low bits of each lane; of 8-bit types as a number from -128 to 127. */
 PACK_INLINE vu pack_code(const uint32_t dtype, vf value) {
     switch (dtype) {
     case PKV_F32:
@@ -125,7 +130,7 @@ PACK_INLINE vu pack_code(const uint32_t dtype, vf value) {
     case PKV_BF16:
         return pack_bf16_bits(value);
     case PKV_I8:
-        return pack_integer(value) & 0xffU;
+        return pack_integer(value);
     case PKV_I4:
         return pack_integer(value) & 15U;
     default:
@@ -147,8 +152,11 @@ PACK_INLINE vu pack_magnitude_of_row(const uint32_t dtype, const unsigned char* 
             highest = pack_max(highest, pack_magnitude(v_load(row + (size_t)d * 4)));
         return highest;
     }
-    for (uint32_t d = 0; d < dim; d += 2 * WIDTH)
-        highest = pack_max_halves(highest, pack_load_pairs(row, d, dim) & 0x7fff7fffU);
+    const uint32_t whole = dim / (2 * WIDTH) * (2 * WIDTH);
+    PACK_UNROLL_4 for (uint32_t d = 0; d < whole; d += 2 * WIDTH) highest =
+        pack_max_halves(highest, v_load_words(row + (size_t)d * 2) & 0x7fff7fffU);
+    if (whole < dim)
+        highest = pack_max_halves(highest, pack_load_pairs(row, whole, dim) & 0x7fff7fffU);
     return pack_max(highest & 0xffffU, highest >> 16);
 }
 

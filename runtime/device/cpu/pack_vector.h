@@ -12,9 +12,11 @@
 
 #define PACK_INLINE static inline __attribute__((always_inline))
 #if defined(__clang__)
-#define PACK_UNROLL _Pragma("unroll")
+#define PACK_UNROLL   _Pragma("unroll")
+#define PACK_UNROLL_4 _Pragma("unroll 4")
 #else
-#define PACK_UNROLL _Pragma("GCC unroll 16")
+#define PACK_UNROLL   _Pragma("GCC unroll 16")
+#define PACK_UNROLL_4 _Pragma("GCC unroll 4")
 #endif
 
 enum { PACK_TILE_VECTORS = PKVI_TILE_TOKENS / WIDTH };
@@ -88,18 +90,18 @@ PACK_INLINE vu pack_narrow_halves(vu a, vu b) {
 #endif
 }
 
-/* Of numbers below 256, as bytes: the lanes of a, then of b, c and d. */
+/* Of numbers from -128 to 127, as bytes: the lanes of the first, then of the next. */
 PACK_INLINE vu pack_narrow_bytes(const vu of[4]) {
 #if defined(PKVI_LEVEL_AVX512)
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __m512i low = _mm512_packus_epi32((__m512i)of[0], (__m512i)of[1]);
-    const __m512i high = _mm512_packus_epi32((__m512i)of[2], (__m512i)of[3]);
-    return (vu)_mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
+    const __m512i low = _mm512_packs_epi32((__m512i)of[0], (__m512i)of[1]);
+    const __m512i high = _mm512_packs_epi32((__m512i)of[2], (__m512i)of[3]);
+    return (vu)_mm512_permutexvar_epi32(order, _mm512_packs_epi16(low, high));
 #elif defined(PKVI_LEVEL_AVX2)
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    const __m256i low = _mm256_packus_epi32((__m256i)of[0], (__m256i)of[1]);
-    const __m256i high = _mm256_packus_epi32((__m256i)of[2], (__m256i)of[3]);
-    return (vu)_mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
+    const __m256i low = _mm256_packs_epi32((__m256i)of[0], (__m256i)of[1]);
+    const __m256i high = _mm256_packs_epi32((__m256i)of[2], (__m256i)of[3]);
+    return (vu)_mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
 #elif defined(PKVI_LEVEL_NEON)
     const uint16x8_t low = vuzp1q_u16((uint16x8_t)of[0], (uint16x8_t)of[1]);
     const uint16x8_t high = vuzp1q_u16((uint16x8_t)of[2], (uint16x8_t)of[3]);
