@@ -174,10 +174,10 @@ PACK_INLINE vu pack_scales_of_magnitudes(const uint32_t from_dtype, const uint32
     const uint32_t rest = (1U << (24 - PKVI_SCALE_BITS)) - 1;
     vu magnitudes[WIDTH];
     for (uint32_t r = 0; r < WIDTH; r++)
-        magnitudes[r] = first + r < rows.count
-                            ? pack_magnitude_of_row(
-                                  from_dtype, rows.from + (first + r) * rows.stride, rows.dim)
-                            : (vu){0};
+        magnitudes[r] =
+            first + r < rows.count
+                ? pack_magnitude_of_row(from_dtype, rows.from + (first + r) * rows.stride, rows.dim)
+                : (vu){0};
     const vf highest = pack_numbers(from_dtype, pack_highest_bits_of_rows(magnitudes));
     const vf exact = highest / pkvi_largest_number(dtype);
     const vf rounded = (vf)(((vu)exact + rest) & ~rest);
@@ -260,8 +260,8 @@ PACK_INLINE vu pack_find_scales(const uint32_t from_dtype, const uint32_t dtype,
         if (dtype == PKV_I4)
             worst = pack_max(worst, pack_scales_of_groups(from_dtype, rows, first, scales));
         else
-            worst = pack_max(worst,
-                             pack_scales_of_magnitudes(from_dtype, dtype, rows, first, scales));
+            worst =
+                pack_max(worst, pack_scales_of_magnitudes(from_dtype, dtype, rows, first, scales));
         first += WIDTH;
     } while (first < rows.count);
     return worst;

@@ -122,8 +122,7 @@ static bool pack_side(const struct pkvi_kv_job* job, uint32_t row, uint32_t coun
     const pkv_array* array = is_value ? &job->v : &job->k;
     const size_t element = pkvi_dtype_bytes(array->dtype);
     const size_t stride = array->row_stride * element;
-    const bool is_followed =
-        count == PKVI_TILE_TOKENS && job->tokens - row >= 2 * PKVI_TILE_TOKENS;
+    const bool is_followed = count == PKVI_TILE_TOKENS && job->tokens - row >= 2 * PKVI_TILE_TOKENS;
     struct pack_rows rows = {
         .from = (const unsigned char*)array->data + row * stride,
         .stride = stride,

@@ -17,8 +17,8 @@ struct pack_place {
     const pkv_group_config* group;
     uint32_t dtype; /* of the cache */
     uint32_t dim;
-    uint32_t token;     /* of the first row, in its block */
-    unsigned char* to;  /* the head's piece of the block */
+    uint32_t token;        /* of the first row, in its block */
+    unsigned char* to;     /* the head's piece of the block */
     unsigned char* scales; /* behind its elements */
 };
 
@@ -42,8 +42,8 @@ PACK_INLINE void pack_split_line(vu line[PACK_TILE_VECTORS]) {
         both[i] = line[i];
         both[PACK_TILE_VECTORS + i] = line[i] >> 16;
     }
-    PACK_UNROLL for (int i = 0; i < PACK_TILE_VECTORS; i++)
-        line[i] = pack_narrow_halves(both[2 * i], both[2 * i + 1]);
+    PACK_UNROLL for (int i = 0; i < PACK_TILE_VECTORS; i++) line[i] =
+        pack_narrow_halves(both[2 * i], both[2 * i + 1]);
 }
 
 /* Bytes b0 b1 b2 b3 with 4 bits each become b0 | b2 << 4 | b1 << 8 | b3 << 12. */
@@ -52,8 +52,7 @@ PACK_INLINE vu pack_nibbles(vu bytes) {
 }
 
 /* Dims 0..3 and 4..7 of words of i4, which stand in the first. */
-PACK_INLINE void pack_join_lines(vu first[PACK_TILE_VECTORS],
-                                 const vu second[PACK_TILE_VECTORS]) {
+PACK_INLINE void pack_join_lines(vu first[PACK_TILE_VECTORS], const vu second[PACK_TILE_VECTORS]) {
     PACK_UNROLL for (int i = 0; i < PACK_TILE_VECTORS; i++) {
         const vu a = pack_nibbles(first[i]);
         const vu b = pack_nibbles(second[i]);
@@ -234,7 +233,6 @@ static void pack_scatter_v(const struct pack_place* place, uint32_t token,
     else
         pack_scatter(to, 2, from, dim, 1);
 }
-
 
 /* `count` rows of K or V, the first at `token`. */
 static void pack_place_scales(const struct pack_place* place, const struct pack_scales* scales,
