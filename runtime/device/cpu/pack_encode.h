@@ -21,7 +21,8 @@
 struct pack_rows {
     const unsigned char* from; /* element 0 of the first row */
     size_t stride;             /* bytes from row to row */
-    size_t ahead;              /* and to what is read a tile later, or 0 */
+    const unsigned char* next; /* what is read after them, of the same head */
+    size_t next_stride;
     uint32_t count;
     uint32_t dim;
 };
@@ -278,15 +279,15 @@ PACK_INLINE vf pack_scaled(const uint32_t dtype, vf value, const struct pack_sca
     return (value - scales->minimum[group][r]) * scales->inverse[group][r];
 }
 
-/* One vector of words of row r from element d on; those beyond the row are of no use. What is read here is
- * what the next tile's same lines are asked for: while a tile is stored nothing would be read
- * otherwise. `worst` collects the largest magnitude of types without scales. */
+/* One vector of words of row r from element d on; those beyond the row are of no use. Meanwhile the
+ * same lines of what comes next are asked for: as many as are stored, so that reading and writing
+ * go on side by side. `worst` collects the largest magnitude of types without scales. */
 PACK_INLINE vu pack_words(const uint32_t from_dtype, const uint32_t dtype,
                           const struct pack_rows rows, uint32_t r, uint32_t d,
                           const struct pack_scales* scales, vu* worst) {
     const unsigned char* row = rows.from + r * rows.stride;
     const size_t bytes = WIDTH * pack_codes(dtype) * pkvi_dtype_bytes(from_dtype);
-    const unsigned char* at = row + d * pkvi_dtype_bytes(from_dtype) + rows.ahead;
+    const unsigned char* at = rows.next + r * rows.next_stride + d * pkvi_dtype_bytes(from_dtype);
     for (size_t byte = 0; byte < bytes; byte += 64)
         __builtin_prefetch(at + byte, 0, 2);
     if (pack_is_copied(from_dtype, dtype)) {

@@ -9,6 +9,9 @@
  *                 interleaved (V), and stored, without a copy in memory in between
  *   fewer rows    each is encoded, and then scattered
  *
+ * The memory bus is the limit, so that what is read next is fetched into the second-level cache line
+ * by line as the present lines are stored. docs/performance.md says what else was tried.
+ *
  * Holds   W1  the bytes are those of the scalar codec, whatever the level and the cut into runs
  *         W2  nothing but the slots of the rows is written */
 #ifndef PKVI_DEVICE_CPU_PACK_KERNEL_H
@@ -122,11 +125,16 @@ static bool pack_side(const struct pkvi_kv_job* job, uint32_t row, uint32_t coun
     const pkv_array* array = is_value ? &job->v : &job->k;
     const size_t element = pkvi_dtype_bytes(array->dtype);
     const size_t stride = array->row_stride * element;
+    /* What is read next, at the same place: V after K, and the next tile's K after V. */
     const bool is_followed = count == PKVI_TILE_TOKENS && job->tokens - row >= 2 * PKVI_TILE_TOKENS;
+    const uint32_t next_row = is_value && is_followed ? row + PKVI_TILE_TOKENS : row;
+    const pkv_array* next = is_value ? &job->k : &job->v;
+    const size_t next_stride = next->row_stride * pkvi_dtype_bytes(next->dtype);
     struct pack_rows rows = {
         .from = (const unsigned char*)array->data + row * stride,
         .stride = stride,
-        .ahead = is_followed ? PKVI_TILE_TOKENS * stride : 0,
+        .next = (const unsigned char*)next->data + next_row * next_stride,
+        .next_stride = next_stride,
         .count = count,
         .dim = is_value ? group->value_dim : group->key_dim,
     };
@@ -143,6 +151,7 @@ static bool pack_side(const struct pkvi_kv_job* job, uint32_t row, uint32_t coun
         place.scales = place.to + (is_value ? layout->v_scale_offset : layout->k_scale_offset);
         all_finite &= pack_head(array->dtype, is_value, rows, &place);
         rows.from += array->head_stride * element;
+        rows.next += next->head_stride * pkvi_dtype_bytes(next->dtype);
     }
     return all_finite;
 }
