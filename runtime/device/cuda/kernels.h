@@ -1,0 +1,146 @@
+/* kernels.h - the kernels of the CUDA device as the host sees them: what each is given and how it is
+ * started.
+ *
+ * The kernels (*.cuh) touch the GPU only through machine.h, and are compiled twice from the same
+ * source: by nvcc for the device, and by a C++ compiler for the emulator that tests them on machines
+ * without one. Which of the two this is, decides which library the host code is linked with.
+ *
+ * LAYOUT of a head's piece of a block (see device.h): rows of dims in the order of tokens,
+ * [token][dim], then the scales [token] of scaled types. Sixteen tokens are a tile, the unit in which
+ * kernels read: block_tokens is a multiple of 16.
+ *
+ * All pointers are device pointers unless they say otherwise. */
+#ifndef PKVI_DEVICE_CUDA_KERNELS_H
+#define PKVI_DEVICE_CUDA_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct pkvi_gpu_stream; /* system.h */
+
+enum {
+    PKVI_GPU_TILE_TOKENS = 16,
+    PKVI_GPU_DECODE_ROWS = 16,   /* rows of a decode item, at most */
+    PKVI_GPU_PREFILL_ROWS = 128, /* and of a prefill item */
+};
+
+/* Where blocks are, and one layer in them. */
+struct pkvi_gpu_blocks {
+    unsigned char* base;
+    uint64_t extent_bytes;
+    uint64_t block_bytes;
+    uint64_t layer_offset; /* of the layer's slab inside a block */
+    uint64_t k_head_bytes;
+    uint64_t v_head_bytes;
+    uint64_t v_offset;       /* of the first V inside a slab */
+    uint64_t k_scale_offset; /* inside one head's K */
+    uint64_t v_scale_offset;
+    uint32_t blocks_per_extent;
+    uint32_t block_tokens;
+    uint32_t kv_heads;
+    uint32_t dim; /* of keys and of values */
+    uint32_t k_dtype;
+    uint32_t v_dtype;
+};
+
+/* An array [rows][heads][dim]; strides in elements. */
+struct pkvi_gpu_array {
+    void* data; /* NULL in a read: not wanted */
+    uint64_t row_stride;
+    uint64_t head_stride;
+    uint32_t dtype; /* PKV_F32, PKV_F16, PKV_BF16 */
+};
+
+/* ---- Write and read -------------------------------------------------------------------------- */
+
+struct pkvi_gpu_kv {
+    struct pkvi_gpu_blocks blocks;
+    struct pkvi_gpu_array k; /* [tokens][kv_heads][dim] */
+    struct pkvi_gpu_array v;
+    const uint32_t* slots; /* [tokens] */
+    uint32_t tokens;
+};
+
+/* Store rows into slots, converted to the types of the cache; and copy slots into rows. */
+int pkvi_gpu_launch_write(const struct pkvi_gpu_kv* job, struct pkvi_gpu_stream* stream);
+int pkvi_gpu_launch_read(const struct pkvi_gpu_kv* job, struct pkvi_gpu_stream* stream);
+
+/* ---- Attention ------------------------------------------------------------------------------- */
+
+/* One piece of work: `rows` rows that share a KV head of one entry, over a range of its visible
+ * tiles. Row r of a KV head h is token r / group_heads of the entry's new ones, and query head
+ * h * group_heads + r % group_heads. Numbers of visible tiles count what the rows see: those of the
+ * sinks first, then those of the window (pkvi_gpu_visible in split.h). */
+struct pkvi_gpu_item {
+    uint32_t entry;
+    uint32_t kv_head;
+    uint32_t row; /* first */
+    uint32_t rows;
+    uint32_t tile_begin; /* among the visible ones */
+    uint32_t tile_end;
+    uint32_t split; /* which of `splits` pieces this is */
+    uint32_t splits;
+    uint32_t partial; /* row of split 0's partial result; the other splits follow, `rows` each */
+    uint32_t merge;   /* number of the counter of finished splits */
+};
+
+/* What a kernel of attention is given. Everything that differs from step to step lies behind
+ * pointers, so that a captured graph of launches can be replayed. */
+struct pkvi_gpu_attend {
+    struct pkvi_gpu_blocks blocks;
+    struct pkvi_gpu_array q;   /* [tokens][query_heads][dim] */
+    struct pkvi_gpu_array out; /* [tokens][query_heads][dim] */
+    float* lse;                /* [tokens][query_heads] or NULL */
+    const uint32_t* starts;      /* [entries + 1] */
+    const uint32_t* lengths;     /* [entries] */
+    const uint32_t* block_table; /* [entries][table_stride] */
+    uint32_t table_stride;
+    uint32_t query_heads;
+    uint32_t group_heads; /* query heads of one KV head */
+    uint32_t window;
+    uint32_t sinks;
+    float scale;
+    float softcap;
+    const struct pkvi_gpu_item* items; /* of this launch */
+    const uint32_t* item_count;        /* one number */
+    float* partials;  /* [partial rows][dim + 2]: output, highest score, sum */
+    uint32_t* merges; /* counters, zero between launches */
+};
+
+/* Is there a kernel for K and V of these types and this dim? */
+bool pkvi_gpu_has_kernel(uint32_t dim, uint32_t k_dtype, uint32_t v_dtype);
+
+/* Start `blocks` thread blocks that work off the items in order. Items of decode have at most
+ * PKVI_GPU_DECODE_ROWS rows; those of prefill PKVI_GPU_PREFILL_ROWS and one split. */
+int pkvi_gpu_launch_decode(const struct pkvi_gpu_attend* job, uint32_t blocks,
+                           struct pkvi_gpu_stream* stream);
+int pkvi_gpu_launch_prefill(const struct pkvi_gpu_attend* job, uint32_t blocks,
+                            struct pkvi_gpu_stream* stream);
+
+/* How many thread blocks of a kernel one multiprocessor holds at a time. */
+uint32_t pkvi_gpu_decode_blocks_per_multiprocessor(uint32_t dim, uint32_t k_dtype);
+uint32_t pkvi_gpu_prefill_blocks_per_multiprocessor(uint32_t dim, uint32_t k_dtype);
+
+/* ---- Copies ---------------------------------------------------------------------------------- */
+
+/* A copy of `bytes`, a multiple of 16, between addresses that the device can reach: its own memory
+ * or pinned host memory. */
+struct pkvi_gpu_copy {
+    void* to;
+    const void* from;
+};
+
+/* Copy `count` pieces of the same size; `copies` is a device pointer. For pieces that are too small
+ * for the copy engines. */
+int pkvi_gpu_launch_gather(const struct pkvi_gpu_copy* copies, uint32_t count, uint64_t bytes,
+                           struct pkvi_gpu_stream* stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,131 @@
+/* split.c - see split.h. */
+#include "device/cuda/split.h"
+
+enum {
+    DECODE_ROWS_MAX = 64, /* rows of an entry and KV head: with more it is prefill */
+    SPLITS_MAX = 64,
+};
+
+/* More splits mean more thread blocks for a long sequence, and more partial results: half the root of
+ * the tiles keeps both in proportion (4 splits of 256 tokens at 1k, 8 of 512 at 4k, 45 of 2.9k at
+ * 128k). */
+static uint32_t splits_of(uint32_t tiles) {
+    uint32_t splits = 1;
+    while (splits < SPLITS_MAX && 4 * (splits + 1) * (splits + 1) <= tiles)
+        splits++;
+    return splits;
+}
+
+static uint32_t divided_up(uint32_t a, uint32_t b) {
+    return (a + b - 1) / b;
+}
+
+/* Rows of the row tile that begins at `row`. */
+static uint32_t tile_rows(uint32_t rows, uint32_t row, uint32_t most) {
+    return rows - row < most ? rows - row : most;
+}
+
+struct pkvi_gpu_bounds pkvi_gpu_bounds_of(uint32_t entries, uint32_t tokens,
+                                          uint32_t sequence_tokens, uint32_t kv_heads,
+                                          uint32_t group_heads) {
+    const uint64_t splits = splits_of(divided_up(sequence_tokens, PKVI_GPU_TILE_TOKENS) + 1);
+    const uint64_t row_tiles = DECODE_ROWS_MAX / PKVI_GPU_DECODE_ROWS;
+    const uint64_t rows = (uint64_t)tokens * group_heads;
+    return (struct pkvi_gpu_bounds){
+        .decode_items = entries * row_tiles * splits * kv_heads,
+        .prefill_items = (rows / PKVI_GPU_PREFILL_ROWS + entries) * kv_heads,
+        .entry_partial_rows = DECODE_ROWS_MAX * splits * kv_heads,
+    };
+}
+
+/* The visible tiles of one row tile, cut into pieces that differ by one tile at most. */
+static void split_row_tile(struct pkvi_gpu_work* work, struct pkvi_gpu_item item, uint32_t tiles) {
+    for (item.split = 0; item.split < item.splits; item.split++) {
+        item.tile_begin = (uint32_t)((uint64_t)tiles * item.split / item.splits);
+        item.tile_end = (uint32_t)((uint64_t)tiles * (item.split + 1) / item.splits);
+        work->decode[work->decode_count++] = item;
+    }
+}
+
+/* What one round has used so far. */
+struct round {
+    uint32_t partial_rows;
+    uint32_t merges;
+};
+
+static void close_round(struct pkvi_gpu_work* work, struct round* round) {
+    work->round_ends[work->rounds++] = work->decode_count;
+    if (round->merges > work->merges) work->merges = round->merges;
+    *round = (struct round){0, 0};
+}
+
+/* Rows of the partial results of an entry; none where nothing is split. */
+static uint32_t count_partial_rows(const struct pkvi_gpu_shape* shape, uint32_t rows,
+                                   struct pkvi_gpu_item item, uint32_t length, uint32_t fresh) {
+    uint32_t count = 0;
+    for (item.row = 0; item.row < rows; item.row += PKVI_GPU_DECODE_ROWS) {
+        item.rows = tile_rows(rows, item.row, PKVI_GPU_DECODE_ROWS);
+        const uint32_t splits = splits_of(pkvi_gpu_visible_to(&item, length, fresh,
+                                                              shape->group_heads, shape->window,
+                                                              shape->sinks)
+                                              .count);
+        if (splits > 1) count += item.rows * splits * shape->kv_heads;
+    }
+    return count;
+}
+
+static void split_decode(const struct pkvi_gpu_shape* shape, struct pkvi_gpu_item item,
+                         uint32_t rows, struct pkvi_gpu_work* work, struct round* round) {
+    const uint32_t length = shape->lengths[item.entry];
+    const uint32_t fresh = shape->starts[item.entry + 1] - shape->starts[item.entry];
+    const uint32_t wanted = count_partial_rows(shape, rows, item, length, fresh);
+    if (round->partial_rows + wanted > work->partial_rows) close_round(work, round);
+    for (item.kv_head = 0; item.kv_head < shape->kv_heads; item.kv_head++)
+        for (item.row = 0; item.row < rows; item.row += PKVI_GPU_DECODE_ROWS) {
+            item.rows = tile_rows(rows, item.row, PKVI_GPU_DECODE_ROWS);
+            const struct pkvi_gpu_visible visible = pkvi_gpu_visible_to(
+                &item, length, fresh, shape->group_heads, shape->window, shape->sinks);
+            item.splits = splits_of(visible.count);
+            item.partial = round->partial_rows;
+            item.merge = round->merges;
+            split_row_tile(work, item, visible.count);
+            if (item.splits == 1) continue;
+            round->partial_rows += item.rows * item.splits;
+            round->merges++;
+        }
+}
+
+/* Row tiles from the last one, which sees most, so that the longest items are not the last. */
+static void split_prefill(const struct pkvi_gpu_shape* shape, struct pkvi_gpu_item item,
+                          uint32_t rows, struct pkvi_gpu_work* work) {
+    const uint32_t length = shape->lengths[item.entry];
+    const uint32_t fresh = shape->starts[item.entry + 1] - shape->starts[item.entry];
+    for (uint32_t tile = divided_up(rows, PKVI_GPU_PREFILL_ROWS); tile-- > 0;)
+        for (item.kv_head = 0; item.kv_head < shape->kv_heads; item.kv_head++) {
+            item.row = tile * PKVI_GPU_PREFILL_ROWS;
+            item.rows = tile_rows(rows, item.row, PKVI_GPU_PREFILL_ROWS);
+            item.splits = 1;
+            item.tile_end = pkvi_gpu_visible_to(&item, length, fresh, shape->group_heads,
+                                                shape->window, shape->sinks)
+                                .count;
+            work->prefill[work->prefill_count++] = item;
+        }
+}
+
+void pkvi_gpu_split(const struct pkvi_gpu_shape* shape, struct pkvi_gpu_work* work) {
+    struct round round = {0, 0};
+    work->decode_count = 0;
+    work->prefill_count = 0;
+    work->rounds = 0;
+    work->merges = 0;
+    for (uint32_t e = 0; e < shape->entries; e++) {
+        const struct pkvi_gpu_item item = {.entry = e};
+        const uint32_t rows = (shape->starts[e + 1] - shape->starts[e]) * shape->group_heads;
+        if (rows <= DECODE_ROWS_MAX)
+            split_decode(shape, item, rows, work, &round);
+        else
+            split_prefill(shape, item, rows, work);
+    }
+    const uint32_t closed = work->rounds > 0 ? work->round_ends[work->rounds - 1] : 0;
+    if (work->decode_count > closed) close_round(work, &round);
+}

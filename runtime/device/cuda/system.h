@@ -1,0 +1,69 @@
+/* system.h - what the host code of the CUDA device asks of the system: memory, streams, events.
+ *
+ * Peers: system_cuda.c, over the CUDA runtime, and the emulator in tests/emulator/, where device
+ * memory is host memory and a stream is a queue that runs as late, and against other streams in as
+ * odd an order, as its events allow.
+ *
+ * Every function that can fail returns a status of pagedkv.h: PKV_ENOMEM, PKV_EIO for a failure that
+ * leaves the device usable, PKV_EDEVICE for one that does not (a sticky error of CUDA). None leaves
+ * an error behind for the caller's own CUDA calls to trip over. */
+#ifndef PKVI_DEVICE_CUDA_SYSTEM_H
+#define PKVI_DEVICE_CUDA_SYSTEM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct pkvi_gpu_stream; /* a cudaStream_t */
+struct pkvi_gpu_event;  /* a cudaEvent_t */
+
+struct pkvi_gpu_properties {
+    char name[256];
+    int compute_major;
+    int compute_minor;
+    uint32_t multiprocessors;
+    uint64_t memory_bytes;
+    uint64_t shared_bytes; /* that one thread block may have */
+};
+
+/* Why there is no device, as a static sentence; NULL when there is one. */
+const char* pkvi_gpu_absent(void);
+int pkvi_gpu_describe(int ordinal, struct pkvi_gpu_properties* properties);
+int pkvi_gpu_select(int ordinal); /* for the calling thread */
+
+/* Memory of the device, and host memory that it reaches and copies without a detour. */
+int pkvi_gpu_alloc(uint64_t bytes, void** memory);
+void pkvi_gpu_free(void* memory);
+int pkvi_gpu_alloc_pinned(uint64_t bytes, void** memory);
+void pkvi_gpu_free_pinned(void* memory);
+/* Is this an address that kernels of the selected device can reach? */
+bool pkvi_gpu_reaches(const void* memory);
+
+int pkvi_gpu_stream_open(struct pkvi_gpu_stream** stream);
+void pkvi_gpu_stream_close(struct pkvi_gpu_stream* stream);
+int pkvi_gpu_stream_wait(struct pkvi_gpu_stream* stream); /* until all of it is done */
+
+int pkvi_gpu_event_open(struct pkvi_gpu_event** event);
+void pkvi_gpu_event_close(struct pkvi_gpu_event* event);
+int pkvi_gpu_event_record(struct pkvi_gpu_event* event, struct pkvi_gpu_stream* stream);
+/* What is put into `stream` from here on waits for the event; the host does not. */
+int pkvi_gpu_event_order(struct pkvi_gpu_event* event, struct pkvi_gpu_stream* stream);
+int pkvi_gpu_event_wait(struct pkvi_gpu_event* event); /* the host waits */
+int pkvi_gpu_event_is_done(struct pkvi_gpu_event* event, bool* is_done);
+
+/* Put into the stream; the memory must stay as it is until that is done. */
+int pkvi_gpu_copy(void* to, const void* from, uint64_t bytes, struct pkvi_gpu_stream* stream);
+int pkvi_gpu_zero(void* memory, uint64_t bytes, struct pkvi_gpu_stream* stream);
+
+/* Many copies of the same size as one operation of the stream, in no order among themselves. */
+int pkvi_gpu_copy_batch(void* const* to, const void* const* from, uint32_t count, uint64_t bytes,
+                        struct pkvi_gpu_stream* stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
