@@ -5,19 +5,7 @@
 
 enum { I4_LARGEST = 15 };
 
-static const float ROUND_TO_INTEGER = 0x1.8p23F; /* added: the integer is in the low bits */
-
 /* ---- Scales ---------------------------------------------------------------------------------- */
-
-/* The nearest number of PKVI_SCALE_BITS significant bits that is not smaller; for positive numbers. */
-static float round_up(float value) {
-    const uint32_t rest = (1U << (24 - PKVI_SCALE_BITS)) - 1;
-    return pkvi_bits_float((pkvi_float_bits(value) + rest) & ~rest);
-}
-
-float pkvi_scale_of_magnitude(uint32_t dtype, float highest) {
-    return highest < PKVI_HIGHEST_ZERO ? 0.0F : round_up(highest / pkvi_largest_number(dtype));
-}
 
 /* Neighbours among the f16 numbers; bits count upwards from zero in both directions. */
 static float f16_not_above(float value) {
@@ -47,25 +35,6 @@ bool pkvi_scale_is_finite(uint32_t dtype, struct pkvi_scale scale) {
 
 /* ---- Codes ----------------------------------------------------------------------------------- */
 
-static unsigned char encode_integer(float value) {
-    return (unsigned char)pkvi_float_bits(value + ROUND_TO_INTEGER);
-}
-
-/* Round the fraction, ties to even, and move the exponent; below the smallest normal number it is
- * that or zero, whichever is nearer. */
-static unsigned char encode_minifloat(struct pkvi_minifloat type, float value) {
-    const uint32_t bits = pkvi_float_bits(value);
-    const uint32_t magnitude = bits & 0x7fffffff;
-    const int drop = 23 - type.fraction_bits;
-    const uint32_t even = magnitude >> drop & 1;
-    const uint32_t rounded = (magnitude + (1U << (drop - 1)) - 1 + even) >> drop;
-    const uint32_t smallest = (uint32_t)(128 - type.bias) << type.fraction_bits;
-    const uint32_t half_smallest = (uint32_t)(127 - type.bias) << 23;
-    uint32_t code = rounded - ((uint32_t)(127 - type.bias) << type.fraction_bits);
-    if (rounded < smallest) code = magnitude >= half_smallest ? 1U << type.fraction_bits : 0;
-    return (unsigned char)(bits >> 31 << 7 | code);
-}
-
 static bool row_is_finite(const float* row, uint32_t dim) {
     bool all_finite = true;
     for (uint32_t d = 0; d < dim; d++)
@@ -86,7 +55,7 @@ static bool quantise_i4(const float* row, uint32_t dim, unsigned char* codes,
         const struct pkvi_scale scale = pkvi_scale_of_range(lowest, highest);
         if (!pkvi_scale_is_finite(PKV_I4, scale)) return false;
         for (uint32_t d = begin; d < end; d++)
-            codes[d] = encode_integer((row[d] - scale.minimum) * pkvi_scale_inverse(scale.scale)) &
+            codes[d] = pkvi_encode_integer((row[d] - scale.minimum) * pkvi_scale_inverse(scale.scale)) &
                        I4_LARGEST;
         scales[begin / PKVI_GROUP_DIMS] = scale;
     }
@@ -103,24 +72,13 @@ bool pkvi_quantise(uint32_t dtype, const float* row, uint32_t dim, unsigned char
     *scales = (struct pkvi_scale){pkvi_scale_of_magnitude(dtype, highest), 0.0F};
     const float inverse = pkvi_scale_inverse(scales->scale);
     for (uint32_t d = 0; d < dim; d++)
-        codes[d] = dtype == PKV_I8 ? encode_integer(row[d] * inverse)
-                                   : encode_minifloat(pkvi_minifloat_of(dtype), row[d] * inverse);
+        codes[d] = pkvi_encode(dtype, row[d] * inverse);
     return pkvi_scale_is_finite(dtype, *scales);
 }
 
 /* ---- Back ------------------------------------------------------------------------------------ */
 
-/* Codes of subnormals, which are never stored, are zeros. */
-static float decode_minifloat(struct pkvi_minifloat type, unsigned char code) {
-    const uint32_t magnitude = code & 0x7f;
-    const uint32_t sign = (uint32_t)(code & 0x80) << 24;
-    if (magnitude >> type.fraction_bits == 0) return pkvi_bits_float(sign);
-    const uint32_t moved = magnitude + ((uint32_t)(127 - type.bias) << type.fraction_bits);
-    return pkvi_bits_float(sign | moved << (23 - type.fraction_bits));
-}
-
 float pkvi_dequantise(uint32_t dtype, unsigned char code, struct pkvi_scale scale) {
-    if (dtype == PKV_I8) return scale.scale * (float)(int8_t)code;
     if (dtype == PKV_I4) return scale.minimum + scale.scale * (float)code;
-    return scale.scale * decode_minifloat(pkvi_minifloat_of(dtype), code);
+    return scale.scale * pkvi_decode(dtype, code);
 }

@@ -26,41 +26,13 @@ struct pkvi_scale {
     float minimum; /* of i4; 0 for the other types */
 };
 
-/* An 8-bit float type: bits of fraction, bias of the exponent, largest finite number. */
-struct pkvi_minifloat {
-    int fraction_bits;
-    int bias;
-    float largest;
-};
-
-static inline struct pkvi_minifloat pkvi_minifloat_of(uint32_t dtype) {
-    return dtype == PKV_E4M3 ? (struct pkvi_minifloat){3, 7, 448.0F}
-                             : (struct pkvi_minifloat){2, 15, 57344.0F};
-}
-
-/* The largest number that a code of i8, e4m3 or e5m2 stands for in a row of scale 1. */
-static inline float pkvi_largest_number(uint32_t dtype) {
-    return dtype == PKV_I8 ? 127.0F : pkvi_minifloat_of(dtype).largest;
-}
-
-enum { PKVI_SCALE_BITS = 16 };
-
-#define PKVI_HIGHEST_ZERO   0x1p-96F          /* rows that stay below it are zeros: Q3 */
 #define PKVI_STEP_SHORTENED (1.0F - 0x1p-20F) /* see pkvi_scale_of_range */
-
-/* What code 1 of a row stands for whose largest magnitude is `highest`; i4 excepted. */
-float pkvi_scale_of_magnitude(uint32_t dtype, float highest);
 
 /* Scale and minimum of a group of i4 whose numbers lie in [lowest, highest]. */
 struct pkvi_scale pkvi_scale_of_range(float lowest, float highest);
 
 /* Can everything that a row is decoded to be expressed? */
 bool pkvi_scale_is_finite(uint32_t dtype, struct pkvi_scale scale);
-
-/* The factor that turns numbers into codes: 1 / scale, or 0. */
-static inline float pkvi_scale_inverse(float scale) {
-    return scale > 0.0F ? 1.0F / scale : 0.0F;
-}
 
 /* Encode `row` [dim]: one code per byte in codes [dim], and its scales: one, or one for each group.
  * False when a number is not finite, or would not be in this type. */

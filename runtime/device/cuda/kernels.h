@@ -75,7 +75,7 @@ int pkvi_gpu_launch_read(const struct pkvi_gpu_kv* job, struct pkvi_gpu_stream* 
 /* One piece of work: `rows` rows that share a KV head of one entry, over a range of its visible
  * tiles. Row r of a KV head h is token r / group_heads of the entry's new ones, and query head
  * h * group_heads + r % group_heads. Numbers of visible tiles count what the rows see: those of the
- * sinks first, then those of the window (pkvi_gpu_visible in split.h). */
+ * sinks first, then those of the window (pkvi_gpu_visible_of in split.h). */
 struct pkvi_gpu_item {
     uint32_t entry;
     uint32_t kv_head;
@@ -130,14 +130,14 @@ uint32_t pkvi_gpu_prefill_blocks_per_multiprocessor(uint32_t dim, uint32_t k_dty
 
 /* A copy of `bytes`, a multiple of 16, between addresses that the device can reach: its own memory
  * or pinned host memory. */
-struct pkvi_gpu_copy {
+struct pkvi_gpu_copy_pair {
     void* to;
     const void* from;
 };
 
 /* Copy `count` pieces of the same size; `copies` is a device pointer. For pieces that are too small
  * for the copy engines. */
-int pkvi_gpu_launch_gather(const struct pkvi_gpu_copy* copies, uint32_t count, uint64_t bytes,
+int pkvi_gpu_launch_gather(const struct pkvi_gpu_copy_pair* copies, uint32_t count, uint64_t bytes,
                            struct pkvi_gpu_stream* stream);
 
 #ifdef __cplusplus

@@ -1,0 +1,276 @@
+/* test_kernels.c - the CUDA kernels, run by the emulator, against the scalar reference on random
+ * shapes.
+ *
+ *   test_kernels [--shapes N] [--seed S] [--only SHAPE]
+ *
+ * For each shape: write stores what the codec says, and read gives it back; attention is compared
+ * with the reference, which computes from the same stored numbers; the same entries in another order
+ * and in other blocks give the same bits. Memory that no sequence names is NaN, and beyond it none
+ * can be touched. One JSON line per type says how far off the worst shape was. */
+#include "kernel/rig.h"
+
+#include "base/hash.h"
+#include "device/cuda/split.h"
+#include "emulator/control.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SHAPES_DEFAULT = 120, PARTIAL_ROWS = 40000, GRID_BLOCKS = 7 };
+
+/* ---- Shapes ---------------------------------------------------------------------------------- */
+
+static uint32_t pick(uint64_t* random, const uint32_t* from, uint32_t count) {
+    return from[pkvi_random_next(random) % count];
+}
+
+/* A shape that the device has kernels for, and of a cost that the emulator can bear. */
+static struct shape draw_shape(uint64_t seed) {
+    const uint32_t dims[] = {64, 64, 64, 96, 128, 128, 256};
+    const uint32_t dtypes[] = {PKV_F16, PKV_BF16, PKV_I8, PKV_E4M3};
+    const uint32_t pages[] = {16, 16, 16, 32, 64, 256};
+    uint64_t random = seed ^ 0x5eed;
+    for (uint64_t try = 0;; try++) {
+        struct shape shape = shape_random(seed + (try << 32));
+        uint64_t work = 0;
+        shape.group.key_dim = shape.group.value_dim = pick(&random, dims, 7);
+        shape.group.k_dtype = shape.group.v_dtype = pick(&random, dtypes, 4);
+        shape.group.block_tokens = pick(&random, pages, 6);
+        for (uint32_t e = 0; e < shape.entry_count; e++)
+            work += (uint64_t)shape.entries[e].length *
+                    (shape.entries[e].fresh * (shape.query_heads / shape.group.kv_heads) / 128 + 1);
+        if (work * shape.group.kv_heads * shape.group.key_dim > 300000) continue;
+        if (shape.query_heads / shape.group.kv_heads > 128) continue;
+        return shape;
+    }
+}
+
+/* ---- Running kernels ------------------------------------------------------------------------- */
+
+static struct pkvi_gpu_blocks blocks_of(const struct pkvi_layout* layout,
+                                        const struct pkvi_space* space, uint32_t layer) {
+    return (struct pkvi_gpu_blocks){
+        .base = space->base,
+        .extent_bytes = space->extent_bytes,
+        .block_bytes = space->block_bytes,
+        .layer_offset = layer * layout->layer_bytes,
+        .k_head_bytes = layout->k_head_bytes,
+        .v_head_bytes = layout->v_head_bytes,
+        .v_offset = layout->v_offset,
+        .k_scale_offset = layout->k_scale_offset,
+        .v_scale_offset = layout->v_scale_offset,
+        .blocks_per_extent = space->blocks_per_extent,
+        .block_tokens = layout->group.block_tokens,
+        .kv_heads = layout->group.kv_heads,
+        .dim = layout->group.key_dim,
+        .k_dtype = layout->group.k_dtype,
+        .v_dtype = layout->group.v_dtype,
+    };
+}
+
+static struct pkvi_gpu_array array_of(const pkv_array* array) {
+    return (struct pkvi_gpu_array){array->data, array->row_stride, array->head_stride,
+                                   array->dtype};
+}
+
+static struct pkvi_gpu_kv kv_of(const struct pkvi_kv_job* job) {
+    return (struct pkvi_gpu_kv){
+        .blocks = blocks_of(job->layout, job->space, job->layer),
+        .k = array_of(&job->k),
+        .v = array_of(&job->v),
+        .slots = job->slots,
+        .tokens = job->tokens,
+    };
+}
+
+static int write_rows(void* ctx, const struct pkvi_kv_job* job) {
+    const struct pkvi_gpu_kv kv = kv_of(job);
+    (void)ctx;
+    return pkvi_gpu_launch_write(&kv, NULL);
+}
+
+static void* take(size_t count, size_t size) {
+    void* memory = calloc(count, size);
+    if (memory == NULL) exit(2);
+    return memory;
+}
+
+static void attend(struct scene* scene) {
+    const struct pkvi_attend_job job = scene_job(scene);
+    const pkv_group_config* group = &job.layout->group;
+    const uint32_t group_heads = job.query_heads / group->kv_heads;
+    const struct pkvi_gpu_shape shape = {job.entries, job.starts,  job.lengths, group->kv_heads,
+                                         group_heads, group->window, group->sinks};
+    const struct pkvi_gpu_bounds bounds = pkvi_gpu_bounds_of(
+        job.entries, job.starts[job.entries], 4096, group->kv_heads, group_heads);
+    struct pkvi_gpu_work work = {
+        .decode = take(bounds.decode_items, sizeof(struct pkvi_gpu_item)),
+        .prefill = take(bounds.prefill_items, sizeof(struct pkvi_gpu_item)),
+        .round_ends = take(job.entries, sizeof(uint32_t)),
+        .partial_rows = PARTIAL_ROWS,
+    };
+    pkvi_gpu_split(&shape, &work);
+    const size_t partial_floats = (size_t)PARTIAL_ROWS * (group->key_dim + 2);
+    struct pkvi_gpu_attend on = {
+        .blocks = blocks_of(job.layout, job.space, job.layer),
+        .q = array_of(&job.q),
+        .out = array_of(&job.out),
+        .lse = job.lse,
+        .starts = job.starts,
+        .lengths = job.lengths,
+        .block_table = job.block_table,
+        .table_stride = job.table_stride,
+        .query_heads = job.query_heads,
+        .group_heads = group_heads,
+        .window = group->window,
+        .sinks = group->sinks,
+        .scale = job.scale,
+        .softcap = job.softcap,
+        .partials = take(partial_floats, sizeof(float)),
+        .merges = take(work.merges + 1, sizeof(uint32_t)),
+    };
+    memset(on.partials, 0xff, partial_floats * sizeof(float));
+    for (uint32_t r = 0, begin = 0; r < work.rounds; begin = work.round_ends[r++]) {
+        const uint32_t count = work.round_ends[r] - begin;
+        on.items = work.decode + begin;
+        on.item_count = &count;
+        if (pkvi_gpu_launch_decode(&on, GRID_BLOCKS, NULL) != PKV_OK) exit(2);
+    }
+    on.items = work.prefill;
+    on.item_count = &work.prefill_count;
+    if (work.prefill_count > 0 && pkvi_gpu_launch_prefill(&on, GRID_BLOCKS, NULL) != PKV_OK)
+        exit(2);
+    for (uint32_t i = 0; i < work.merges; i++)
+        if (on.merges[i] != 0) exit(2);
+    free(on.partials);
+    free(on.merges);
+    free(work.decode);
+    free(work.prefill);
+    free(work.round_ends);
+}
+
+/* ---- Checks ---------------------------------------------------------------------------------- */
+
+/* The plain order of this device. */
+static const unsigned char* element_at(const struct scene* scene, uint32_t slot, uint32_t head,
+                                       bool is_value, uint32_t bytes) {
+    const struct pkvi_layout* layout = &scene->layout;
+    const pkv_group_config* group = &layout->group;
+    return pkvi_space_block(&scene->space, slot / group->block_tokens) +
+           (scene->shape.group.layers - 1) * layout->layer_bytes +
+           (is_value ? layout->v_offset + head * layout->v_head_bytes
+                     : head * layout->k_head_bytes) +
+           (size_t)(slot % group->block_tokens) * group->key_dim * bytes;
+}
+
+/* What the device stored, put where the reference's own write would have put it, is what it stored:
+ * so that both attend to the same numbers, and the codec is checked bit for bit. */
+static bool is_stored_alike(const struct scene* scene, const struct scene* reference) {
+    const pkv_group_config* group = &scene->shape.group;
+    const bool is_scaled = pkvi_dtype_is_scaled(group->k_dtype);
+    const uint32_t bytes = is_scaled ? 1 : 2;
+    bool alike = true;
+    for (uint32_t e = 0; e < scene->shape.entry_count; e++)
+        for (uint32_t p = 0; p < scene->lengths[e]; p++) {
+            if (!scene_page_is_there(&scene->shape, e, p / group->block_tokens)) continue;
+            const uint32_t a = scene_slot(scene, e, p);
+            const uint32_t b = scene_slot(reference, e, p);
+            for (uint32_t i = 0; i < group->kv_heads * 2; i++)
+                alike &= memcmp(element_at(scene, a, i / 2, i % 2, bytes),
+                                element_at(reference, b, i / 2, i % 2, bytes),
+                                group->key_dim * bytes) == 0;
+        }
+    return alike;
+}
+
+/* bf16 and f16 queries and weights are rounded once, those in f32 twice; an error of a score grows
+ * with the score. */
+static double nmse_limit(const struct shape* shape) {
+    static const double out_limits[] = {0.0, 1e-6, 1e-5};
+    const uint32_t dtype = shape->group.k_dtype;
+    const bool is_double = shape->q_dtype == PKV_F32 && !pkvi_dtype_is_scaled(dtype);
+    const double once = dtype == PKV_F16 ? 1e-6 : 2e-5;
+    const double steepness = 1.0 + (double)(shape->spread * shape->spread);
+    return (is_double ? 1e-9 : once) * steepness + out_limits[shape->out_dtype];
+}
+
+enum { DTYPES = PKV_I4 + 1 };
+
+struct worst {
+    uint32_t shapes;
+    double nmse;
+    double lse_nmse;
+};
+
+static struct shape reversed(const struct shape* shape) {
+    struct shape other = *shape;
+    for (uint32_t e = 0; e < shape->entry_count; e++)
+        other.entries[e] = shape->entries[shape->entry_count - 1 - e];
+    return other;
+}
+
+/* Each entry's rows, wherever they stand in the batch. */
+static bool is_same_in_any_batch(const struct scene* scene, const struct scene* other) {
+    const uint32_t count = scene->shape.entry_count;
+    bool same = true;
+    for (uint32_t e = 0; e < count; e++)
+        same &= rig_same_bits(scene, scene->starts[e], other, other->starts[count - 1 - e],
+                              scene->shape.entries[e].fresh);
+    return same;
+}
+
+static bool check_shape(const struct shape* shape, uint64_t seed, struct worst* worst) {
+    struct scene* scene = scene_open(shape, seed, write_rows, NULL);
+    struct scene* reference = scene_open(shape, seed + 1, rig_reference_write, NULL);
+    const struct shape other_shape = reversed(shape);
+    struct scene* other = scene_open(&other_shape, seed + 2, write_rows, NULL);
+    const struct pkvi_attend_job job = scene_job(reference);
+    const char* what = NULL;
+    if (!is_stored_alike(scene, reference)) what = "what is stored differs";
+    attend(scene);
+    attend(other);
+    if (pkvi_reference_attend(&job) != PKV_OK) exit(2);
+    const struct difference difference = rig_compare(scene, reference);
+    const double limit = nmse_limit(shape);
+    if (!(difference.nmse <= limit && difference.lse_nmse <= limit)) what = "attention differs";
+    if (!cells_padding_is_untouched(&scene->out)) what = "padding is written";
+    if (!is_same_in_any_batch(scene, other)) what = "the batch changes a result";
+    worst->shapes++;
+    worst->nmse = fmax(worst->nmse, difference.nmse);
+    worst->lse_nmse = fmax(worst->lse_nmse, difference.lse_nmse);
+    if (what != NULL) {
+        printf("%s: nmse %.3g, of lse %.3g, limit %.3g; repeat with --only %llu\n", what,
+               difference.nmse, difference.lse_nmse, limit, (unsigned long long)seed);
+        shape_print(shape);
+    }
+    scene_close(scene);
+    scene_close(reference);
+    scene_close(other);
+    return what == NULL;
+}
+
+int main(int argc, char** argv) {
+    struct worst worst[DTYPES] = {{0, 0.0, 0.0}};
+    const uint64_t only = rig_number(argc, argv, "--only", 0);
+    const uint64_t count = only != 0 ? 1 : rig_number(argc, argv, "--shapes", SHAPES_DEFAULT);
+    const uint64_t first = only != 0 ? only : rig_number(argc, argv, "--seed", 1000);
+    bool passed = true;
+    for (uint64_t i = 0; i < count; i++) {
+        const struct shape shape = draw_shape(first + i);
+        emulator_seed(first + i);
+        passed &= check_shape(&shape, first + i, &worst[shape.group.k_dtype]);
+    }
+    for (uint32_t dtype = 0; dtype < DTYPES; dtype++)
+        if (worst[dtype].shapes > 0)
+            printf("{\"test\": \"cuda kernels\", \"dtype\": \"%s\", \"shapes\": %u, "
+                   "\"worst_nmse\": %.3g, \"worst_lse_nmse\": %.3g}\n",
+                   shape_dtype_names[dtype], worst[dtype].shapes, worst[dtype].nmse,
+                   worst[dtype].lse_nmse);
+    const struct emulator_counters done = emulator_counters_get();
+    printf("{\"test\": \"cuda kernels\", \"blocks\": %llu, \"copies\": %llu, \"products\": %llu, "
+           "\"bank_conflicts\": %llu}\n",
+           (unsigned long long)done.blocks, (unsigned long long)done.copies,
+           (unsigned long long)done.products, (unsigned long long)done.conflicts);
+    return passed && done.conflicts == 0 ? 0 : 1;
+}
