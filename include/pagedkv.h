@@ -197,9 +197,9 @@ typedef struct pkv_parallel_hook {
 typedef struct pkv_config {
     uint32_t struct_size; /* set by pkv_config_init */
     uint32_t version;     /* set by pkv_config_init */
-    const char* device;   /* "cpu" (default) or "sim", the deterministic test device */
-    const char* isa;      /* "scalar", "avx2", "avx512", "avx512bf16", "neon"; default: $PKV_ISA,
-                             else the best that the processor has */
+    const char* device;   /* "cpu" (default), "cuda", or "sim", the deterministic test device */
+    const char* isa;      /* of the CPU device: "scalar", "avx2", "avx512", "avx512bf16", "neon";
+                             default: $PKV_ISA, else the best that the processor has */
     uint32_t group_count; /* default 1 */
     uint32_t blocks;      /* blocks of the pool: required, 1..2^24 */
     pkv_group_config groups[PKV_GROUPS_MAX];
@@ -219,6 +219,7 @@ typedef struct pkv_config {
     uint64_t fault_seed; /* of the faults' random choices */
     pkv_memory_hook memory;
     pkv_parallel_hook parallel;
+    uint32_t device_ordinal; /* which GPU, of "cuda"; default the first */
 } pkv_config;
 
 /* What a config will take. */
@@ -236,8 +237,12 @@ PKV_API int pkv_config_init(pkv_config* config, uint32_t version);
 /* Check `config` as pkv_cache_create would, allocating nothing.
  * why     set on error to a static sentence that names the field; may be NULL.
  * sizes   filled on success; may be NULL.
- * Errors  PKV_EINVAL, PKV_EVERSION, PKV_ENOTSUP, PKV_ETOOBIG. */
+ * Errors  PKV_EINVAL, PKV_EVERSION, PKV_ENOTSUP (also: the device is not here), PKV_ETOOBIG. */
 PKV_API int pkv_config_check(const pkv_config* config, const char** why, pkv_sizes* sizes);
+
+/* Why a cache on `device` (a name as in the config) cannot be created here at all, as a static
+ * sentence: no driver, no library, a wrong version. NULL when it can. */
+PKV_API const char* pkv_device_absent(const char* device);
 
 /* ---- Cache ----------------------------------------------------------------------------------- */
 
@@ -245,7 +250,8 @@ typedef struct pkv_cache pkv_cache;
 
 /* Create a cache; all memory it will ever use is taken here.
  * Owns    *cache is the caller's until pkv_cache_destroy. `config` and its strings are copied.
- * Errors  as pkv_config_check, and PKV_ENOMEM, PKV_EFAULTSPEC, PKV_EIO (device, threads, seed). */
+ * Errors  as pkv_config_check, and PKV_ENOMEM, PKV_EFAULTSPEC, PKV_EIO (device, threads, seed),
+ *         PKV_EDEVICE. */
 PKV_API int pkv_cache_create(const pkv_config* config, pkv_cache** cache);
 
 /* Free everything. Open plans and sequences die with the cache. NULL is allowed. */
@@ -288,14 +294,41 @@ typedef struct pkv_stats {
  * Errors  PKV_EINVAL. */
 PKV_API int pkv_cache_stats(pkv_cache* cache, pkv_stats* stats);
 
-/* The instruction set level that the cache's kernels run with: "scalar", "avx2", ... Static. */
+/* The instruction set level that the cache's kernels run with: "scalar", "avx2", "sm_90", ... The
+ * string lives as long as the cache. */
 PKV_API const char* pkv_cache_isa(const pkv_cache* cache);
+
+/* ---- CUDA ------------------------------------------------------------------------------------
+ *
+ * device = "cuda" puts the arena into the memory of a GPU and computes there. The code for it is a
+ * library of its own, libpagedkv_cuda.so, which is looked for beside this library, or at
+ * $PKV_CUDA_LIBRARY, when the device is first named. What differs from the CPU:
+ *
+ *   Arrays   pkv_array and lse are memory that the GPU reaches: its own, managed, or pinned. Other
+ *            pointers give PKV_EINVAL.
+ *   Order    Everything is put into one stream, the caller's (pkv_cache_set_stream), and the calls
+ *            return before it is done. Arrays must stay as they are until it is. An error of the
+ *            GPU may be reported by a later call.
+ *   Numbers  NaN and infinity are not looked for, since that would have to wait for the GPU: there
+ *            is no PKV_ENONFINITE, what comes in goes out.
+ *   Types    key_dim and value_dim are the same and one of 64, 96, 128, 256; K and V are stored in
+ *            the same type, f16, bf16, i8 or e4m3; block_tokens is a multiple of 16; at most 128
+ *            query heads share a KV head. Others give PKV_ENOTSUP.
+ *   Failure  After an error that the GPU does not recover from, every call that needs it gives
+ *            PKV_EDEVICE. The process lives, and the cache can be destroyed. */
+
+/* Work in the order of `stream` from now on: a cudaStream_t of the cache's GPU, or NULL, as at the
+ * beginning, for the legacy default stream. What was put into the stream before this call comes
+ * first; both streams must exist during this call, and the new one as long as it is in use.
+ * Errors  PKV_EINVAL (also: a stream of another GPU), PKV_ENOTSUP (another device than "cuda"),
+ *         PKV_EIO, PKV_EDEVICE. */
+PKV_API int pkv_cache_set_stream(pkv_cache* cache, void* stream);
 
 /* ---- Sequences ------------------------------------------------------------------------------- */
 
-/* An array [rows][heads][dim] in host memory (of the CPU device). The dims of a head are
- * contiguous; strides are in elements, 0 meaning packed: head_stride = dim, row_stride = heads *
- * dim. */
+/* An array [rows][heads][dim] in memory of the device: host memory, or what a GPU reaches. The dims
+ * of a head are contiguous; strides are in elements, 0 meaning packed: head_stride = dim,
+ * row_stride = heads * dim. */
 typedef struct pkv_array {
     void* data;     /* aligned to its element */
     uint32_t dtype; /* PKV_F32, PKV_F16 or PKV_BF16 */
@@ -370,8 +403,8 @@ PKV_API int pkv_seq_append(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens
  * k       [reserved][kv_heads][key_dim]
  * v       [reserved][kv_heads][value_dim]
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan), PKV_ERANGE (layer, or nothing is
- *         reserved), PKV_ENONFINITE, PKV_EIO. After an error the slots of this layer hold nothing
- *         defined. */
+ *         reserved), PKV_ENONFINITE, PKV_EIO, PKV_EDEVICE. After an error the slots of this layer
+ *         hold nothing defined. */
 PKV_API int pkv_seq_write(pkv_cache* cache, pkv_seq seq, uint32_t layer, const pkv_array* k,
                           const pkv_array* v);
 
@@ -425,8 +458,8 @@ PKV_API int pkv_plan_get_info(pkv_cache* cache, pkv_plan plan, uint32_t group, p
 /* Store K and V of the plan's new tokens for one layer, converted to the types of the cache.
  * k       [tokens][kv_heads][key_dim]
  * v       [tokens][kv_heads][value_dim]
- * Errors  PKV_EINVAL, PKV_ESTALE, PKV_ERANGE (layer), PKV_ENONFINITE, PKV_EIO. After an error the
- *         slots of this layer hold nothing defined: write again or abort.
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_ERANGE (layer), PKV_ENONFINITE, PKV_EIO, PKV_EDEVICE. After
+ *         an error the slots of this layer hold nothing defined: write again or abort.
  * Threads calls for different layers or plans may run at once. */
 PKV_API int pkv_write(pkv_cache* cache, pkv_plan plan, uint32_t layer, const pkv_array* k,
                       const pkv_array* v);
@@ -449,13 +482,13 @@ typedef struct pkv_attention {
  * Arithmetic is f32 but at level "avx512bf16", which multiplies by dot products: K and V in bf16 by
  * queries and softmax weights of 8 significant bits when q is bf16, of 16 when it is not; in fp8,
  * of 8 always; in i8 and i4, of 16 bits below the largest of a row: what is 2^-16 of it or less may
- * count as nothing. Sums are f32, or exact integers.
- * The output of a
- * sequence is bitwise the same whatever else is in the plan, wherever its blocks lie, however it is
- * cut into chunks and however many threads run.
+ * count as nothing. Sums are f32, or exact integers. The output of a sequence is bitwise the same
+ * whatever else is in the plan, wherever its blocks lie, however it is cut into chunks and however
+ * many threads run; on "cuda", chunks of more rows than 64 (tokens times query heads of a KV head)
+ * are summed in another order than shorter ones, and their last bits may differ.
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_ERANGE (layer), PKV_ETOOBIG (over 2^30 rows of tokens times
  *         heads), PKV_ENONFINITE (in q; out is untouched),
- *         PKV_EIO.
+ *         PKV_EIO, PKV_EDEVICE.
  * Threads calls for different layers or plans may run at once; the thread pool serves one at a
  * time. */
 PKV_API int pkv_attend(pkv_cache* cache, pkv_plan plan, uint32_t layer,

@@ -57,6 +57,16 @@ const char* pkv_cache_isa(const pkv_cache* cache) {
     return cache == NULL ? NULL : cache->device->isa;
 }
 
+int pkv_cache_set_stream(pkv_cache* cache, void* stream) {
+    if (cache == NULL) return PKV_EINVAL;
+    const struct pkvi_device_ops* ops = cache->device->ops;
+    return ops->set_stream != NULL ? ops->set_stream(cache->device, stream) : PKV_ENOTSUP;
+}
+
+const char* pkv_device_absent(const char* name) {
+    return pkvi_device_absent(name != NULL ? name : "cpu");
+}
+
 int pkv_check(pkv_cache* cache, pkv_report* report) {
     pkv_report ignored;
     if (cache == NULL) return PKV_EINVAL;

@@ -67,7 +67,7 @@ static int user_leave(pkv_cache* cache, struct pkvi_plan* plan, int status) {
     return pkvi_unlock(cache, status);
 }
 
-static int write_rows(pkv_cache* cache, const struct pkvi_plan* plan, uint32_t layer,
+static int write_rows(pkv_cache* cache, const struct pkvi_plan* plan, uint64_t id, uint32_t layer,
                       const pkv_array* k, const pkv_array* v) {
     const pkv_group_config* group = &cache->layout.group;
     struct pkvi_kv_job job = {
@@ -76,6 +76,7 @@ static int write_rows(pkv_cache* cache, const struct pkvi_plan* plan, uint32_t l
         .layer = layer,
         .tokens = plan->tokens,
         .slots = plan->slots,
+        .plan = id,
     };
     PKVI_TRY(pkvi_array_resolve(k, plan->tokens, group->kv_heads, group->key_dim, false, &job.k));
     PKVI_TRY(pkvi_array_resolve(v, plan->tokens, group->kv_heads, group->value_dim, false, &job.v));
@@ -89,7 +90,7 @@ int pkv_write(pkv_cache* cache, pkv_plan plan, uint32_t layer, const pkv_array* 
     if (v == NULL) return PKV_EINVAL;
     struct pkvi_plan* found;
     PKVI_TRY(user_enter(cache, plan, layer, &found));
-    return user_leave(cache, found, write_rows(cache, found, layer, k, v));
+    return user_leave(cache, found, write_rows(cache, found, plan.id, layer, k, v));
 }
 
 static int check_attention(const pkv_attention* attention, const pkv_group_config* group) {
@@ -101,7 +102,7 @@ static int check_attention(const pkv_attention* attention, const pkv_group_confi
     return attention->softcap >= 0.0F ? PKV_OK : PKV_EINVAL;
 }
 
-static int attend_rows(pkv_cache* cache, const struct pkvi_plan* plan, uint32_t layer,
+static int attend_rows(pkv_cache* cache, const struct pkvi_plan* plan, uint64_t id, uint32_t layer,
                        const pkv_attention* attention) {
     const pkv_group_config* group = &cache->layout.group;
     PKVI_TRY(check_attention(attention, group));
@@ -119,6 +120,7 @@ static int attend_rows(pkv_cache* cache, const struct pkvi_plan* plan, uint32_t 
         .scale = attention->scale,
         .softcap = attention->softcap,
         .lse = attention->lse,
+        .plan = id,
     };
     if (job.scale == 0.0F) job.scale = 1.0F / sqrtf((float)group->key_dim);
     PKVI_TRY(pkvi_array_resolve(&attention->q, plan->tokens, job.query_heads, group->key_dim, false,
@@ -133,5 +135,5 @@ int pkv_attend(pkv_cache* cache, pkv_plan plan, uint32_t layer, const pkv_attent
     if (attention == NULL) return PKV_EINVAL;
     struct pkvi_plan* found;
     PKVI_TRY(user_enter(cache, plan, layer, &found));
-    return user_leave(cache, found, attend_rows(cache, found, layer, attention));
+    return user_leave(cache, found, attend_rows(cache, found, plan.id, layer, attention));
 }

@@ -11,12 +11,14 @@ static int open_device(pkv_cache* cache) {
     const pkv_config* config = &cache->config;
     const struct pkvi_device_config device = {
         .isa = config->isa,
+        .ordinal = config->device_ordinal,
         .threads = config->threads,
         .parallel = config->parallel,
         .layout = cache->layout,
         .plan_tokens_max = config->plan_tokens_max,
         .plan_sequences_max = config->plan_sequences_max,
         .sequence_tokens_max = config->sequence_tokens_max,
+        .plans_max = config->plans_max,
         .copies_max = config->plan_sequences_max,
         .seed = config->fault_seed,
         .mem = &cache->mem,

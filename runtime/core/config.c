@@ -137,7 +137,7 @@ int pkvi_config_resolve(const pkv_config* config, pkv_config* resolved, struct p
     if (result.device == NULL) result.device = "cpu";
     result.isa = text_or_null(result.isa != NULL ? result.isa : getenv("PKV_ISA"));
     set_default(&result.group_count, 1);
-    REQUIRE(pkvi_device_known(result.device), PKV_ENOTSUP, "device: \"cpu\" or \"sim\"");
+    REQUIRE(pkvi_device_known(result.device), PKV_ENOTSUP, "device: \"cpu\", \"cuda\" or \"sim\"");
     REQUIRE(result.isa == NULL || pkvi_isa_known(result.isa), PKV_ENOTSUP,
             "isa: not one that this library has and this processor runs");
     REQUIRE(result.group_count == 1, PKV_ENOTSUP, "group_count: this version takes one group");
@@ -145,6 +145,7 @@ int pkvi_config_resolve(const pkv_config* config, pkv_config* resolved, struct p
     PKVI_TRY(check_limits(&result, why));
     PKVI_TRY(check_leaves(&result, why));
     PKVI_TRY(compute_sizes(&result, layout, sizes, why));
+    PKVI_TRY(pkvi_device_check(&result, why));
     *resolved = result;
     return PKV_OK;
 }

@@ -6,11 +6,14 @@
 struct peer {
     const char* name;
     int (*open)(const struct pkvi_device_config* config, struct pkvi_device** device);
+    const char* (*absent)(void);                              /* NULL: it is always there */
+    int (*check)(const pkv_config* config, const char** why); /* NULL: it takes everything */
 };
 
 static const struct peer peers[] = {
-    {"cpu", pkvi_host_open},
-    {"sim", pkvi_sim_open},
+    {"cpu", pkvi_host_open, NULL, NULL},
+    {"cuda", pkvi_cuda_open, pkvi_cuda_absent, pkvi_cuda_check},
+    {"sim", pkvi_sim_open, NULL, NULL},
 };
 
 static const struct peer* find_peer(const char* name) {
@@ -21,6 +24,18 @@ static const struct peer* find_peer(const char* name) {
 
 bool pkvi_device_known(const char* name) {
     return find_peer(name) != NULL;
+}
+
+const char* pkvi_device_absent(const char* name) {
+    const struct peer* peer = find_peer(name);
+    if (peer == NULL) return "device: there is none of that name";
+    return peer->absent != NULL ? peer->absent() : NULL;
+}
+
+int pkvi_device_check(const pkv_config* config, const char** why) {
+    const struct peer* peer = find_peer(config->device);
+    if (peer->check == NULL) return PKV_OK;
+    return peer->check(config, why);
 }
 
 int pkvi_device_open(const char* name, const struct pkvi_device_config* config,

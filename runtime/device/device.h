@@ -1,9 +1,14 @@
 /* device.h - what the core asks of a device: memory, copies, and the three K/V operations.
  *
- * Peers: host.c with cpu/ (SIMD kernels), sim.c (deterministic, for tests). The core sees this
- * table only. Preconditions are stated here once, are guaranteed by core/ and api/, and are not
- * checked again: pointers are valid, sizes are nonzero, block numbers name blocks of the space,
- * shapes fit the geometry.
+ * Peers: host.c with cpu/ (SIMD kernels), sim.c (deterministic, for tests), and cuda/, a library of
+ * its own that cuda_loader.c loads when it is asked for. The core sees this table only.
+ * Preconditions are stated here once, are guaranteed by core/ and api/, and are not checked again:
+ * pointers are valid, sizes are nonzero, block numbers name blocks of the space, shapes fit the
+ * geometry.
+ *
+ * ORDER   A device may work in the order in which it is called and be done later, as one with a
+ *         stream does. What the core is told is complete is complete for every later call of the
+ *         device; the host reads no memory of a device.
  *
  * LAYOUT of a block (struct pkvi_layout):
  *
@@ -87,9 +92,14 @@ struct pkvi_kv_job {
     const uint32_t* slots; /* [tokens] */
     pkv_array k;           /* [tokens][kv_heads][key_dim] */
     pkv_array v;           /* [tokens][kv_heads][value_dim] */
+    uint64_t plan;         /* as in pkvi_attend_job */
 };
 
-/* Rows starts[e] .. starts[e+1] belong to entry e, whose sequence has lengths[e] tokens including
+/* `plan` is nonzero for jobs of a plan, and jobs with the same number have the same arrays of
+ * indices (slots; starts, lengths, block_table) with the same content: a device may keep its own
+ * copy of them from one layer to the next. The number never comes back with other content.
+ *
+ * Rows starts[e] .. starts[e+1] belong to entry e, whose sequence has lengths[e] tokens including
  * them: row r of e stands at position lengths[e] - starts[e+1] + r. Page p of e is block_table[e *
  * stride + p]; pages behind the window may be PKV_NO_BLOCK and must not be read. Slots at and
  * behind lengths[e] hold garbage, NaN included. */
@@ -108,6 +118,7 @@ struct pkvi_attend_job {
     pkv_array q;   /* strides filled in */
     pkv_array out;
     float* lse; /* [tokens][query_heads] or NULL */
+    uint64_t plan;
 };
 
 struct pkvi_device;
@@ -125,29 +136,34 @@ struct pkvi_device_ops {
                 uint64_t* ticket);
     /* Wait until a copy has completed and say how it ended. */
     int (*wait)(struct pkvi_device* device, uint64_t ticket);
-    /* Fill with zeros; complete on return. */
+    /* Fill with zeros. */
     int (*zero)(struct pkvi_device* device, void* to, uint64_t bytes);
 
     int (*write)(struct pkvi_device* device, const struct pkvi_kv_job* job);
     int (*read)(struct pkvi_device* device, const struct pkvi_kv_job* job);
     int (*attend)(struct pkvi_device* device, const struct pkvi_attend_job* job);
 
+    /* From now on, work in the order of `stream`; NULL where a device has no streams. */
+    int (*set_stream)(struct pkvi_device* device, void* stream);
+
     void (*close)(struct pkvi_device* device);
 };
 
 struct pkvi_device {
     const struct pkvi_device_ops* ops;
-    const char* isa; /* level of the kernels, static */
+    const char* isa; /* level of the kernels; lives as long as the device */
 };
 
 struct pkvi_device_config {
-    const char* isa; /* or NULL */
+    const char* isa;  /* or NULL */
+    uint32_t ordinal; /* which of several devices of the kind */
     uint32_t threads;
     pkv_parallel_hook parallel;
     struct pkvi_layout layout; /* of the group, to size scratch memory at open */
     uint32_t plan_tokens_max;
     uint32_t plan_sequences_max;
     uint32_t sequence_tokens_max;
+    uint32_t plans_max;
     uint32_t copies_max; /* copies that are in flight at once, at most */
     uint64_t seed;       /* of the simulated device's latencies */
     struct pkvi_mem* mem;
@@ -155,17 +171,29 @@ struct pkvi_device_config {
     struct pkvi_clock* clock;
 };
 
-/* Open the device called `name` ("cpu", "sim").
+/* Open the device called `name` ("cpu", "cuda", "sim").
  * Errors  PKV_ENOTSUP (unknown name or isa), PKV_ENOMEM, PKV_EIO (threads), or a fault point's
  *         status. */
 int pkvi_device_open(const char* name, const struct pkvi_device_config* config,
                      struct pkvi_device** device);
 bool pkvi_device_known(const char* name);
+
+/* Why the device called `name` cannot be used here, as a static sentence; NULL when it can. */
+const char* pkvi_device_absent(const char* name);
+
+/* Is the device here, and does it do what `config`, complete and valid by itself, asks for? On
+ * error *why is a static sentence that names the field.
+ * Errors  PKV_ENOTSUP. */
+int pkvi_device_check(const pkv_config* config, const char** why);
+
 bool pkvi_isa_known(const char* isa); /* compiled in and supported by this processor */
 
-/* The two device peers. */
+/* The device peers. */
 int pkvi_host_open(const struct pkvi_device_config* config, struct pkvi_device** device);
 int pkvi_sim_open(const struct pkvi_device_config* config, struct pkvi_device** device);
+const char* pkvi_cuda_absent(void);
+int pkvi_cuda_check(const pkv_config* config, const char** why);
+int pkvi_cuda_open(const struct pkvi_device_config* config, struct pkvi_device** device);
 
 /* The specification: attention in double precision, one element at a time, no cleverness; and
  * storing and reading element by element through the plain order [token][dim]. The simulated device

@@ -4,9 +4,9 @@
  * memory is host memory and a stream is a queue that runs as late, and against other streams in as
  * odd an order, as its events allow.
  *
- * Every function that can fail returns a status of pagedkv.h: PKV_ENOMEM, PKV_EIO for a failure that
- * leaves the device usable, PKV_EDEVICE for one that does not (a sticky error of CUDA). None leaves
- * an error behind for the caller's own CUDA calls to trip over. */
+ * Every function that can fail returns a status of pagedkv.h: PKV_ENOMEM, PKV_EIO for a failure
+ * that leaves the device usable, PKV_EDEVICE for one that does not (a sticky error of CUDA). None
+ * leaves an error behind for the caller's own CUDA calls to trip over. */
 #ifndef PKVI_DEVICE_CUDA_SYSTEM_H
 #define PKVI_DEVICE_CUDA_SYSTEM_H
 
@@ -18,7 +18,7 @@
 extern "C" {
 #endif
 
-struct pkvi_gpu_stream; /* a cudaStream_t */
+struct pkvi_gpu_stream; /* a cudaStream_t; NULL is the legacy default stream */
 struct pkvi_gpu_event;  /* a cudaEvent_t */
 
 struct pkvi_gpu_properties {
@@ -30,10 +30,15 @@ struct pkvi_gpu_properties {
     uint64_t shared_bytes; /* that one thread block may have */
 };
 
-/* Why there is no device, as a static sentence; NULL when there is one. */
+/* Why there is no device, as a static sentence that begins with "device: "; NULL when there is
+ * one. */
 const char* pkvi_gpu_absent(void);
+int pkvi_gpu_count(int* count);
 int pkvi_gpu_describe(int ordinal, struct pkvi_gpu_properties* properties);
-int pkvi_gpu_select(int ordinal); /* for the calling thread */
+/* Select a device for the calling thread. *before is what was selected, to be selected again when
+ * the thread goes back to its caller; may be NULL. */
+int pkvi_gpu_select(int ordinal, int* before);
+int pkvi_gpu_wait(void); /* until all streams of the selected device are done */
 
 /* Memory of the device, and host memory that it reaches and copies without a detour. */
 int pkvi_gpu_alloc(uint64_t bytes, void** memory);
@@ -45,6 +50,8 @@ bool pkvi_gpu_reaches(const void* memory);
 
 int pkvi_gpu_stream_open(struct pkvi_gpu_stream** stream);
 void pkvi_gpu_stream_close(struct pkvi_gpu_stream* stream);
+/* PKV_EINVAL unless the stream is one of device `ordinal`. */
+int pkvi_gpu_stream_check(struct pkvi_gpu_stream* stream, int ordinal);
 int pkvi_gpu_stream_wait(struct pkvi_gpu_stream* stream); /* until all of it is done */
 
 int pkvi_gpu_event_open(struct pkvi_gpu_event** event);

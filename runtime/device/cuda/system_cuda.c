@@ -1,0 +1,295 @@
+/* system_cuda.c - system.h over the CUDA runtime, which is linked statically and finds the driver
+ * when the process runs.
+ *
+ * CUDA remembers the last error of a thread for whoever asks next. Every call here that fails takes
+ * it off that record, so that the application's own checks do not trip over it. Sticky errors stay
+ * whatever one does; those are PKV_EDEVICE. */
+#include "device/cuda/system_cuda.h"
+
+#include "pagedkv.h"
+#include <cuda_runtime_api.h>
+#include <string.h>
+
+#define TRY_CUDA(call)                                                                             \
+    do {                                                                                           \
+        const cudaError_t try_cuda_error_ = (call);                                                \
+        if (try_cuda_error_ != cudaSuccess) return pkvi_gpu_status_of((int)try_cuda_error_);       \
+    } while (0)
+
+int pkvi_gpu_status_of(int error) {
+    if (error == cudaSuccess) return PKV_OK;
+    cudaGetLastError();
+    switch ((cudaError_t)error) {
+    case cudaErrorMemoryAllocation:
+        return PKV_ENOMEM;
+    case cudaErrorInvalidValue:
+    case cudaErrorInvalidDevice:
+    case cudaErrorInvalidResourceHandle:
+        return PKV_EINVAL;
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorNotSupported:
+        return PKV_ENOTSUP;
+    /* After these the context is of no use to anybody. */
+    case cudaErrorIllegalAddress:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorAssert:
+    case cudaErrorHardwareStackError:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorDevicesUnavailable:
+    case cudaErrorCudartUnloading:
+    case cudaErrorUnknown:
+        return PKV_EDEVICE;
+    default:
+        return cudaPeekAtLastError() == cudaSuccess ? PKV_EIO : PKV_EDEVICE;
+    }
+}
+
+static cudaStream_t stream_of(struct pkvi_gpu_stream* stream) {
+    return (cudaStream_t)stream;
+}
+
+static cudaEvent_t event_of(struct pkvi_gpu_event* event) {
+    return (cudaEvent_t)event;
+}
+
+/* ---- Devices --------------------------------------------------------------------------------- */
+
+const char* pkvi_gpu_absent(void) {
+    int count = 0;
+    const cudaError_t error = cudaGetDeviceCount(&count);
+    cudaGetLastError();
+    switch (error) {
+    case cudaSuccess:
+        return count > 0 ? NULL : "device: there is no NVIDIA GPU";
+    case cudaErrorNoDevice:
+        return "device: there is no NVIDIA GPU";
+    case cudaErrorInsufficientDriver: {
+        int version = 0;
+        const bool is_there = cudaDriverGetVersion(&version) == cudaSuccess && version > 0;
+        cudaGetLastError();
+        return is_there
+                   ? "device: the NVIDIA driver is older than the CUDA that libpagedkv_cuda.so "
+                     "was built with"
+                   : "device: there is no NVIDIA driver";
+    }
+    default:
+        return "device: the NVIDIA driver does not start";
+    }
+}
+
+int pkvi_gpu_count(int* count) {
+    TRY_CUDA(cudaGetDeviceCount(count));
+    return PKV_OK;
+}
+
+static int attribute(int ordinal, enum cudaDeviceAttr which, int* value) {
+    TRY_CUDA(cudaDeviceGetAttribute(value, which, ordinal));
+    return PKV_OK;
+}
+
+int pkvi_gpu_describe(int ordinal, struct pkvi_gpu_properties* properties) {
+    struct cudaDeviceProp all;
+    int shared_bytes;
+    TRY_CUDA(cudaGetDeviceProperties(&all, ordinal));
+    const int status = attribute(ordinal, cudaDevAttrMaxSharedMemoryPerBlockOptin, &shared_bytes);
+    if (status != PKV_OK) return status;
+    *properties = (struct pkvi_gpu_properties){
+        .compute_major = all.major,
+        .compute_minor = all.minor,
+        .multiprocessors = (uint32_t)all.multiProcessorCount,
+        .memory_bytes = all.totalGlobalMem,
+        .shared_bytes = (uint64_t)shared_bytes,
+    };
+    _Static_assert(sizeof properties->name == sizeof all.name, "both are 256 bytes");
+    memcpy(properties->name, all.name, sizeof all.name);
+    return PKV_OK;
+}
+
+int pkvi_gpu_select(int ordinal, int* before) {
+    int present;
+    TRY_CUDA(cudaGetDevice(&present));
+    if (present != ordinal) TRY_CUDA(cudaSetDevice(ordinal));
+    if (before != NULL) *before = present;
+    return PKV_OK;
+}
+
+int pkvi_gpu_wait(void) {
+    TRY_CUDA(cudaDeviceSynchronize());
+    return PKV_OK;
+}
+
+/* ---- Memory ---------------------------------------------------------------------------------- */
+
+int pkvi_gpu_alloc(uint64_t bytes, void** memory) {
+    void* allocated;
+    TRY_CUDA(cudaMalloc(&allocated, bytes));
+    *memory = allocated;
+    return PKV_OK;
+}
+
+void pkvi_gpu_free(void* memory) {
+    pkvi_gpu_status_of((int)cudaFree(memory));
+}
+
+int pkvi_gpu_alloc_pinned(uint64_t bytes, void** memory) {
+    void* allocated;
+    TRY_CUDA(cudaHostAlloc(&allocated, bytes, cudaHostAllocPortable));
+    *memory = allocated;
+    return PKV_OK;
+}
+
+void pkvi_gpu_free_pinned(void* memory) {
+    pkvi_gpu_status_of((int)cudaFreeHost(memory));
+}
+
+/* Pinned and managed memory has an address on the device; other host memory has none. Memory of
+ * another GPU has one too, and is of no use to kernels of this one. */
+bool pkvi_gpu_reaches(const void* memory) {
+    struct cudaPointerAttributes attributes;
+    int present;
+    if (pkvi_gpu_status_of((int)cudaGetDevice(&present)) != PKV_OK) return false;
+    if (pkvi_gpu_status_of((int)cudaPointerGetAttributes(&attributes, memory)) != PKV_OK)
+        return false;
+    if (attributes.type == cudaMemoryTypeDevice && attributes.device != present) return false;
+    return attributes.devicePointer == memory;
+}
+
+/* ---- Streams and events ---------------------------------------------------------------------- */
+
+/* Not ordered with the legacy default stream: order is by events. */
+int pkvi_gpu_stream_open(struct pkvi_gpu_stream** stream) {
+    cudaStream_t opened;
+    TRY_CUDA(cudaStreamCreateWithFlags(&opened, cudaStreamNonBlocking));
+    *stream = (struct pkvi_gpu_stream*)opened;
+    return PKV_OK;
+}
+
+void pkvi_gpu_stream_close(struct pkvi_gpu_stream* stream) {
+    pkvi_gpu_status_of((int)cudaStreamDestroy(stream_of(stream)));
+}
+
+int pkvi_gpu_stream_check(struct pkvi_gpu_stream* stream, int ordinal) {
+    if (stream == NULL) return PKV_OK;
+#if CUDART_VERSION >= 12080
+    int device;
+    TRY_CUDA(cudaStreamGetDevice(stream_of(stream), &device));
+    return device == ordinal ? PKV_OK : PKV_EINVAL;
+#else
+    (void)ordinal;
+    unsigned flags;
+    TRY_CUDA(cudaStreamGetFlags(stream_of(stream), &flags));
+    return PKV_OK;
+#endif
+}
+
+int pkvi_gpu_stream_wait(struct pkvi_gpu_stream* stream) {
+    TRY_CUDA(cudaStreamSynchronize(stream_of(stream)));
+    return PKV_OK;
+}
+
+int pkvi_gpu_event_open(struct pkvi_gpu_event** event) {
+    cudaEvent_t opened;
+    TRY_CUDA(cudaEventCreateWithFlags(&opened, cudaEventDisableTiming));
+    *event = (struct pkvi_gpu_event*)opened;
+    return PKV_OK;
+}
+
+void pkvi_gpu_event_close(struct pkvi_gpu_event* event) {
+    pkvi_gpu_status_of((int)cudaEventDestroy(event_of(event)));
+}
+
+int pkvi_gpu_event_record(struct pkvi_gpu_event* event, struct pkvi_gpu_stream* stream) {
+    TRY_CUDA(cudaEventRecord(event_of(event), stream_of(stream)));
+    return PKV_OK;
+}
+
+int pkvi_gpu_event_order(struct pkvi_gpu_event* event, struct pkvi_gpu_stream* stream) {
+    TRY_CUDA(cudaStreamWaitEvent(stream_of(stream), event_of(event), 0));
+    return PKV_OK;
+}
+
+int pkvi_gpu_event_wait(struct pkvi_gpu_event* event) {
+    TRY_CUDA(cudaEventSynchronize(event_of(event)));
+    return PKV_OK;
+}
+
+int pkvi_gpu_event_is_done(struct pkvi_gpu_event* event, bool* is_done) {
+    const cudaError_t error = cudaEventQuery(event_of(event));
+    *is_done = error == cudaSuccess;
+    if (error == cudaErrorNotReady) {
+        cudaGetLastError();
+        return PKV_OK;
+    }
+    return pkvi_gpu_status_of((int)error);
+}
+
+/* ---- Copies ---------------------------------------------------------------------------------- */
+
+/* Where the memory is follows from the addresses. */
+int pkvi_gpu_copy(void* to, const void* from, uint64_t bytes, struct pkvi_gpu_stream* stream) {
+    TRY_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_of(stream)));
+    return PKV_OK;
+}
+
+int pkvi_gpu_zero(void* memory, uint64_t bytes, struct pkvi_gpu_stream* stream) {
+    TRY_CUDA(cudaMemsetAsync(memory, 0, bytes, stream_of(stream)));
+    return PKV_OK;
+}
+
+static int copy_one_by_one(void* const* to, const void* const* from, uint32_t count, uint64_t bytes,
+                           struct pkvi_gpu_stream* stream) {
+    for (uint32_t i = 0; i < count; i++) {
+        const int status = pkvi_gpu_copy(to[i], from[i], bytes, stream);
+        if (status != PKV_OK) return status;
+    }
+    return PKV_OK;
+}
+
+#if CUDART_VERSION >= 12080
+
+enum { BATCH_MAX = 256 }; /* sizes of so many stand on the stack */
+
+/* The sources are read in the order of the stream: what a kernel before the copy wrote is what is
+ * copied. Any other access order lets the engine read ahead of it. */
+static cudaError_t copy_piece(void* const* to, const void* const* from, uint32_t count,
+                              size_t* sizes, cudaStream_t stream) {
+    struct cudaMemcpyAttributes attributes = {.srcAccessOrder = cudaMemcpySrcAccessOrderStream};
+    size_t first = 0;
+#if CUDART_VERSION >= 13000
+    return cudaMemcpyBatchAsync(to, from, sizes, count, &attributes, &first, 1, stream);
+#else
+    size_t failed;
+    return cudaMemcpyBatchAsync((void**)to, (void**)from, sizes, count, &attributes, &first, 1,
+                                &failed, stream);
+#endif
+}
+
+/* The legacy default stream takes no batches. */
+int pkvi_gpu_copy_batch(void* const* to, const void* const* from, uint32_t count, uint64_t bytes,
+                        struct pkvi_gpu_stream* stream) {
+    size_t sizes[BATCH_MAX];
+    if (stream == NULL) return copy_one_by_one(to, from, count, bytes, stream);
+    for (uint32_t i = 0; i < BATCH_MAX && i < count; i++)
+        sizes[i] = bytes;
+    for (uint32_t done = 0; done < count; done += BATCH_MAX) {
+        const uint32_t rest = count - done;
+        const uint32_t piece = rest < BATCH_MAX ? rest : BATCH_MAX;
+        TRY_CUDA(copy_piece(to + done, from + done, piece, sizes, stream_of(stream)));
+    }
+    return PKV_OK;
+}
+
+#else
+
+int pkvi_gpu_copy_batch(void* const* to, const void* const* from, uint32_t count, uint64_t bytes,
+                        struct pkvi_gpu_stream* stream) {
+    return copy_one_by_one(to, from, count, bytes, stream);
+}
+
+#endif

@@ -1,0 +1,62 @@
+/* system.h - what tests ask of the emulated system beyond runtime/device/cuda/system.h.
+ *
+ * Put work into a stream, make calls fail, and count them. */
+#ifndef EMULATOR_SYSTEM_H
+#define EMULATOR_SYSTEM_H
+
+#include "device/cuda/system.h"
+
+#ifdef __cplusplus
+#include <functional>
+
+/* Put a kernel into a stream: `run` is called when the stream comes to it, on the thread that
+ * waits. The status is that of the launch. */
+int emulator_submit(struct pkvi_gpu_stream* stream, std::function<void()> run);
+
+extern "C" {
+#endif
+
+enum emulator_call {
+    EMULATOR_ALLOC,        /* pkvi_gpu_alloc */
+    EMULATOR_ALLOC_PINNED, /* pkvi_gpu_alloc_pinned */
+    EMULATOR_COPY,         /* pkvi_gpu_copy, and each copy of a batch */
+    EMULATOR_ZERO,         /* pkvi_gpu_zero */
+    EMULATOR_LAUNCH,       /* emulator_submit */
+    EMULATOR_EVENT,        /* pkvi_gpu_event_open */
+    EMULATOR_RECORD,       /* pkvi_gpu_event_record */
+    EMULATOR_CALLS
+};
+
+/* Let call number `after` from now on, from 0, of that kind fail with `status`, once. PKV_EDEVICE
+ * stays: every further call fails with it until emulator_reset. */
+void emulator_fail(enum emulator_call call, uint32_t after, int status);
+
+/* Let kernel number `after` from now on fail while it runs: whatever waits for it or comes later
+ * gets PKV_EDEVICE, as after an illegal address. */
+void emulator_fault(uint32_t after);
+
+/* Forget failures, and start drawing the order of streams from `seed`. pre: nothing is queued. */
+void emulator_reset(uint64_t seed);
+
+/* How many calls of a kind there were since the reset, failed ones included. */
+uint64_t emulator_count(enum emulator_call call);
+
+/* How much memory, pinned memory, streams and events are open now. */
+struct emulator_usage {
+    uint64_t device_bytes;
+    uint64_t pinned_bytes;
+    uint32_t allocations; /* of both kinds */
+    uint32_t streams;
+    uint32_t events;
+    uint32_t queued; /* what streams have not come to yet */
+};
+struct emulator_usage emulator_used(void);
+
+/* Say that there is no device, with this sentence; NULL: there is one. $PKV_EMULATOR_ABSENT does
+ * the same from outside. */
+void emulator_set_absent(const char* why);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
