@@ -1,0 +1,489 @@
+/* test_device.c - the CUDA device behind the public interface, over the emulator: what is sent and
+ * when, what is refused, and what is left when something fails.
+ *
+ * Streams run late and in an odd order, so that a result that is right is right by order and not by
+ * luck. Numbers are compared with the simulated device, which computes in double precision. */
+#include "unit.h"
+
+#include "base/hash.h"
+#include "device/cuda/kernels.h"
+#include "emulator/system.h"
+
+enum { DIM = 64, HEADS = 2, GROUP = 4, LAYERS = 3, BLOCK = 16, ROWS_MAX = 64 };
+
+/* ---- A cache and arrays ---------------------------------------------------------------------- */
+
+static pkv_config config_of(const char* device) {
+    pkv_config config;
+    setenv("PKV_CUDA_LIBRARY", EMULATED_LIBRARY, 1);
+    ASSERT_OK(pkv_config_init(&config, PKV_VERSION));
+    config.device = device;
+    config.faults = "";
+    config.groups[0] = (pkv_group_config){.layers = LAYERS,
+                                          .kv_heads = HEADS,
+                                          .key_dim = DIM,
+                                          .k_dtype = PKV_BF16,
+                                          .v_dtype = PKV_BF16};
+    config.blocks = 64;
+    config.sequences_max = 8;
+    config.plan_tokens_max = ROWS_MAX;
+    config.seed = 1;
+    return config;
+}
+
+static pkv_cache* create(const pkv_config* config) {
+    pkv_cache* cache = NULL;
+    ASSERT_OK(pkv_cache_create(config, &cache));
+    return cache;
+}
+
+static pkv_cache* open_on(const char* device) {
+    const pkv_config config = config_of(device);
+    return create(&config);
+}
+
+/* Memory that the device reaches. The CPU reaches it too, once the stream is done. */
+static float* floats(uint64_t count) {
+    void* memory;
+    ASSERT_OK(pkvi_gpu_alloc(count * sizeof(float), &memory));
+    return memory;
+}
+
+static float* random_floats(uint64_t count, uint64_t seed) {
+    float* memory = floats(count);
+    for (uint64_t i = 0; i < count; i++)
+        memory[i] = (float)(int64_t)(pkvi_random_next(&seed) >> 40) * 0x1p-22F - 2.0F;
+    return memory;
+}
+
+struct arrays {
+    float* k;
+    float* v;
+    float* q;
+    float* out;
+    float* lse;
+};
+
+static struct arrays arrays_open(uint64_t seed) {
+    const uint64_t kv = (uint64_t)ROWS_MAX * HEADS * DIM;
+    return (struct arrays){random_floats(kv, seed), random_floats(kv, seed + 1),
+                           random_floats(kv * GROUP, seed + 2), floats(kv * GROUP),
+                           floats((uint64_t)ROWS_MAX * HEADS * GROUP)};
+}
+
+static void arrays_close(struct arrays* arrays) {
+    pkvi_gpu_free(arrays->k);
+    pkvi_gpu_free(arrays->v);
+    pkvi_gpu_free(arrays->q);
+    pkvi_gpu_free(arrays->out);
+    pkvi_gpu_free(arrays->lse);
+}
+
+static int write_layer(pkv_cache* cache, pkv_plan plan, uint32_t layer, const struct arrays* from) {
+    const pkv_array k = {.data = from->k};
+    const pkv_array v = {.data = from->v};
+    return pkv_write(cache, plan, layer, &k, &v);
+}
+
+static int attend_layer(pkv_cache* cache, pkv_plan plan, uint32_t layer,
+                        const struct arrays* arrays) {
+    const pkv_attention attention = {.q = {.data = arrays->q},
+                                     .out = {.data = arrays->out},
+                                     .lse = arrays->lse,
+                                     .query_heads = HEADS * GROUP};
+    return pkv_attend(cache, plan, layer, &attention);
+}
+
+static pkv_seq new_seq(pkv_cache* cache) {
+    pkv_seq seq;
+    ASSERT_OK(pkv_seq_create(cache, 0, &seq));
+    return seq;
+}
+
+static pkv_plan begin(pkv_cache* cache, pkv_seq seq, uint32_t count) {
+    const pkv_entry entry = {seq, NULL, count};
+    pkv_plan plan;
+    ASSERT_OK(pkv_plan_begin(cache, &entry, 1, &plan));
+    return plan;
+}
+
+/* All layers of one step. */
+static void run_step(pkv_cache* cache, pkv_seq seq, uint32_t count, const struct arrays* arrays) {
+    const pkv_plan plan = begin(cache, seq, count);
+    for (uint32_t layer = 0; layer < LAYERS; layer++) {
+        ASSERT_OK(write_layer(cache, plan, layer, arrays));
+        ASSERT_OK(attend_layer(cache, plan, layer, arrays));
+    }
+    ASSERT_OK(pkv_plan_commit(cache, plan));
+}
+
+static void expect_near(const float* left, const float* right, uint64_t count, float tolerance) {
+    for (uint64_t i = 0; i < count; i++)
+        ASSERT_NEAR(left[i], right[i], tolerance);
+}
+
+/* Nothing is left of a cache and of what the test had. */
+static void expect_nothing_left(void) {
+    const struct emulator_usage usage = emulator_used();
+    ASSERT_EQ(usage.allocations, 0);
+    ASSERT_EQ(usage.events, 0);
+    ASSERT_EQ(usage.streams, 0);
+    ASSERT_EQ(usage.queued, 0);
+}
+
+/* ---- Results --------------------------------------------------------------------------------- */
+
+/* The same steps on both devices: a prompt of several pages, then single tokens. */
+TEST(results_are_those_of_the_reference) {
+    emulator_reset(11);
+    pkv_cache* cuda = open_on("cuda");
+    pkv_cache* sim = open_on("sim");
+    const pkv_seq on_cuda = new_seq(cuda);
+    const pkv_seq on_sim = new_seq(sim);
+    const uint32_t counts[] = {ROWS_MAX, 1, 1, 17, 1};
+    for (uint32_t step = 0; step < 5; step++) {
+        struct arrays arrays = arrays_open(100 * step);
+        struct arrays wanted = arrays_open(100 * step);
+        const uint64_t rows = (uint64_t)counts[step] * HEADS * GROUP;
+        run_step(cuda, on_cuda, counts[step], &arrays);
+        run_step(sim, on_sim, counts[step], &wanted);
+        ASSERT_OK(pkvi_gpu_stream_wait(NULL));
+        expect_near(arrays.out, wanted.out, rows * DIM, 0.02F);
+        expect_near(arrays.lse, wanted.lse, rows, 0.005F);
+        arrays_close(&arrays);
+        arrays_close(&wanted);
+    }
+    ASSERT_OK(pkv_check(cuda, NULL));
+    pkv_cache_destroy(cuda);
+    pkv_cache_destroy(sim);
+    expect_nothing_left();
+}
+
+/* Canary: the comparison above can fail. */
+TEST(another_query_gives_another_result) {
+    emulator_reset(12);
+    pkv_cache* cuda = open_on("cuda");
+    struct arrays one = arrays_open(1);
+    struct arrays other = arrays_open(1);
+    for (uint32_t i = 0; i < HEADS * GROUP * DIM; i++)
+        other.q[i] = -other.q[i];
+    const pkv_plan plan = begin(cuda, new_seq(cuda), ROWS_MAX);
+    ASSERT_OK(write_layer(cuda, plan, 0, &one));
+    ASSERT_OK(attend_layer(cuda, plan, 0, &one));
+    other.q[ROWS_MAX * HEADS * GROUP * DIM - 1] += 8.0F;
+    ASSERT_OK(attend_layer(cuda, plan, 0, &other));
+    ASSERT_OK(pkvi_gpu_stream_wait(NULL));
+    float difference = 0.0F;
+    for (uint32_t i = 0; i < ROWS_MAX * HEADS * GROUP * DIM; i++)
+        difference = fmaxf(difference, fabsf(one.out[i] - other.out[i]));
+    ASSERT(difference > 0.02F);
+    arrays_close(&one);
+    arrays_close(&other);
+    pkv_cache_destroy(cuda);
+    expect_nothing_left();
+}
+
+/* A fork shares its tail, which is copied before it is written to; what is read back is what each
+ * sequence was given. */
+TEST(a_shared_tail_is_copied_in_the_order_of_the_stream) {
+    emulator_reset(13);
+    pkv_cache* cache = open_on("cuda");
+    struct arrays first = arrays_open(1);
+    struct arrays second = arrays_open(2);
+    const pkv_seq parent = new_seq(cache);
+    pkv_seq child;
+    run_step(cache, parent, 5, &first);
+    ASSERT_OK(pkv_seq_fork(cache, parent, &child));
+    run_step(cache, child, 2, &second);
+    float* k = floats((uint64_t)7 * HEADS * DIM);
+    const pkv_array k_array = {.data = k};
+    ASSERT_OK(pkv_seq_read(cache, child, 1, 0, 7, &k_array, NULL));
+    ASSERT_OK(pkvi_gpu_stream_wait(NULL));
+    expect_near(k, first.k, 5 * HEADS * DIM, 0.02F);
+    expect_near(k + 5 * HEADS * DIM, second.k, 2 * HEADS * DIM, 0.02F);
+    pkvi_gpu_free(k);
+    arrays_close(&first);
+    arrays_close(&second);
+    pkv_cache_destroy(cache);
+    expect_nothing_left();
+}
+
+/* ---- What is sent ---------------------------------------------------------------------------- */
+
+TEST(tables_are_sent_once_for_all_layers) {
+    emulator_reset(21);
+    pkv_cache* cache = open_on("cuda");
+    struct arrays arrays = arrays_open(1);
+    const pkv_seq seq = new_seq(cache);
+    for (uint32_t step = 0; step < 4; step++) {
+        const uint64_t before = emulator_count(EMULATOR_COPY);
+        run_step(cache, seq, 3, &arrays);
+        ASSERT_EQ(emulator_count(EMULATOR_COPY) - before, 2); /* slots, and tables */
+    }
+    arrays_close(&arrays);
+    pkv_cache_destroy(cache);
+    expect_nothing_left();
+}
+
+/* Nobody waits for the device in a step: everything is still queued at its end. */
+TEST(a_step_does_not_wait) {
+    emulator_reset(22);
+    pkv_cache* cache = open_on("cuda");
+    struct arrays arrays = arrays_open(1);
+    const pkv_seq seq = new_seq(cache);
+    const uint32_t before = emulator_used().queued;
+    run_step(cache, seq, 3, &arrays);
+    ASSERT_GE(emulator_used().queued - before, 2 * LAYERS + 2);
+    ASSERT_OK(pkvi_gpu_stream_wait(NULL));
+    arrays_close(&arrays);
+    pkv_cache_destroy(cache);
+    expect_nothing_left();
+}
+
+/* Two plans are open at once and take turns, in two streams that the emulator runs as it likes. */
+TEST(streams_change_without_losing_order) {
+    emulator_reset(23);
+    pkv_cache* cuda = open_on("cuda");
+    pkv_cache* sim = open_on("sim");
+    struct pkvi_gpu_stream* streams[2];
+    ASSERT_OK(pkvi_gpu_stream_open(&streams[0]));
+    ASSERT_OK(pkvi_gpu_stream_open(&streams[1]));
+    const pkv_seq on_cuda = new_seq(cuda);
+    const pkv_seq on_sim = new_seq(sim);
+    struct arrays steps[6];
+    struct arrays wanted[6];
+    for (uint32_t step = 0; step < 6; step++) {
+        steps[step] = arrays_open(100 * step);
+        wanted[step] = arrays_open(100 * step);
+        ASSERT_OK(pkv_cache_set_stream(cuda, streams[step % 2]));
+        run_step(cuda, on_cuda, 5, &steps[step]);
+        run_step(sim, on_sim, 5, &wanted[step]);
+    }
+    ASSERT_OK(pkvi_gpu_stream_wait(streams[1]));
+    for (uint32_t step = 0; step < 6; step++) {
+        expect_near(steps[step].out, wanted[step].out, 5 * HEADS * GROUP * DIM, 0.02F);
+        arrays_close(&steps[step]);
+        arrays_close(&wanted[step]);
+    }
+    pkv_cache_destroy(cuda);
+    pkv_cache_destroy(sim);
+    pkvi_gpu_stream_close(streams[0]);
+    pkvi_gpu_stream_close(streams[1]);
+    expect_nothing_left();
+}
+
+/* More plans than cells have room for, one after the other, before anything has run. */
+TEST(staging_memory_is_not_overwritten_before_it_was_sent) {
+    emulator_reset(24);
+    pkv_cache* cuda = open_on("cuda");
+    pkv_cache* sim = open_on("sim");
+    const pkv_seq on_cuda = new_seq(cuda);
+    const pkv_seq on_sim = new_seq(sim);
+    struct arrays steps[9];
+    struct arrays wanted[9];
+    for (uint32_t step = 0; step < 9; step++) {
+        steps[step] = arrays_open(100 * step);
+        wanted[step] = arrays_open(100 * step);
+        run_step(cuda, on_cuda, 1 + step, &steps[step]);
+        run_step(sim, on_sim, 1 + step, &wanted[step]);
+    }
+    ASSERT_OK(pkvi_gpu_stream_wait(NULL));
+    for (uint32_t step = 0; step < 9; step++) {
+        const uint64_t elements = (uint64_t)(1 + step) * HEADS * GROUP * DIM;
+        expect_near(steps[step].out, wanted[step].out, elements, 0.02F);
+        arrays_close(&steps[step]);
+        arrays_close(&wanted[step]);
+    }
+    pkv_cache_destroy(cuda);
+    pkv_cache_destroy(sim);
+    expect_nothing_left();
+}
+
+/* ---- What is refused ------------------------------------------------------------------------- */
+
+static void expect_refused(const pkv_config* config, const char* field) {
+    const char* why = NULL;
+    pkv_cache* cache;
+    ASSERT_STATUS(pkv_config_check(config, &why, NULL), PKV_ENOTSUP);
+    ASSERT(strncmp(why, field, strlen(field)) == 0);
+    ASSERT_STATUS(pkv_cache_create(config, &cache), PKV_ENOTSUP);
+}
+
+TEST(what_has_no_kernel_is_refused_with_a_list) {
+    emulator_reset(31);
+    const pkv_config good = config_of("cuda");
+    ASSERT_OK(pkv_config_check(&good, NULL, NULL));
+    pkv_config bad = good;
+    bad.groups[0].key_dim = 80;
+    expect_refused(&bad, "groups[0].key_dim: 64, 96, 128 or 256");
+    bad = good;
+    bad.groups[0].value_dim = 128;
+    expect_refused(&bad, "groups[0].value_dim:");
+    bad = good;
+    bad.groups[0].k_dtype = PKV_F32;
+    expect_refused(&bad, "groups[0].k_dtype:");
+    bad = good;
+    bad.groups[0].v_dtype = PKV_I4;
+    expect_refused(&bad, "groups[0].v_dtype:");
+    bad = good;
+    bad.groups[0].v_dtype = PKV_F16;
+    expect_refused(&bad, "groups[0].v_dtype: the same");
+    bad = good;
+    bad.groups[0].block_tokens = 8;
+    expect_refused(&bad, "groups[0].block_tokens: a multiple of 16");
+    bad = good;
+    bad.device_ordinal = 1;
+    expect_refused(&bad, "device_ordinal:");
+    expect_nothing_left();
+}
+
+TEST(bad_arguments_change_nothing) {
+    emulator_reset(32);
+    pkv_cache* cache = open_on("cuda");
+    struct arrays arrays = arrays_open(1);
+    const pkv_plan plan = begin(cache, new_seq(cache), 2);
+    static float on_host[2 * HEADS * GROUP * DIM];
+    struct arrays bad = arrays;
+    bad.k = on_host;
+    ASSERT_STATUS(write_layer(cache, plan, 0, &bad), PKV_EINVAL);
+    bad = arrays;
+    bad.v = on_host;
+    ASSERT_STATUS(write_layer(cache, plan, 0, &bad), PKV_EINVAL);
+    bad = arrays;
+    bad.k = (float*)(void*)((char*)arrays.k + 2);
+    ASSERT_STATUS(write_layer(cache, plan, 0, &bad), PKV_EINVAL);
+    bad = arrays;
+    bad.q = on_host;
+    ASSERT_STATUS(attend_layer(cache, plan, 0, &bad), PKV_EINVAL);
+    bad = arrays;
+    bad.out = on_host;
+    ASSERT_STATUS(attend_layer(cache, plan, 0, &bad), PKV_EINVAL);
+    bad = arrays;
+    bad.lse = on_host;
+    ASSERT_STATUS(attend_layer(cache, plan, 0, &bad), PKV_EINVAL);
+    bad = arrays;
+    bad.lse = (float*)(void*)((char*)arrays.lse + 2);
+    ASSERT_STATUS(attend_layer(cache, plan, 0, &bad), PKV_EINVAL);
+    const pkv_attention many = {
+        .q = {.data = arrays.q}, .out = {.data = arrays.out}, .query_heads = HEADS * 129};
+    ASSERT_STATUS(pkv_attend(cache, plan, 0, &many), PKV_ENOTSUP);
+    ASSERT_STATUS(pkv_cache_set_stream(cache, on_host), PKV_EINVAL);
+    ASSERT_STATUS(pkv_cache_set_stream(NULL, NULL), PKV_EINVAL);
+    ASSERT_EQ(emulator_used().queued, 0);
+    ASSERT_OK(write_layer(cache, plan, 0, &arrays));
+    ASSERT_OK(attend_layer(cache, plan, 0, &arrays));
+    ASSERT_OK(pkv_plan_abort(cache, plan));
+    arrays_close(&arrays);
+    pkv_cache_destroy(cache);
+    expect_nothing_left();
+}
+
+TEST(other_devices_have_no_streams) {
+    pkv_cache* cache = open_on("sim");
+    ASSERT_STATUS(pkv_cache_set_stream(cache, NULL), PKV_ENOTSUP);
+    pkv_cache_destroy(cache);
+}
+
+/* ---- What fails ------------------------------------------------------------------------------ */
+
+/* Every allocation of a cache in turn: nothing is left of a failed one. */
+TEST(a_failed_allocation_leaves_nothing) {
+    const enum emulator_call calls[] = {EMULATOR_ALLOC, EMULATOR_ALLOC_PINNED, EMULATOR_EVENT,
+                                        EMULATOR_ZERO};
+    const pkv_config config = config_of("cuda");
+    uint32_t failures = 0;
+    for (uint32_t c = 0; c < 4; c++)
+        for (uint32_t after = 0;; after++) {
+            pkv_cache* cache;
+            emulator_reset(41);
+            emulator_fail(calls[c], after, PKV_ENOMEM);
+            const int status = pkv_cache_create(&config, &cache);
+            if (status == PKV_OK) {
+                pkv_cache_destroy(cache);
+                break;
+            }
+            ASSERT_STATUS(status, PKV_ENOMEM);
+            expect_nothing_left();
+            failures++;
+        }
+    ASSERT_GT(failures, 15);
+    emulator_reset(41);
+    expect_nothing_left();
+}
+
+/* A copy or launch that fails once fails its call, and the same call then succeeds. */
+TEST(a_failure_that_passes_is_one_call) {
+    emulator_reset(42);
+    pkv_cache* cache = open_on("cuda");
+    struct arrays arrays = arrays_open(1);
+    struct arrays wanted = arrays_open(1);
+    const pkv_plan plan = begin(cache, new_seq(cache), 2);
+    const enum emulator_call calls[] = {EMULATOR_COPY, EMULATOR_RECORD, EMULATOR_LAUNCH};
+    for (uint32_t c = 0; c < 3; c++) {
+        emulator_fail(calls[c], 0, PKV_EIO);
+        ASSERT_STATUS(write_layer(cache, plan, 0, &arrays), PKV_EIO);
+    }
+    ASSERT_OK(write_layer(cache, plan, 0, &arrays));
+    for (uint32_t c = 0; c < 3; c++) {
+        emulator_fail(calls[c], 0, PKV_EIO);
+        ASSERT_STATUS(attend_layer(cache, plan, 0, &arrays), PKV_EIO);
+    }
+    ASSERT_OK(attend_layer(cache, plan, 0, &arrays));
+    pkv_cache* sim = open_on("sim");
+    const pkv_plan other = begin(sim, new_seq(sim), 2);
+    ASSERT_OK(write_layer(sim, other, 0, &wanted));
+    ASSERT_OK(attend_layer(sim, other, 0, &wanted));
+    ASSERT_OK(pkvi_gpu_stream_wait(NULL));
+    expect_near(arrays.out, wanted.out, 2 * HEADS * GROUP * DIM, 0.02F);
+    arrays_close(&arrays);
+    arrays_close(&wanted);
+    pkv_cache_destroy(cache);
+    pkv_cache_destroy(sim);
+    expect_nothing_left();
+}
+
+/* An error that stays is reported, by the call that meets it or a later one, and by all after it. */
+TEST(an_error_that_stays_poisons_the_cache) {
+    emulator_reset(43);
+    pkv_cache* cache = open_on("cuda");
+    struct arrays arrays = arrays_open(1);
+    const pkv_seq seq = new_seq(cache);
+    const pkv_plan plan = begin(cache, seq, 2);
+    ASSERT_OK(write_layer(cache, plan, 0, &arrays));
+    emulator_fault(0);
+    ASSERT_OK(attend_layer(cache, plan, 0, &arrays)); /* it is only queued */
+    ASSERT_STATUS(pkvi_gpu_stream_wait(NULL), PKV_EDEVICE);
+    ASSERT_STATUS(write_layer(cache, plan, 1, &arrays), PKV_EDEVICE);
+    emulator_reset(43); /* the process has the GPU again; the cache has lost its contents */
+    ASSERT_STATUS(write_layer(cache, plan, 1, &arrays), PKV_EDEVICE);
+    ASSERT_STATUS(attend_layer(cache, plan, 1, &arrays), PKV_EDEVICE);
+    ASSERT_STATUS(pkv_cache_set_stream(cache, NULL), PKV_EDEVICE);
+    ASSERT_OK(pkv_plan_abort(cache, plan));
+    ASSERT_OK(pkv_seq_free(cache, seq));
+    ASSERT_OK(pkv_check(cache, NULL));
+    pkv_cache_destroy(cache);
+    pkv_cache* next = open_on("cuda");
+    run_step(next, new_seq(next), 2, &arrays);
+    arrays_close(&arrays);
+    pkv_cache_destroy(next);
+    expect_nothing_left();
+}
+
+/* The fault points of the library work on this device too, a status that stays included. */
+TEST(fault_points_are_visited) {
+    emulator_reset(44);
+    pkv_cache* cache = open_on("cuda");
+    struct arrays arrays = arrays_open(1);
+    const pkv_plan plan = begin(cache, new_seq(cache), 2);
+    ASSERT_OK(pkv_faults_set(cache, "device.write=1*return(EIO);device.attend=1*return(EIO)", 1));
+    ASSERT_STATUS(write_layer(cache, plan, 0, &arrays), PKV_EIO);
+    ASSERT_OK(write_layer(cache, plan, 0, &arrays));
+    ASSERT_STATUS(attend_layer(cache, plan, 0, &arrays), PKV_EIO);
+    ASSERT_OK(attend_layer(cache, plan, 0, &arrays));
+    ASSERT_OK(pkv_faults_set(cache, "device.write=1*return(EDEVICE)", 1));
+    ASSERT_STATUS(write_layer(cache, plan, 0, &arrays), PKV_EDEVICE);
+    ASSERT_STATUS(write_layer(cache, plan, 0, &arrays), PKV_EDEVICE);
+    arrays_close(&arrays);
+    pkv_cache_destroy(cache);
+    expect_nothing_left();
+}
