@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <ucontext.h>
 #include <vector>
@@ -58,45 +59,58 @@ struct exchange {
     alignas(16) uint32_t out[gpu::WARP][EXCHANGE_WORDS];
 };
 
-struct machine {
+/* One thread block that is being run. */
+struct thread_block {
     std::vector<fiber> fibers;
     std::vector<exchange> warps;
     std::vector<unsigned char> memory;
     unsigned char* shared;
-    size_t shared_bytes;
-    uint32_t threads;
-    uint32_t current;
-    uint32_t at_block_barrier;
+    uint32_t number;
+    uint32_t at_barrier;
     uint32_t finished;
-    uint32_t block;
+    bool is_greedy; /* a warp runs on until it has to wait for another one */
+    std::vector<uint32_t> order;
+};
+
+/* Several thread blocks run at a time and take turns, as on a multiprocessor. */
+enum { RESIDENT_MAX = 3 };
+
+struct {
+    thread_block resident[RESIDENT_MAX];
+    thread_block* block; /* whose turn it is */
+    uint32_t thread;     /* and which of its threads runs */
+    uint32_t threads;
     uint32_t blocks;
-    jmp_buf scheduler;
-    ucontext_t scheduler_context;
+    size_t shared_bytes;
     const std::function<void()>* kernel;
+    jmp_buf scheduler;
 } m;
 
+fiber& self() {
+    return m.block->fibers[m.thread];
+}
+
 [[noreturn]] void fail(const char* what) {
-    fprintf(stderr, "emulator: %s (block %u, thread %u)\n", what, m.block, m.current);
+    fprintf(stderr, "emulator: %s (block %u, thread %u)\n", what, m.block->number, m.thread);
     fflush(stderr);
     abort();
 }
 
 void leave() {
-    if (_setjmp(m.fibers[m.current].resume) == 0) _longjmp(m.scheduler, 1);
+    if (_setjmp(self().resume) == 0) _longjmp(m.scheduler, 1);
 }
 
 void run_thread() {
     (*m.kernel)();
-    fiber& self = m.fibers[m.current];
-    if (!self.open.empty() || !self.groups.empty()) fail("copies were never waited for");
-    self.state = waiting::done;
-    m.finished++;
+    if (!self().open.empty() || !self().groups.empty()) fail("copies were never waited for");
+    self().state = waiting::done;
+    m.block->finished++;
     _longjmp(m.scheduler, 1);
 }
 
 void enter(uint32_t thread) {
-    m.current = thread;
-    fiber& next = m.fibers[thread];
+    m.thread = thread;
+    fiber& next = self();
     if (_setjmp(m.scheduler) != 0) return;
     if (next.has_begun) _longjmp(next.resume, 1);
     next.has_begun = true;
@@ -110,56 +124,28 @@ void enter(uint32_t thread) {
 
 /* ---- Blocks ---------------------------------------------------------------------------------- */
 
-bool borders_are_whole() {
-    const unsigned char* end = m.shared + m.shared_bytes;
+bool borders_are_whole(const thread_block& block) {
+    const unsigned char* end = block.shared + m.shared_bytes;
     bool whole = true;
     for (int i = 0; i < BORDER_BYTES; i++)
-        whole &= m.shared[-1 - i] == 0xa5 && end[i] == 0xa5;
+        whole &= block.shared[-1 - i] == 0xa5 && end[i] == 0xa5;
     return whole;
 }
 
-void open_shared(size_t bytes) {
-    m.memory.assign(bytes + 2 * BORDER_BYTES + ALIGNMENT, 0xa5);
-    const uintptr_t at = (uintptr_t)m.memory.data() + BORDER_BYTES;
-    m.shared = (unsigned char*)((at + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
-    m.shared_bytes = bytes;
-    memset(m.shared, 0xff, bytes);
-}
-
-void open_fibers(uint32_t threads) {
-    if (m.fibers.size() < threads) m.fibers.resize(threads);
-    for (uint32_t i = 0; i < threads; i++) {
-        fiber& it = m.fibers[i];
-        if (it.stack == nullptr) it.stack = std::make_unique<unsigned char[]>(STACK_BYTES);
-        it.has_begun = false;
-        it.state = waiting::no;
-    }
-    m.warps.assign(threads / gpu::WARP, exchange());
-}
-
-void run_block(const std::vector<uint32_t>& order) {
-    m.at_block_barrier = 0;
-    m.finished = 0;
-    while (m.finished < m.threads) {
-        bool moved = false;
-        for (uint32_t thread : order)
-            if (m.fibers[thread].state == waiting::no) {
-                enter(thread);
-                moved = true;
-            }
-        if (!moved) fail("threads wait for others that never come");
-    }
+void open_shared(thread_block& block) {
+    block.memory.assign(m.shared_bytes + 2 * BORDER_BYTES + ALIGNMENT, 0xa5);
+    const uintptr_t at = (uintptr_t)block.memory.data() + BORDER_BYTES;
+    block.shared = (unsigned char*)((at + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
+    memset(block.shared, 0xff, m.shared_bytes);
 }
 
 /* Warps in any order, and lanes in any order within. */
-std::vector<uint32_t> draw_order(uint32_t threads) {
-    std::vector<uint32_t> warps(threads / gpu::WARP);
+std::vector<uint32_t> draw_order() {
+    std::vector<uint32_t> warps(m.threads / gpu::WARP);
     std::vector<uint32_t> lanes(gpu::WARP);
     std::vector<uint32_t> order;
-    for (uint32_t i = 0; i < warps.size(); i++)
-        warps[i] = i;
-    for (uint32_t i = 0; i < gpu::WARP; i++)
-        lanes[i] = i;
+    std::iota(warps.begin(), warps.end(), 0U);
+    std::iota(lanes.begin(), lanes.end(), 0U);
     shuffle(warps);
     for (uint32_t warp : warps) {
         shuffle(lanes);
@@ -169,41 +155,86 @@ std::vector<uint32_t> draw_order(uint32_t threads) {
     return order;
 }
 
+void open_block(thread_block& block, uint32_t number) {
+    if (block.fibers.size() < m.threads) block.fibers.resize(m.threads);
+    for (uint32_t i = 0; i < m.threads; i++) {
+        fiber& it = block.fibers[i];
+        if (it.stack == nullptr) it.stack = std::make_unique<unsigned char[]>(STACK_BYTES);
+        it.has_begun = false;
+        it.state = waiting::no;
+    }
+    block.warps.assign(m.threads / gpu::WARP, exchange());
+    block.number = number;
+    block.at_barrier = 0;
+    block.finished = 0;
+    block.is_greedy = draw(2) == 0;
+    block.order = draw_order();
+    open_shared(block);
+    emulator_count.blocks++;
+}
+
+/* Let the lanes of one warp that can run do so, once each. */
+bool run_lanes(thread_block& block, uint32_t first) {
+    bool moved = false;
+    for (uint32_t i = first; i < first + gpu::WARP; i++)
+        if (block.fibers[block.order[i]].state == waiting::no) {
+            enter(block.order[i]);
+            moved = true;
+        }
+    return moved;
+}
+
+/* A turn of a block, in which one warp runs. Is the block done? */
+bool run_turn(thread_block& block) {
+    const uint32_t start = draw(m.threads / gpu::WARP) * gpu::WARP;
+    bool moved = false;
+    m.block = &block;
+    for (uint32_t i = 0; i < m.threads && !moved; i += gpu::WARP)
+        while (run_lanes(block, (start + i) % m.threads)) {
+            moved = true;
+            if (!block.is_greedy) break;
+        }
+    if (!moved) fail("threads wait for others that never come");
+    if (block.finished < m.threads) return false;
+    if (!borders_are_whole(block)) fail("something was written outside shared memory");
+    return true;
+}
+
 /* ---- Together -------------------------------------------------------------------------------- */
 
 exchange& own_exchange() {
-    return m.warps[m.current / gpu::WARP];
+    return m.block->warps[m.thread / gpu::WARP];
 }
 
 uint32_t* own_input() {
-    return own_exchange().in[m.current % gpu::WARP];
+    return own_exchange().in[m.thread % gpu::WARP];
 }
 
 const uint32_t* own_output() {
-    return own_exchange().out[m.current % gpu::WARP];
+    return own_exchange().out[m.thread % gpu::WARP];
 }
 
 /* Wait until all lanes are here; the last one does `work` for all of them. */
 template <class Work> void together(const char* what, Work work) {
     exchange& warp = own_exchange();
-    const uint32_t self = m.current;
     if (warp.arrived == 0) warp.what = what;
     if (strcmp(warp.what, what) != 0) fail("lanes of a warp do different things together");
     if (++warp.arrived < gpu::WARP) {
-        m.fibers[self].state = waiting::for_warp;
+        self().state = waiting::for_warp;
         leave();
         return;
     }
     work(warp);
     warp.arrived = 0;
-    for (uint32_t i = self / gpu::WARP * gpu::WARP, n = 0; n < gpu::WARP; n++, i++)
-        m.fibers[i].state = waiting::no;
+    const uint32_t first = m.thread / gpu::WARP * gpu::WARP;
+    for (uint32_t i = first; i < first + gpu::WARP; i++)
+        m.block->fibers[i].state = waiting::no;
 }
 
 void check_shared(const void* at, size_t bytes, size_t alignment) {
     const unsigned char* address = (const unsigned char*)at;
     if ((uintptr_t)at % alignment != 0) fail("an address in shared memory is not aligned");
-    if (address < m.shared || address + bytes > m.shared + m.shared_bytes)
+    if (address < m.block->shared || address + bytes > m.block->shared + m.shared_bytes)
         fail("an address lies outside shared memory");
 }
 
@@ -295,19 +326,25 @@ emulator_counters emulator_counters_get() {
 void emulator_run(uint32_t blocks, uint32_t threads, size_t shared_bytes,
                   const std::function<void()>& kernel) {
     std::vector<uint32_t> order(blocks);
-    for (uint32_t i = 0; i < blocks; i++)
-        order[i] = i;
+    std::vector<thread_block*> running;
+    std::iota(order.begin(), order.end(), 0U);
     shuffle(order);
     m.kernel = &kernel;
     m.threads = threads;
     m.blocks = blocks;
-    for (uint32_t block : order) {
-        m.block = block;
-        open_shared(shared_bytes);
-        open_fibers(threads);
-        run_block(draw_order(threads));
-        emulator_count.blocks++;
-        if (!borders_are_whole()) fail("something was written outside shared memory");
+    m.shared_bytes = shared_bytes;
+    for (uint32_t i = 0; i < RESIDENT_MAX && i < blocks; i++) {
+        running.push_back(&m.resident[i]);
+        open_block(*running[i], order[i]);
+    }
+    uint32_t next = (uint32_t)running.size();
+    while (!running.empty()) {
+        const uint32_t turn = draw((uint32_t)running.size());
+        if (!run_turn(*running[turn])) continue;
+        if (next < blocks)
+            open_block(*running[turn], order[next++]);
+        else
+            running.erase(running.begin() + turn);
     }
 }
 
@@ -316,43 +353,42 @@ void emulator_run(uint32_t blocks, uint32_t threads, size_t shared_bytes,
 namespace gpu {
 
 uint32_t thread() {
-    return m.current;
+    return m.thread;
 }
 uint32_t block() {
-    return m.block;
+    return m.block->number;
 }
 uint32_t blocks() {
     return m.blocks;
 }
 unsigned char* shared() {
-    return m.shared;
+    return m.block->shared;
 }
 
 void copy_async(void* to, const void* from, bool is_there) {
     check_shared(to, 16, 16);
     if ((uintptr_t)from % 16 != 0) fail("the source of a copy is not aligned");
     memset(to, 0xff, 16);
-    m.fibers[m.current].open.push_back(
+    self().open.push_back(
         {(unsigned char*)to, (const unsigned char*)from, is_there});
     emulator_count.copies++;
 }
 
 void copy_commit() {
-    fiber& self = m.fibers[m.current];
-    self.groups.push_back(std::move(self.open));
-    self.open.clear();
+    self().groups.push_back(std::move(self().open));
+    self().open.clear();
 }
 
 void copy_wait_for(int groups) {
-    fiber& self = m.fibers[m.current];
-    while ((int)self.groups.size() > groups) {
-        for (const copy& it : self.groups.front()) {
+    std::vector<std::vector<copy>>& committed = self().groups;
+    while ((int)committed.size() > groups) {
+        for (const copy& it : committed.front()) {
             if (it.is_there)
                 memcpy(it.to, it.from, 16);
             else
                 memset(it.to, 0, 16);
         }
-        self.groups.erase(self.groups.begin());
+        committed.erase(committed.begin());
     }
 }
 
@@ -375,7 +411,7 @@ float shuffle_xor(float value, int mask) {
         for (int lane = 0; lane < WARP; lane++)
             warp.out[lane][0] = warp.in[lane][0];
     });
-    return pkvi_bits_float(own_exchange().out[m.current % WARP ^ mask][0]);
+    return pkvi_bits_float(own_exchange().out[m.thread % WARP ^ mask][0]);
 }
 
 bool any(bool condition) {
@@ -395,16 +431,14 @@ void sync_warp() {
 }
 
 void sync_block() {
-    if (++m.at_block_barrier < m.threads) {
-        m.fibers[m.current].state = waiting::for_block;
+    if (++m.block->at_barrier < m.threads) {
+        self().state = waiting::for_block;
         leave();
         return;
     }
-    m.at_block_barrier = 0;
-    for (uint32_t i = 0; i < m.threads; i++) {
-        if (m.fibers[i].state == waiting::done) fail("a thread has left before a barrier");
-        m.fibers[i].state = waiting::no;
-    }
+    m.block->at_barrier = 0;
+    for (uint32_t i = 0; i < m.threads; i++)
+        m.block->fibers[i].state = waiting::no;
 }
 
 uint32_t count_up(uint32_t* counter) {

@@ -2,7 +2,8 @@
  * thread and makes of every freedom of the hardware the worst.
  *
  *   - Threads of a block are fibers. Which warp runs next, and which lane of it, is drawn; a lane runs
- *     until it has to wait for others. Thread blocks run in a drawn order.
+ *     until it has to wait for others, and in half of the blocks a warp does. A few thread blocks
+ *     run at a time, in a drawn order, and take drawn turns.
  *   - Shared memory is NaN when a block starts, and has borders that must not change.
  *   - Bytes of copy_async arrive at the copy_wait that covers them; until then their place is NaN.
  *   - Every address is checked for alignment, and those of shared memory for bounds. Global memory

@@ -4,6 +4,11 @@
 
 #include "device/cuda/kernels.h"
 
+/* Dims that there are kernels for. Builds that are about one of them may define fewer. */
+#ifndef PKVI_GPU_DIMS
+#define PKVI_GPU_DIMS(X) X(64) X(96) X(128) X(256)
+#endif
+
 namespace {
 
 using namespace pkvi;
@@ -25,10 +30,10 @@ template <uint32_t DTYPE, int DIM, class Visitor> int visit_parts(bool is_f32, V
 template <uint32_t DTYPE, class Visitor>
 int visit_dim(uint32_t dim, bool is_f32, Visitor visitor, int otherwise) {
     switch (dim) {
-    case 64: return visit_parts<DTYPE, 64>(is_f32, visitor);
-    case 96: return visit_parts<DTYPE, 96>(is_f32, visitor);
-    case 128: return visit_parts<DTYPE, 128>(is_f32, visitor);
-    case 256: return visit_parts<DTYPE, 256>(is_f32, visitor);
+#define VISIT(dim) \
+    case dim: return visit_parts<DTYPE, dim>(is_f32, visitor);
+        PKVI_GPU_DIMS(VISIT)
+#undef VISIT
     default: return otherwise;
     }
 }

@@ -4,6 +4,11 @@
 enum {
     DECODE_ROWS_MAX = 64, /* rows of an entry and KV head: with more it is prefill */
     SPLITS_MAX = 64,
+#ifdef PKV_TINY
+    TILES_OF_SPLITS = 1, /* n splits where there are n * n times as many tiles */
+#else
+    TILES_OF_SPLITS = 4,
+#endif
 };
 
 /* More splits mean more thread blocks for a long sequence, and more partial results: half the root of
@@ -11,7 +16,7 @@ enum {
  * 128k). */
 static uint32_t splits_of(uint32_t tiles) {
     uint32_t splits = 1;
-    while (splits < SPLITS_MAX && 4 * (splits + 1) * (splits + 1) <= tiles)
+    while (splits < SPLITS_MAX && TILES_OF_SPLITS * (splits + 1) * (splits + 1) <= tiles)
         splits++;
     return splits;
 }
