@@ -1,0 +1,239 @@
+"""Mistakes of the kind that kernels make. The emulator has to notice each of them.
+
+A mutant is one change of one line of a source below runtime/device/cuda/. `tools/verify emulate`
+plants them one at a time and expects test_kernels to fail.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """Replace `old`, which stands exactly once in `file`, by `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+    def apply(self, text: str) -> str:
+        if text.count(self.old) != 1:
+            raise ValueError(f"{self.name}: {self.old!r} is not there exactly once")
+        return text.replace(self.old, self.new)
+
+
+MUTANTS = [
+    # Copies and barriers
+    Mutant(
+        "decode waits for one copy too few",
+        "attend.cuh",
+        "gpu::copy_wait<shape::stages - 2>();",
+        "gpu::copy_wait<shape::stages - 1>();",
+    ),
+    Mutant(
+        "prefill waits for one copy too few",
+        "attend.cuh",
+        "gpu::copy_wait<1>();",
+        "gpu::copy_wait<2>();",
+    ),
+    Mutant(
+        "lanes read before all copies of their warp are there",
+        "attend.cuh",
+        "gpu::copy_wait<shape::stages - 2>();\n        gpu::sync_warp();",
+        "gpu::copy_wait<shape::stages - 2>();",
+    ),
+    Mutant(
+        "warps read queries before they are there",
+        "attend.cuh",
+        "DECODE_THREADS, q);\n        gpu::sync_block();",
+        "DECODE_THREADS, q);",
+    ),
+    Mutant(
+        "states overwrite tiles that others still read",
+        "attend.cuh",
+        "gpu::sync_block();\n        store_state",
+        "store_state",
+    ),
+    Mutant(
+        "states are merged before they are stored",
+        "attend.cuh",
+        "shape::state_floats);\n        gpu::sync_block();",
+        "shape::state_floats);",
+    ),
+    Mutant(
+        "splits are counted before they are stored",
+        "attend.cuh",
+        "gpu::fence();\n    gpu::sync_block();\n    if",
+        "gpu::fence();\n    if",
+    ),
+    Mutant(
+        "queries of the next item overwrite states",
+        "attend.cuh",
+        "partials, item.splits, split_floats, nullptr);\n        gpu::sync_block();",
+        "partials, item.splits, split_floats, nullptr);",
+    ),
+    Mutant(
+        "prefill reads before all copies are there",
+        "attend.cuh",
+        "gpu::copy_wait<1>();\n            gpu::sync_block();",
+        "gpu::copy_wait<1>();",
+    ),
+    Mutant(
+        "prefill overwrites what others still read",
+        "attend.cuh",
+        "gpu::sync_block();\n            stage ^= 1;",
+        "stage ^= 1;",
+    ),
+    # Tables and masks
+    Mutant(
+        "the next page",
+        "tile.cuh",
+        "from.pages[token / blocks.block_tokens]",
+        "from.pages[(token + TILE) / blocks.block_tokens]",
+    ),
+    Mutant(
+        "the place of the page's first tile",
+        "tile.cuh",
+        "const uint32_t inside = token % blocks.block_tokens;",
+        "const uint32_t inside = 0;",
+    ),
+    Mutant(
+        "the first head",
+        "tile.cuh",
+        "slab + from.kv_head * blocks.k_head_bytes",
+        "slab",
+    ),
+    Mutant("no causal mask", "tile.cuh", "if (token > position) return false;", ""),
+    Mutant("a causal mask one off", "tile.cuh", "token > position)", "token > position + 1)"),
+    Mutant("a window one off", "tile.cuh", "token < rule.window ||", "token <= rule.window ||"),
+    Mutant("no sinks", "tile.cuh", " || token < rule.sinks;", ";"),
+    Mutant(
+        "slots behind the length",
+        "tile.cuh",
+        "const bool is_row = row < rows;",
+        "const bool is_row = is_there;",
+    ),
+    Mutant(
+        "tiles behind the window",
+        "split.h",
+        "number < visible.sink_tiles ? number : number + visible.skip;",
+        "number;",
+    ),
+    Mutant(
+        "one tile too few",
+        "split.h",
+        "last / PKVI_GPU_TILE_TOKENS + 1;",
+        "(last + PKVI_GPU_TILE_TOKENS - 1) / PKVI_GPU_TILE_TOKENS;",
+    ),
+    Mutant(
+        "warps that skip a tile they see",
+        "attend.cuh",
+        "if (tokens[0] <= last_position)",
+        "if (tokens[0] < last_position)",
+    ),
+    # Fragments
+    Mutant(
+        "values as they lie",
+        "tile.cuh",
+        "gpu::load_matrices_transposed(words, v_row + at);",
+        "gpu::load_matrices(words, v_row + at);",
+    ),
+    Mutant("rows without padding", "tile.cuh", "PADDING = 16 };", "PADDING = 0 };"),
+    Mutant(
+        "queries in the order of 16 bits",
+        "tile.cuh",
+        "return pair / 8 * 8 + pair % 2 * 4 + pair % 8 / 2;",
+        "return pair;",
+    ),
+    Mutant(
+        "outputs in the order of 16 bits",
+        "tile.cuh",
+        "return (uint32_t)(i / 2) * 16 + 2 * n + (uint32_t)(i % 2);",
+        "return (uint32_t)i * 8 + n;",
+    ),
+    Mutant("i8 without its sign", "tile.cuh", "8388608.0F + 128.0F", "8388608.0F"),
+    Mutant("e4m3 with half the exponent's bias", "tile.cuh", "0x7b807b80U", "0x7b007b00U"),
+    # Softmax
+    Mutant(
+        "the highest score of two columns",
+        "tile.cuh",
+        "highest[half] = fmaxf(highest[half], gpu::shuffle_xor(highest[half], 2));",
+        "",
+    ),
+    Mutant("the sum of two columns", "tile.cuh", "sum[h] += gpu::shuffle_xor(sum[h], 2);", ""),
+    Mutant("sums of other scores", "tile.cuh", "state.sum[half] *= correction[half];", ""),
+    Mutant(
+        "outputs of other scores",
+        "tile.cuh",
+        "gpu::any(correction[0] != 1.0F || correction[1] != 1.0F)",
+        "false",
+    ),
+    Mutant(
+        "corrections that only some lanes see",
+        "tile.cuh",
+        "gpu::any(correction[0] != 1.0F || correction[1] != 1.0F)",
+        "gpu::lane() == 0",
+    ),
+    Mutant("scales of keys", "tile.cuh", "score *= k_scales[column];", "score *= 1.0F;"),
+    Mutant(
+        "scales of values",
+        "tile.cuh",
+        "weights[i] * v_scales[column];",
+        "weights[i];",
+    ),
+    Mutant(
+        "scales of slots that are not there",
+        "tile.cuh",
+        "score == -INFINITY ? 0.0F : weights[i] * v_scales[column];",
+        "weights[i] * v_scales[column];",
+    ),
+    Mutant("a soft cap in base e", "tile.cuh", "return softcap * log2_e *", "return softcap *"),
+    Mutant(
+        "queries in one part",
+        "tile.cuh",
+        "gpu::load_matrices(a, q_row + part * part_bytes + step * 32);",
+        "gpu::load_matrices(a, q_row + step * 32);",
+    ),
+    Mutant("lse in base 2", "attend.cuh", "0.693147181F", "1.0F"),
+    # Splits
+    Mutant(
+        "splits in one place",
+        "attend.cuh",
+        "partials + item.split * split_floats",
+        "partials",
+    ),
+    Mutant("a counter that is not reset", "attend.cuh", "job.merges[item.merge] = 0;", ";"),
+    Mutant(
+        "splits that depend on the batch",
+        "split.c",
+        "item.splits = splits_of(visible.count);",
+        "item.splits = splits_of(visible.count) / shape->entries + 1;",
+    ),
+    Mutant(
+        "rounds that share too little memory",
+        "split.c",
+        "if (round->partial_rows + wanted > work->partial_rows) close_round(work, round);",
+        "round->partial_rows %= 64;",
+    ),
+    # Write
+    Mutant(
+        "values where keys are",
+        "store.cuh",
+        "is_value ? blocks.v_offset + head * blocks.v_head_bytes : head",
+        "is_value ? head * blocks.v_head_bytes : head",
+    ),
+    Mutant(
+        "the largest number of some lanes",
+        "store.cuh",
+        "mask < gpu::WARP; mask *= 2",
+        "mask < 8; mask *= 2",
+    ),
+    Mutant(
+        "scales of the first slot",
+        "store.cuh",
+        "blocks.k_scale_offset)) + inside,",
+        "blocks.k_scale_offset)),",
+    ),
+]
