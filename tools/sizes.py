@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
+SUFFIXES = (".c", ".h", ".cpp", ".cu", ".cuh", ".py")
 FOLDERS = ("include", "runtime", "python", "tests", "tools", "examples")
 FILE_LINES = 400
 FUNCTION_LINES = 70
@@ -43,7 +44,7 @@ def python_functions(path: Path) -> Iterator[Function]:
 
 def report(folder: str) -> list[str]:
     """Print the line of a folder; return what is longer than we aim for."""
-    paths = [p for p in sorted((ROOT / folder).rglob("*")) if p.suffix in (".c", ".h", ".py")]
+    paths = [p for p in sorted((ROOT / folder).rglob("*")) if p.suffix in SUFFIXES]
     if not paths:
         return []
     lines = {path: len(path.read_text().splitlines()) for path in paths}
