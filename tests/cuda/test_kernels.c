@@ -14,6 +14,7 @@
 
 #include "base/hash.h"
 #include "device/cuda/split.h"
+#include "device/cuda/system.h"
 #include "emulator/control.h"
 #include <math.h>
 #include <stdio.h>
@@ -89,10 +90,18 @@ static struct pkvi_gpu_kv kv_of(const struct pkvi_kv_job* job) {
     };
 }
 
+static struct pkvi_gpu_stream* stream;
+
+/* What is in the stream runs when it is waited for. */
+static void finish(int status) {
+    if (status != PKV_OK || pkvi_gpu_stream_wait(stream) != PKV_OK) exit(2);
+}
+
 static int write_rows(void* ctx, const struct pkvi_kv_job* job) {
     const struct pkvi_gpu_kv kv = kv_of(job);
     (void)ctx;
-    return pkvi_gpu_launch_write(&kv, NULL);
+    finish(pkvi_gpu_launch_write(&kv, stream));
+    return PKV_OK;
 }
 
 static void* take(size_t count, size_t size) {
@@ -105,13 +114,13 @@ static void attend(struct scene* scene) {
     const struct pkvi_attend_job job = scene_job(scene);
     const pkv_group_config* group = &job.layout->group;
     const uint32_t group_heads = job.query_heads / group->kv_heads;
-    const struct pkvi_gpu_shape shape = {job.entries, job.starts,  job.lengths, group->kv_heads,
+    const struct pkvi_gpu_shape shape = {job.entries, job.starts,    job.lengths, group->kv_heads,
                                          group_heads, group->window, group->sinks};
     uint32_t longest = 0;
     for (uint32_t e = 0; e < job.entries; e++)
         longest = job.lengths[e] > longest ? job.lengths[e] : longest;
-    const struct pkvi_gpu_bounds bounds = pkvi_gpu_bounds_of(
-        job.entries, job.starts[job.entries], longest, group->kv_heads, group_heads);
+    const struct pkvi_gpu_bounds bounds = pkvi_gpu_bounds_of(job.entries, job.starts[job.entries],
+                                                             longest, group->kv_heads, group_heads);
     struct pkvi_gpu_work work = {
         .decode = take(bounds.decode_items, sizeof(struct pkvi_gpu_item)),
         .prefill = take(bounds.prefill_items, sizeof(struct pkvi_gpu_item)),
@@ -143,12 +152,11 @@ static void attend(struct scene* scene) {
         const uint32_t count = work.round_ends[r] - begin;
         on.items = work.decode + begin;
         on.item_count = &count;
-        if (pkvi_gpu_launch_decode(&on, GRID_BLOCKS, NULL) != PKV_OK) exit(2);
+        finish(pkvi_gpu_launch_decode(&on, GRID_BLOCKS, stream));
     }
     on.items = work.prefill;
     on.item_count = &work.prefill_count;
-    if (work.prefill_count > 0 && pkvi_gpu_launch_prefill(&on, GRID_BLOCKS, NULL) != PKV_OK)
-        exit(2);
+    if (work.prefill_count > 0) finish(pkvi_gpu_launch_prefill(&on, GRID_BLOCKS, stream));
     for (uint32_t i = 0; i < work.merges; i++)
         if (on.merges[i] != 0) exit(2);
     free(on.partials);
@@ -266,6 +274,7 @@ int main(int argc, char** argv) {
     const uint64_t count = only != 0 ? 1 : rig_number(argc, argv, "--shapes", SHAPES_DEFAULT);
     const uint64_t first = only != 0 ? only : rig_number(argc, argv, "--seed", 1000);
     bool passed = true;
+    finish(pkvi_gpu_stream_open(&stream));
     for (uint64_t i = 0; i < count && passed; i++) {
         const struct shape shape = draw_shape(first + i);
         emulator_seed(first + i);
@@ -277,6 +286,7 @@ int main(int argc, char** argv) {
                    "\"worst_nmse\": %.3g, \"worst_lse_nmse\": %.3g}\n",
                    shape_dtype_names[dtype], worst[dtype].shapes, worst[dtype].nmse,
                    worst[dtype].lse_nmse);
+    pkvi_gpu_stream_close(stream);
     const struct emulator_counters done = emulator_counters_get();
     printf("{\"test\": \"cuda kernels\", \"blocks\": %llu, \"copies\": %llu, \"products\": %llu, "
            "\"bank_conflicts\": %llu}\n",

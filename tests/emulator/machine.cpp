@@ -17,7 +17,6 @@ namespace {
 
 emulator_counters emulator_count;
 
-
 enum { STACK_BYTES = 256 * 1024, BORDER_BYTES = 256, ALIGNMENT = 128, EXCHANGE_WORDS = 8 };
 
 std::mt19937_64 draws;
@@ -265,8 +264,8 @@ void load(uint32_t (&words)[4], const void* row, bool is_transposed) {
             for (int lane = 0; lane < gpu::WARP; lane++) {
                 const int a = lane / 4;
                 const int b = lane % 4 * 2;
-                const uint32_t low = is_transposed ? element_of(warp, matrix, b, a)
-                                                   : element_of(warp, matrix, a, b);
+                const uint32_t low =
+                    is_transposed ? element_of(warp, matrix, b, a) : element_of(warp, matrix, a, b);
                 const uint32_t high = is_transposed ? element_of(warp, matrix, b + 1, a)
                                                     : element_of(warp, matrix, a, b + 1);
                 warp.out[lane][matrix] = low | high << 16;
@@ -369,8 +368,7 @@ void copy_async(void* to, const void* from, bool is_there) {
     check_shared(to, 16, 16);
     if ((uintptr_t)from % 16 != 0) fail("the source of a copy is not aligned");
     memset(to, 0xff, 16);
-    self().open.push_back(
-        {(unsigned char*)to, (const unsigned char*)from, is_there});
+    self().open.push_back({(unsigned char*)to, (const unsigned char*)from, is_there});
     emulator_count.copies++;
 }
 

@@ -24,7 +24,7 @@
 
 struct pkvi_gpu_stream;
 
-#define GPU_DEVICE inline
+#define GPU_DEVICE                  inline
 #define GPU_KERNEL(threads, blocks) void
 
 /* Run a kernel, now. */
@@ -39,9 +39,8 @@ namespace gpu {
 template <class Job>
 int launch(void (*kernel)(Job), uint32_t blocks, uint32_t threads, size_t shared_bytes,
            pkvi_gpu_stream* stream, const Job& job) {
-    return emulator_submit(stream, [=] {
-        emulator_run(blocks, threads, shared_bytes, [&] { kernel(job); });
-    });
+    return emulator_submit(
+        stream, [=] { emulator_run(blocks, threads, shared_bytes, [&] { kernel(job); }); });
 }
 
 uint32_t thread();

@@ -193,8 +193,15 @@ void scene_write(struct scene* scene, uint32_t e, uint32_t begin, uint32_t end,
                                scene_value(shape, who, begin + i, head, d, true));
         }
     }
-    const struct pkvi_kv_job job = {&scene->layout, &scene->space, group->layers - 1, count, slots,
-                                    k.array,        v.array};
+    const struct pkvi_kv_job job = {
+        .layout = &scene->layout,
+        .space = &scene->space,
+        .layer = group->layers - 1,
+        .tokens = count,
+        .slots = slots,
+        .k = k.array,
+        .v = v.array,
+    };
     if (write(ctx, &job) != PKV_OK) {
         fprintf(stderr, "write failed on finite values\n");
         exit(1);

@@ -232,8 +232,7 @@ GPU_DEVICE void store_rows(const pkvi_gpu_attend& job, const pkvi_gpu_item& item
             for (int column = 0; column < 2; column++)
                 store_element(job.out, index + output_dim<DTYPE>(i, column),
                               state.out[i][2 * half + column] / state.sum[half]);
-        if (gpu::lane() % 4 == 0)
-            store_lse(job, item, row, state.highest[half], state.sum[half]);
+        if (gpu::lane() % 4 == 0) store_lse(job, item, row, state.highest[half], state.sum[half]);
     }
 }
 
@@ -250,9 +249,9 @@ prefill(const pkvi_gpu_attend job) {
         const source from = source_of(job, item);
         const score_rule rule = rule_of(job, item, gpu::warp() * WARP_ROWS);
         const uint32_t last_row = item.row + gpu::warp() * WARP_ROWS + WARP_ROWS - 1;
-        const uint32_t last_position =
-            from.length - (job.starts[item.entry + 1] - job.starts[item.entry]) +
-            last_row / job.group_heads;
+        const uint32_t last_position = from.length -
+                                       (job.starts[item.entry + 1] - job.starts[item.entry]) +
+                                       last_row / job.group_heads;
         softmax_state<DIM> state;
         state.clear();
         copy_step<DTYPE, DIM, PARTS>(from, item.tile_begin, item.tile_end, stages);

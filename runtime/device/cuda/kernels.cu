@@ -30,22 +30,29 @@ template <uint32_t DTYPE, int DIM, class Visitor> int visit_parts(bool is_f32, V
 template <uint32_t DTYPE, class Visitor>
 int visit_dim(uint32_t dim, bool is_f32, Visitor visitor, int otherwise) {
     switch (dim) {
-#define VISIT(dim) \
-    case dim: return visit_parts<DTYPE, dim>(is_f32, visitor);
+#define VISIT(dim)                                                                                 \
+    case dim:                                                                                      \
+        return visit_parts<DTYPE, dim>(is_f32, visitor);
         PKVI_GPU_DIMS(VISIT)
 #undef VISIT
-    default: return otherwise;
+    default:
+        return otherwise;
     }
 }
 
 template <class Visitor>
 int visit(uint32_t dtype, uint32_t dim, bool is_f32, Visitor visitor, int otherwise) {
     switch (dtype) {
-    case PKV_F16: return visit_dim<PKV_F16>(dim, is_f32, visitor, otherwise);
-    case PKV_BF16: return visit_dim<PKV_BF16>(dim, is_f32, visitor, otherwise);
-    case PKV_I8: return visit_dim<PKV_I8>(dim, is_f32, visitor, otherwise);
-    case PKV_E4M3: return visit_dim<PKV_E4M3>(dim, is_f32, visitor, otherwise);
-    default: return otherwise;
+    case PKV_F16:
+        return visit_dim<PKV_F16>(dim, is_f32, visitor, otherwise);
+    case PKV_BF16:
+        return visit_dim<PKV_BF16>(dim, is_f32, visitor, otherwise);
+    case PKV_I8:
+        return visit_dim<PKV_I8>(dim, is_f32, visitor, otherwise);
+    case PKV_E4M3:
+        return visit_dim<PKV_E4M3>(dim, is_f32, visitor, otherwise);
+    default:
+        return otherwise;
     }
 }
 

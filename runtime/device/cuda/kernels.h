@@ -93,9 +93,9 @@ struct pkvi_gpu_item {
  * pointers, so that a captured graph of launches can be replayed. */
 struct pkvi_gpu_attend {
     struct pkvi_gpu_blocks blocks;
-    struct pkvi_gpu_array q;   /* [tokens][query_heads][dim] */
-    struct pkvi_gpu_array out; /* [tokens][query_heads][dim] */
-    float* lse;                /* [tokens][query_heads] or NULL */
+    struct pkvi_gpu_array q;     /* [tokens][query_heads][dim] */
+    struct pkvi_gpu_array out;   /* [tokens][query_heads][dim] */
+    float* lse;                  /* [tokens][query_heads] or NULL */
     const uint32_t* starts;      /* [entries + 1] */
     const uint32_t* lengths;     /* [entries] */
     const uint32_t* block_table; /* [entries][table_stride] */
@@ -108,8 +108,8 @@ struct pkvi_gpu_attend {
     float softcap;
     const struct pkvi_gpu_item* items; /* of this launch */
     const uint32_t* item_count;        /* one number */
-    float* partials;  /* [partial rows][dim + 2]: output, highest score, sum */
-    uint32_t* merges; /* counters, zero between launches */
+    float* partials;                   /* [partial rows][dim + 2]: output, highest score, sum */
+    uint32_t* merges;                  /* counters, zero between launches */
 };
 
 /* Is there a kernel for K and V of these types and this dim? */

@@ -7,7 +7,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#define GPU_DEVICE __device__ __forceinline__
+#define GPU_DEVICE                  __device__ __forceinline__
 #define GPU_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 
 extern __shared__ __align__(128) unsigned char pkvi_gpu_shared[];
@@ -18,8 +18,8 @@ namespace gpu {
 template <class Job>
 int launch(void (*kernel)(Job), uint32_t blocks, uint32_t threads, size_t shared_bytes,
            pkvi_gpu_stream* stream, const Job& job) {
-    cudaError_t error = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+    cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                             (int)shared_bytes);
     if (error == cudaSuccess) {
         kernel<<<blocks, threads, shared_bytes, (cudaStream_t)stream>>>(job);
         error = cudaGetLastError();

@@ -70,10 +70,10 @@ static uint32_t count_partial_rows(const struct pkvi_gpu_shape* shape, uint32_t 
     uint32_t count = 0;
     for (item.row = 0; item.row < rows; item.row += PKVI_GPU_DECODE_ROWS) {
         item.rows = tile_rows(rows, item.row, PKVI_GPU_DECODE_ROWS);
-        const uint32_t splits = splits_of(pkvi_gpu_visible_to(&item, length, fresh,
-                                                              shape->group_heads, shape->window,
-                                                              shape->sinks)
-                                              .count);
+        const uint32_t splits =
+            splits_of(pkvi_gpu_visible_to(&item, length, fresh, shape->group_heads, shape->window,
+                                          shape->sinks)
+                          .count);
         if (splits > 1) count += item.rows * splits * shape->kv_heads;
     }
     return count;

@@ -30,8 +30,8 @@ struct pkvi_gpu_visible {
 };
 
 /* For rows at positions first .. last of a sequence. */
-PKVI_BOTH struct pkvi_gpu_visible pkvi_gpu_visible_of(uint32_t first, uint32_t last, uint32_t window,
-                                                   uint32_t sinks) {
+PKVI_BOTH struct pkvi_gpu_visible pkvi_gpu_visible_of(uint32_t first, uint32_t last,
+                                                      uint32_t window, uint32_t sinks) {
     struct pkvi_gpu_visible visible;
     const uint32_t tiles = last / PKVI_GPU_TILE_TOKENS + 1;
     const uint32_t begin =
@@ -55,7 +55,7 @@ PKVI_BOTH struct pkvi_gpu_visible pkvi_gpu_visible_to(const struct pkvi_gpu_item
                                                       uint32_t sinks) {
     const uint32_t past = length - fresh;
     return pkvi_gpu_visible_of(past + item->row / group_heads,
-                            past + (item->row + item->rows - 1) / group_heads, window, sinks);
+                               past + (item->row + item->rows - 1) / group_heads, window, sinks);
 }
 
 /* The shape of a plan; host pointers. */

@@ -51,8 +51,8 @@ GPU_DEVICE void store_scaled(const row_place& place, const pkvi_gpu_array& array
     const float scale = pkvi_scale_of_magnitude(dtype, highest);
     const float inverse = pkvi_scale_inverse(scale);
     for (uint32_t d = gpu::lane(); d < dim; d += gpu::WARP)
-        place.elements[d] = pkvi_encode(
-            dtype, gpu::multiply(load_element(array, place.index + d), inverse));
+        place.elements[d] =
+            pkvi_encode(dtype, gpu::multiply(load_element(array, place.index + d), inverse));
     if (gpu::lane() == 0) *place.scale = scale;
 }
 
@@ -84,9 +84,9 @@ GPU_KERNEL(STORE_THREADS, 1) read_rows(const pkvi_gpu_kv job) {
         const pkvi_gpu_array cache = {place.elements, 0, 0, dtype};
         for (uint32_t d = gpu::lane(); d < job.blocks.dim; d += gpu::WARP)
             store_element(array, place.index + d,
-                          dtype >= PKV_I8 ? gpu::multiply(pkvi_decode(dtype, place.elements[d]),
-                                                          *place.scale)
-                                          : load_element(cache, d));
+                          dtype >= PKV_I8
+                              ? gpu::multiply(pkvi_decode(dtype, place.elements[d]), *place.scale)
+                              : load_element(cache, d));
     }
 }
 

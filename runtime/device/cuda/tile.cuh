@@ -121,8 +121,7 @@ GPU_DEVICE void copy_tile(const source& from, uint32_t number, uint32_t end, uns
 GPU_DEVICE float load_element(const pkvi_gpu_array& array, uint64_t index) {
     if (array.dtype == PKV_F32) return ((const float*)array.data)[index];
     const uint16_t bits = ((const uint16_t*)array.data)[index];
-    return array.dtype == PKV_F16 ? gpu::unpack(gpu::f16(), bits)
-                                  : gpu::unpack(gpu::bf16(), bits);
+    return array.dtype == PKV_F16 ? gpu::unpack(gpu::f16(), bits) : gpu::unpack(gpu::bf16(), bits);
 }
 
 GPU_DEVICE void store_element(const pkvi_gpu_array& array, uint64_t index, float value) {
@@ -150,8 +149,8 @@ template <uint32_t DTYPE> GPU_DEVICE uint32_t query_word(uint32_t pair) {
 
 /* Bring the rows of an item into shared memory, [part][room rows], by a whole thread block. */
 template <uint32_t DTYPE, int DIM, int PARTS>
-GPU_DEVICE void load_queries(const pkvi_gpu_attend& job, const pkvi_gpu_item& item,
-                             uint32_t room, uint32_t threads, unsigned char* to) {
+GPU_DEVICE void load_queries(const pkvi_gpu_attend& job, const pkvi_gpu_item& item, uint32_t room,
+                             uint32_t threads, unsigned char* to) {
     using shape = tile_shape<DTYPE, DIM>;
     const typename stored<DTYPE>::number number{};
     for (uint32_t i = gpu::thread(); i < room * (DIM / 2); i += threads) {
@@ -267,8 +266,7 @@ GPU_DEVICE void multiply_keys(const unsigned char* q, uint32_t part_bytes, const
     const typename stored<DTYPE>::number number{};
     const uint32_t lane = gpu::lane();
     const unsigned char* q_row = q + lane % 16 * shape::query_pitch + lane / 16 * 16;
-    const unsigned char* k_row =
-        k + (lane % 8 + lane / 16 * 8) * shape::pitch + lane / 8 % 2 * 16;
+    const unsigned char* k_row = k + (lane % 8 + lane / 16 * 8) * shape::pitch + lane / 8 % 2 * 16;
     constexpr int bytes = stored<DTYPE>::bytes;
 #pragma unroll
     for (int step = 0; step < DIM / 16; step += 3 - bytes) { /* 32 bytes of K */

@@ -1,0 +1,106 @@
+"""Run the CUDA kernels under the emulator, and see that planted mistakes are noticed.
+
+Used by `tools/verify emulate`. The kernels as they are come from the build; a mutant is compiled
+here, from a copy of its sources in which one line is changed, and linked with the rest of the build.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ROOT / "runtime" / "device" / "cuda"
+SECONDS_MAX = 120  # of one mutant: it may wait for ever
+
+sys.path.insert(0, str(ROOT / "tests" / "cuda"))
+from mutants import MUTANTS, Mutant  # noqa: E402
+
+# Built and run like a mutant: it has to pass, or nothing that a mutant does means anything.
+UNCHANGED = Mutant("nothing changed", "attend.cuh", "enum { DECODE_WARPS", "enum { DECODE_WARPS")
+# One dim is enough to notice a mistake, and compiles four times as fast.
+DIMS = "-DPKVI_GPU_DIMS(X)=X(64)"
+CXX = ["c++", "-std=c++17", "-O1", "-ffp-contract=off", "-Wno-unknown-pragmas", DIMS]
+CC = ["cc", "-std=c11", "-O1", "-D_GNU_SOURCE", "-DPKV_TINY"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a mutant ended."""
+
+    mutant: Mutant
+    is_caught: bool
+    why: str
+
+
+def run(command: list[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=SECONDS_MAX,
+    )
+
+
+def kernel_names() -> list[str]:
+    """The kernels that there are, by what follows GPU_KERNEL in the sources."""
+    text = "".join(path.read_text() for path in sorted(SOURCES.glob("*.cuh")))
+    return re.findall(r"^(?:GPU_KERNEL\(.*\)\s*\n?\s*)(\w+)\(const", text, re.MULTILINE)
+
+
+def plant(mutant: Mutant, folder: Path) -> Path:
+    """Build test_kernels with a mutant. Raises RuntimeError when it does not compile."""
+    sources = folder / "device" / "cuda"
+    shutil.copytree(SOURCES, sources)
+    changed = sources / mutant.file
+    changed.write_text(mutant.apply(changed.read_text()))
+    return sources
+
+
+def build(mutant: Mutant, folder: Path, library: Path, support: list[Path]) -> Path:
+    sources = plant(mutant, folder)
+    includes = [f"-I{folder}", *(f"-I{ROOT / name}" for name in ("runtime", "include", "tests"))]
+    steps: list[list[str | Path]] = [
+        [*CXX, *includes, "-x", "c++", "-c", sources / "kernels.cu", "-o", "kernels.o"],
+        [*CC, *includes, "-c", sources / "split.c", "-o", "split.o"],
+        [*CC, *includes, "-c", ROOT / "tests" / "cuda" / "test_kernels.c", "-o", "test.o"],
+        # what is linked first counts: the library's own kernels are not used
+        ["c++", "test.o", "kernels.o", "split.o", *support, library, f"-Wl,-rpath,{library.parent}"]
+        + ["-lm", "-lpthread", "-ldl", "-o", "test_kernels"],
+    ]
+    for step in steps:
+        finished = run(step, folder)
+        if finished.returncode != 0:
+            raise RuntimeError(f"{mutant.name} does not build:\n{finished.stdout}")
+    return folder / "test_kernels"
+
+
+def judge(mutant: Mutant, library: Path, support: list[Path], shapes: int) -> Outcome:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        program = build(mutant, folder, library, support)
+        try:
+            finished = run([program, "--shapes", str(shapes)], folder)
+        except subprocess.TimeoutExpired:
+            return Outcome(mutant, True, "it never ends")
+        lines = finished.stdout.strip().splitlines()
+        return Outcome(mutant, finished.returncode != 0, lines[0] if lines else "it crashed")
+
+
+def judge_all(build_folder: Path, shapes: int, processes: int) -> list[Outcome]:
+    """Plant every mutant in turn; the first outcome is that of nothing changed."""
+    library = next(build_folder.resolve().rglob("libpagedkv_cuda_emulated.so"))
+    support = [
+        next(build_folder.resolve().rglob(f"lib{n}.a")) for n in ("pkv_test_support", "pagedkv")
+    ]
+    with ThreadPoolExecutor(processes) as pool:
+        return list(pool.map(lambda m: judge(m, library, support, shapes), [UNCHANGED, *MUTANTS]))
