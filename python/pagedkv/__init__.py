@@ -17,7 +17,7 @@ models on top of it is pagedkv.engine; the C library underneath is described in 
 
 from . import errors
 from ._cache import Cache
-from ._config import sizes
+from ._config import sizes, why_absent
 from ._faults import fault_points, faults
 from ._ffi import lib as _lib
 from ._install import get_include, get_library
@@ -83,4 +83,5 @@ __all__ = [
     "get_include",
     "get_library",
     "sizes",
+    "why_absent",
 ]

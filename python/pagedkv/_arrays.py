@@ -4,12 +4,16 @@ Taken in this order: NumPy arrays, anything with a buffer or `__array_interface_
 torch, anything with DLPack. bfloat16, which NumPy does not have, comes as a torch tensor, as an
 array of the dtype of ml_dtypes, or as uint16 bit patterns together with dtype="bf16".
 
+For a cache on a GPU: CUDA tensors of torch, anything with `__cuda_array_interface__` (CuPy, Numba),
+and with CuPy installed anything with DLPack.
+
 Every refusal is an InvalidArgument that names the argument and says what was expected and what
 came.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,6 +52,8 @@ _TORCH_CODES = {
 }
 _NUMPY_DTYPES = {lib.PKV_F32: np.float32, lib.PKV_F16: np.float16, lib.PKV_BF16: np.uint16}
 _DLPACK_HOST_DEVICES = (1, 3)  # kDLCPU and kDLCUDAHost
+_DLPACK_CUDA_DEVICES = (2, 13)  # kDLCUDA and kDLCUDAManaged
+_CUDA_CODES = {"<f4": lib.PKV_F32, "<f2": lib.PKV_F16}  # of __cuda_array_interface__
 _EXPECTED_DTYPES = 'float32, float16 or bfloat16 (a torch tensor, or uint16 with dtype="bf16")'
 
 
@@ -83,12 +89,20 @@ def numpy_dtype(code: int) -> np.dtype[Any]:
     return np.dtype(_NUMPY_DTYPES[code])
 
 
-def view(name: str, array: Any, dtype: str | None = None, writable: bool = False) -> View:
-    """Find the memory of `array`, the argument called `name`."""
+def view(
+    name: str,
+    array: Any,
+    dtype: str | None = None,
+    writable: bool = False,
+    device: str = "cpu",
+) -> View:
+    """Find the memory of `array`, the argument called `name`, for a cache on `device`."""
+    if device == "cuda":
+        return _view_on_gpu(name, array, dtype, writable)
     if isinstance(array, np.ndarray):
         return _view_numpy(name, array, dtype, writable)
     if _is_torch(array):
-        return _view_torch(name, array, dtype)
+        return _view_torch(name, array, dtype, "cpu")
     return _view_numpy(name, _as_numpy(name, array), dtype, writable)
 
 
@@ -125,9 +139,10 @@ def _is_torch(array: Any) -> bool:
     return hasattr(array, "data_ptr") and hasattr(array, "is_contiguous")
 
 
-def _view_torch(name: str, tensor: Any, dtype: str | None) -> View:
-    if tensor.device.type != "cpu":
-        raise _not_on_host(name, tensor, str(tensor.device))
+def _view_torch(name: str, tensor: Any, dtype: str | None, device: str) -> View:
+    if tensor.device.type != device:
+        wrong = _not_on_host if device == "cpu" else _not_on_gpu
+        raise wrong(name, tensor, str(tensor.device))
     if str(tensor.layout) != "torch.strided":
         raise InvalidArgument(f"{name}: expected a dense tensor, got {tensor.layout}")
     torch_dtype = str(tensor.dtype)
@@ -135,6 +150,59 @@ def _view_torch(name: str, tensor: Any, dtype: str | None) -> View:
     code = _resolve_dtype(name, code, torch_dtype == "torch.uint16", torch_dtype, dtype)
     strides = tuple(stride * tensor.element_size() for stride in tensor.stride())
     return View(tensor, tensor.data_ptr(), code, tuple(tensor.shape), strides)
+
+
+def _not_on_gpu(name: str, array: object, where: str) -> InvalidArgument:
+    kind = f"{type(array).__module__}.{type(array).__name__}"
+    return InvalidArgument(
+        f"{name}: expected memory of a GPU, since the cache is on one; got {kind} on {where}"
+    )
+
+
+def _view_on_gpu(name: str, array: Any, dtype: str | None, writable: bool) -> View:
+    if _is_torch(array):
+        return _view_torch(name, array, dtype, "cuda")
+    if hasattr(array, "__cuda_array_interface__"):
+        return _view_cuda_interface(name, array, dtype, writable)
+    if not hasattr(array, "__dlpack_device__"):
+        kind = type(array).__name__
+        raise InvalidArgument(f"{name}: expected an array, got {kind}, which shares no GPU memory")
+    device = int(array.__dlpack_device__()[0])
+    if device not in _DLPACK_CUDA_DEVICES:
+        raise _not_on_gpu(name, array, f"DLPack device type {device}")
+    try:
+        cupy: Any = importlib.import_module("cupy")
+    except ImportError as missing:
+        raise InvalidArgument(
+            f"{name}: expected a torch tensor or an array with __cuda_array_interface__; "
+            "others need CuPy, which is not installed"
+        ) from missing
+    return _view_cuda_interface(name, cupy.from_dlpack(array), dtype, writable)
+
+
+def _view_cuda_interface(name: str, array: Any, dtype: str | None, writable: bool) -> View:
+    interface = array.__cuda_array_interface__
+    kind = interface["typestr"]
+    code = _CUDA_CODES.get(kind)
+    if getattr(getattr(array, "dtype", None), "name", "") == "bfloat16":
+        code = lib.PKV_BF16
+    code = _resolve_dtype(name, code, kind == "<u2", kind, dtype)
+    pointer, is_read_only = interface["data"]
+    if writable and is_read_only:
+        raise InvalidArgument(f"{name}: expected a writable array, got a read-only one")
+    shape = tuple(interface["shape"])
+    strides = interface.get("strides")
+    if strides is None:
+        strides = _packed_strides(shape, 4 if code == lib.PKV_F32 else 2)
+    return View(array, pointer, code, shape, tuple(strides))
+
+
+def _packed_strides(shape: tuple[int, ...], element: int) -> tuple[int, ...]:
+    strides = []
+    for size in reversed(shape):
+        strides.append(element)
+        element *= size
+    return tuple(reversed(strides))
 
 
 def _view_numpy(name: str, array: np.ndarray[Any, Any], dtype: str | None, writable: bool) -> View:
@@ -173,9 +241,10 @@ def expect(
     words: str,
     dtype: str | None = None,
     writable: bool = False,
+    device: str = "cpu",
 ) -> View:
     """A view of an array that must have `shape`, called `words`; None in it is any size but 0."""
-    found = view(name, array, dtype, writable)
+    found = view(name, array, dtype, writable, device)
     if found.shape != shape and not _fits(found.shape, shape):
         sizes = ", ".join("any" if want is None else str(want) for want in shape)
         raise InvalidArgument(f"{name}: expected shape ({sizes}) = {words}, got {found.shape}")
@@ -231,9 +300,18 @@ def _element_bytes(array: View) -> int:
 
 
 def like(array: Any, source: View, shape: tuple[int, ...]) -> Any:
-    """A new array of `shape` with the element type of `array`: torch for torch, else NumPy."""
+    """A new array of `shape` with the element type of `array`: torch for torch, CuPy for CuPy, else
+    NumPy; on a GPU, InvalidArgument when `array` is neither."""
     if _is_torch(array):
         return array.new_empty(shape)
+    if hasattr(array, "__cuda_array_interface__") or hasattr(
+        source.owner, "__cuda_array_interface__"
+    ):
+        if type(array).__module__.partition(".")[0] != "cupy":
+            raise InvalidArgument(
+                "out: expected an array, which only torch and CuPy can do without"
+            )
+        return importlib.import_module("cupy").empty(shape, array.dtype)
     if isinstance(array, np.ndarray):
         return np.empty(shape, array.dtype)
     return np.empty(shape, numpy_dtype(source.dtype))

@@ -16,7 +16,7 @@ from ._sequence import Sequence
 from ._stats import FaultPoint, Report, Stats, TraceEvent, read_stats
 from ._step import Entries, Step
 from ._values import unsigned
-from .errors import Corrupt, InvalidArgument, OutOfRange, StaleHandle
+from .errors import Corrupt, InvalidArgument, NotSupported, OutOfRange, StaleHandle
 
 __all__ = ["Cache"]
 
@@ -69,16 +69,24 @@ class Cache:
     table_leaves        page table leaves; default: as many as can ever be needed
     threads             threads of attention, the caller included; 0: all processors this process
                         may use
-    device              "cpu", or "sim": deterministic, with a virtual clock, for tests
-    isa                 "scalar", "avx2", "avx512", "avx512bf16", "neon"; default: $PKV_ISA,
-                        else the best
+    device              "cpu"; "cuda": a GPU, see below; or "sim": deterministic, with a virtual
+                        clock, for tests
+    device_ordinal      which GPU
+    stream              of device "cuda", see use_stream()
+    isa                 of device "cpu": "scalar", "avx2", "avx512", "avx512bf16", "neon"; default:
+                        $PKV_ISA, else the best
     faults, fault_seed  fault specification (see pagedkv.faults); None: $PKV_FAULTS, else none
     seed                of hashes and handles; 0: from the operating system
     prefix              False: nothing is cached after a sequence ends
     trace_events        events that trace() keeps; default 1024
 
+    On device "cuda" arrays are CUDA tensors of torch, CuPy arrays, or anything else that shares GPU
+    memory; calls return before the GPU is done, and NaN is not looked for. head_dim is 64, 96, 128
+    or 256, dtype "f16", "bf16", "i8" or "e4m3", block_tokens a multiple of 16. NotSupported says
+    why there is no such device, as do `pagedkv info` and pagedkv.why_absent().
+
     All memory is taken here. Raises InvalidArgument and TooBig, which name the keyword,
-    NotSupported, OutOfMemory, FaultSpecError, DeviceIOError.
+    NotSupported, OutOfMemory, FaultSpecError, DeviceIOError, DeviceFailed.
 
     A context manager; close() ends it, and so does the garbage collector. Any method may be called
     from any thread, and raises StaleHandle after close(). The GIL is released while the library
@@ -121,6 +129,8 @@ class Cache:
         table_leaves: int = 0,
         threads: int = 0,
         device: str = "cpu",
+        device_ordinal: int = 0,
+        stream: Any = None,
         isa: str | None = None,
         faults: str | None = None,
         fault_seed: int = 0,
@@ -149,6 +159,9 @@ class Cache:
         self.threads = config.pointer.threads
         self.device = device
         self.isa = text(lib.pkv_cache_isa(self._handle))
+        self._stream: Any = None
+        if stream is not None:
+            self.use_stream(stream)
 
     def _create(self, config: Config, own: FaultSpec) -> None:
         config.check()
@@ -205,10 +218,13 @@ class Cache:
         dtype    of the result: "f32", "f16", or "bf16" as uint16 bit patterns
         Returns  k [end - begin, kv_heads, head_dim], v [end - begin, kv_heads, value_dim]
 
-        Raises StaleHandle, Busy (in a step), OutOfRange (also: rolled off), DeviceIOError.
+        Raises StaleHandle, Busy (in a step), OutOfRange (also: rolled off), DeviceIOError,
+        NotSupported (on a GPU, where there is read_into).
         """
         handle = self._live_sequence(sequence)
         index = self._layer(layer)
+        if self.device == "cuda":
+            raise NotSupported("Cache.read: the cache is on a GPU; read_into takes arrays there")
         first = unsigned("begin", begin)
         last = len(sequence) if end is None else unsigned("end", end)
         kind = arrays.numpy_dtype(arrays.dtype_code("dtype", dtype))
@@ -219,6 +235,45 @@ class Cache:
         status = lib.pkv_seq_read(handle, sequence._handle, index, first, last, *pair)
         check(status, f"Cache.read: tokens [{first}, {last})")
         return k, v
+
+    def read_into(
+        self,
+        sequence: Sequence,
+        layer: int,
+        k: Any,
+        v: Any,
+        begin: int = 0,
+        *,
+        dtype: str | None = None,
+    ) -> None:
+        """Copy K and V of committed tokens from `begin` on into arrays, as many as they have rows.
+
+        k, v     [tokens, kv_heads, head_dim] and [tokens, kv_heads, value_dim], written
+        dtype    "bf16" when k and v are uint16 arrays that take bfloat16
+
+        Raises InvalidArgument, StaleHandle, Busy (in a step), OutOfRange (also: rolled off),
+        DeviceIOError, DeviceFailed.
+        """
+        handle = self._live_sequence(sequence)
+        index = self._layer(layer)
+        first = unsigned("begin", begin)
+        rows = arrays.view("k", k, dtype, True, self.device).shape[:1]
+        last = first + (rows[0] if rows else 0)
+        pair = self._key_value(k, v, dtype, last - first, "tokens", writable=True)
+        status = lib.pkv_seq_read(handle, sequence._handle, index, first, last, *pair)
+        check(status, f"Cache.read_into: tokens [{first}, {last})")
+
+    def use_stream(self, stream: Any) -> None:
+        """Work in the order of `stream` from now on; what came before is done first.
+
+        stream  of torch or CuPy, a cudaStream_t as an integer, or None for the default stream, in
+                which a new cache works. Arrays must be ready in its order.
+
+        Raises InvalidArgument, NotSupported (on another device than "cuda"), DeviceFailed.
+        """
+        handle = ffi.cast("void*", _stream_handle(stream))
+        check(lib.pkv_cache_set_stream(self._live(), handle), "Cache.use_stream: stream")
+        self._stream = stream  # must not be destroyed while it is in use
 
     def stats(self) -> Stats:
         """The counters of the cache at this moment."""
@@ -314,12 +369,14 @@ class Cache:
         return sequence._live()
 
     def _key_value(
-        self, k: Any, v: Any, dtype: str | None, rows: int, word: str
+        self, k: Any, v: Any, dtype: str | None, rows: int, word: str, writable: bool = False
     ) -> tuple[Any, Any]:
         """Pointers to a pkv_array of K and one of V, which must have `rows` rows."""
         k_words, v_words = f"[{word}, kv_heads, head_dim]", f"[{word}, kv_heads, value_dim]"
-        k_view = arrays.expect("k", k, (rows, self.kv_heads, self.head_dim), k_words, dtype)
-        v_view = arrays.expect("v", v, (rows, self.kv_heads, self.value_dim), v_words, dtype)
+        k_shape = (rows, self.kv_heads, self.head_dim)
+        v_shape = (rows, self.kv_heads, self.value_dim)
+        k_view = arrays.expect("k", k, k_shape, k_words, dtype, writable, self.device)
+        v_view = arrays.expect("v", v, v_shape, v_words, dtype, writable, self.device)
         pair = ffi.new("pkv_array[2]")
         arrays.pack("k", k_view, pair[0])
         arrays.pack("v", v_view, pair[1])
@@ -330,3 +387,12 @@ class Cache:
         if index >= self.layers:
             raise OutOfRange(f"layer: expected 0 to {self.layers - 1}, got {index}")
         return index
+
+
+def _stream_handle(stream: Any) -> int:
+    """The cudaStream_t of a stream of torch or CuPy, or of what is one already."""
+    for name in ("cuda_stream", "ptr"):
+        handle = getattr(stream, name, None)
+        if isinstance(handle, int):
+            return handle
+    return 0 if stream is None else unsigned("stream", stream, bits=64)

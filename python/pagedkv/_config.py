@@ -14,7 +14,7 @@ from .errors import CLASSES, InvalidArgument
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["CacheOptions", "Config", "sizes"]
+__all__ = ["CacheOptions", "Config", "sizes", "why_absent"]
 
 
 class CacheOptions(TypedDict, total=False):
@@ -39,6 +39,8 @@ class CacheOptions(TypedDict, total=False):
     table_leaves: int
     threads: int
     device: str
+    device_ordinal: int
+    stream: Any
     isa: str | None
     faults: str | None
     fault_seed: int
@@ -67,6 +69,7 @@ _CONFIG_FIELDS = {
     "table_leaves": "table_leaves_max",
     "trace_events": "trace_events_max",
     "threads": "threads",
+    "device_ordinal": "device_ordinal",
 }
 _KEYWORDS = {field: keyword for keyword, field in (_GROUP_FIELDS | _CONFIG_FIELDS).items()}
 _SEEDS = ("seed", "fault_seed")
@@ -143,6 +146,12 @@ def sizes(**options: Unpack[CacheOptions]) -> Sizes:
         if keyword not in CacheOptions.__annotations__:
             raise InvalidArgument(f"{keyword}: not a keyword of Cache")
     return Config(dict(options)).check()
+
+
+def why_absent(device: str) -> str | None:
+    """Why no cache can be created on `device` here, "cuda" for example; None when one can."""
+    why = lib.pkv_device_absent(device.encode())
+    return None if why == ffi.NULL else text(why).removeprefix("device: ")
 
 
 def _processors() -> int:

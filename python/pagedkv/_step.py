@@ -95,9 +95,9 @@ class Step:
         v       [step.tokens, kv_heads, value_dim], likewise
         dtype   "bf16" when k and v are uint16 arrays that hold bfloat16
 
-        Raises InvalidArgument, StaleHandle, OutOfRange (layer), NonFinite, DeviceIOError. After the
-        last two the slots of this layer hold nothing defined: write again, or leave the step.
-        Threads may write different layers at once; the GIL is released.
+        Raises InvalidArgument, StaleHandle, OutOfRange (layer), NonFinite, DeviceIOError,
+        DeviceFailed. After the last three the slots of this layer hold nothing defined: write
+        again, or leave the step. Threads may write different layers at once; the GIL is released.
         """
         cache = self._cache
         index = cache._layer(layer)
@@ -156,15 +156,17 @@ class Step:
         softcap  c > 0: scores become c * tanh(score / c)
         lse      float32 [step.tokens, heads], written: natural logarithm of the softmax sum
         dtype    "bf16" when q and out are uint16 arrays that hold bfloat16
-        Returns  out
+        Returns  out; on a GPU it is complete when the stream of the cache has come to it
 
         Raises InvalidArgument, StaleHandle, OutOfRange (layer), NonFinite (in q; out is untouched),
-        DeviceIOError. The GIL is released.
+        DeviceIOError, DeviceFailed, NotSupported. The GIL is released.
         """
         cache = self._cache
         index = cache._layer(layer)
         words = "[step.tokens, heads, head_dim]"
-        q_view = arrays.expect("q", q, (self.tokens, None, cache.head_dim), words, dtype)
+        q_view = arrays.expect(
+            "q", q, (self.tokens, None, cache.head_dim), words, dtype, device=cache.device
+        )
         heads = q_view.shape[1]
         if heads % cache.kv_heads:
             raise InvalidArgument(
@@ -174,7 +176,9 @@ class Step:
         if out is None:
             out = arrays.like(q, q_view, shape)
         words = "[step.tokens, heads, value_dim]"
-        out_view = arrays.expect("out", out, shape, words, dtype, writable=True)
+        out_view = arrays.expect(
+            "out", out, shape, words, dtype, writable=True, device=cache.device
+        )
         call = ffi.new("pkv_attention*")
         arrays.pack("q", q_view, call.q)
         arrays.pack("out", out_view, call.out)
@@ -184,8 +188,13 @@ class Step:
         call.scale = 0.0 if scale is None else finite("scale", scale)
         call.softcap = _softcap(softcap)
         if lse is not None:
-            call.lse = _lse_pointer(lse, (self.tokens, heads))
+            call.lse = _lse_pointer(lse, (self.tokens, heads), cache.device)
         status = lib.pkv_attend(cache._live(), self._handle, index, call)
+        if status == lib.PKV_EINVAL and cache.device == "cuda":
+            raise InvalidArgument(
+                "q, out or lse: expected memory that the GPU of the cache reaches, "
+                "and elements that do not overlap each other"
+            )
         if status == lib.PKV_EINVAL:
             raise InvalidArgument("out: expected elements that do not overlap each other")
         if status:
@@ -325,8 +334,9 @@ def _softcap(softcap: float) -> float:
     return value
 
 
-def _lse_pointer(lse: Any, shape: tuple[int, int]) -> Any:
-    found = arrays.expect("lse", lse, shape, "[step.tokens, heads]", "f32", writable=True)
+def _lse_pointer(lse: Any, shape: tuple[int, int], device: str) -> Any:
+    words = "[step.tokens, heads]"
+    found = arrays.expect("lse", lse, shape, words, "f32", writable=True, device=device)
     if found.strides != (4 * shape[1], 4) or found.pointer % 4:
         raise InvalidArgument("lse: expected a contiguous, aligned array")
     return ffi.cast("float*", found.pointer)

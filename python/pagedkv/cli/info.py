@@ -7,6 +7,8 @@ import os
 
 import pagedkv
 
+DEVICES = ("cpu", "cuda", "sim")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `pagedkv info`."""
@@ -27,7 +29,8 @@ def run(options: argparse.Namespace) -> int:
             "header": pagedkv.get_include(),
             "instruction set": cache.isa,
             "threads": cache.threads,
-            "devices": "cpu, sim",
+            "devices": ", ".join(name for name in DEVICES if pagedkv.why_absent(name) is None),
+            "cuda": pagedkv.why_absent("cuda") or "present",
             "fault points": len(points),
             "faults armed": faults or "none",
         }
