@@ -314,6 +314,7 @@ PKV_API const char* pkv_cache_isa(const pkv_cache* cache);
  *   Types    key_dim and value_dim are the same and one of 64, 96, 128, 256; K and V are stored in
  *            the same type, f16, bf16, i8 or e4m3; block_tokens is a multiple of 16; at most 128
  *            query heads share a KV head. Others give PKV_ENOTSUP.
+ *   GPUs     Compute capability 8.0 (Ampere) or newer.
  *   Failure  After an error that the GPU does not recover from, every call that needs it gives
  *            PKV_EDEVICE. The process lives, and the cache can be destroyed. */
 

@@ -1,0 +1,52 @@
+/* gpu.h - the state of an open CUDA device, which device.c opens and jobs.c works with. */
+#ifndef PKVI_DEVICE_CUDA_GPU_H
+#define PKVI_DEVICE_CUDA_GPU_H
+
+#include "device/cuda/cells.h"
+#include "device/cuda/tables.h"
+#include <pthread.h>
+
+struct pkvi_gpu {
+    struct pkvi_device device;
+    struct pkvi_mem* mem;
+    struct pkvi_faults* faults;
+    struct pkvi_clock* clock;
+    char isa[16];
+    int ordinal;
+    uint32_t multiprocessors;
+    pthread_mutex_t lock; /* of all that follows */
+    bool has_lock;
+    bool has_failed; /* for good */
+    struct pkvi_gpu_stream* stream;
+    struct pkvi_gpu_event* handover; /* from one stream to the next */
+    struct pkvi_gpu_limits limits;
+    struct pkvi_gpu_cells slot_cells;
+    uint32_t slots_max; /* of a cell */
+    struct pkvi_gpu_cells table_cells;
+    struct pkvi_gpu_tables* tables; /* [table_cells.count]; pointers into device memory */
+    uint32_t* round_ends;           /* of all tables */
+    struct pkvi_gpu_item* prefill;  /* [bounds.prefill_items] scratch */
+    float* partials;
+    uint32_t* merges;
+};
+
+static inline struct pkvi_gpu* pkvi_gpu_of(struct pkvi_device* device) {
+    return (struct pkvi_gpu*)device;
+}
+
+/* Take the lock and select the GPU for this thread; *before was selected by the caller. `status` is
+ * what a fault point said, visited before: a pause there stops nobody else.
+ * Errors  `status`, and PKV_EDEVICE when the device has failed for good; then nothing is held. */
+int pkvi_gpu_enter(struct pkvi_gpu* gpu, int status, int* before);
+
+/* Let go, and hand `status` on; PKV_EDEVICE is remembered. */
+int pkvi_gpu_leave(struct pkvi_gpu* gpu, int before, int status);
+
+/* The operations of the vtable that start kernels. */
+int pkvi_gpu_write(struct pkvi_device* device, const struct pkvi_kv_job* job);
+int pkvi_gpu_read(struct pkvi_device* device, const struct pkvi_kv_job* job);
+int pkvi_gpu_attend(struct pkvi_device* device, const struct pkvi_attend_job* job);
+
+int pkvi_gpu_open(const struct pkvi_device_config* config, struct pkvi_device** device);
+
+#endif

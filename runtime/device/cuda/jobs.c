@@ -1,0 +1,194 @@
+/* jobs.c - write, read and attend on the CUDA device: sends what kernels need to know, once for
+ * each plan, and starts them. */
+#include "device/cuda/gpu.h"
+#include "device/cuda/kernels.h"
+
+#include <string.h>
+
+/* ---- What kernels are given ------------------------------------------------------------------ */
+
+static struct pkvi_gpu_blocks blocks_of(const struct pkvi_layout* layout,
+                                        const struct pkvi_space* space, uint32_t layer) {
+    return (struct pkvi_gpu_blocks){
+        .base = space->base,
+        .extent_bytes = space->extent_bytes,
+        .block_bytes = space->block_bytes,
+        .layer_offset = layer * layout->layer_bytes,
+        .k_head_bytes = layout->k_head_bytes,
+        .v_head_bytes = layout->v_head_bytes,
+        .v_offset = layout->v_offset,
+        .k_scale_offset = layout->k_scale_offset,
+        .v_scale_offset = layout->v_scale_offset,
+        .blocks_per_extent = space->blocks_per_extent,
+        .block_tokens = layout->group.block_tokens,
+        .kv_heads = layout->group.kv_heads,
+        .dim = layout->group.key_dim,
+        .k_dtype = layout->group.k_dtype,
+        .v_dtype = layout->group.v_dtype,
+    };
+}
+
+static struct pkvi_gpu_array array_of(const pkv_array* array) {
+    return (struct pkvi_gpu_array){array->data, array->row_stride, array->head_stride,
+                                   array->dtype};
+}
+
+/* ---- Write and read -------------------------------------------------------------------------- */
+
+typedef int launch_kv(const struct pkvi_gpu_kv* job, struct pkvi_gpu_stream* stream);
+
+static void advance(struct pkvi_gpu_array* array, uint64_t rows) {
+    if (array->data == NULL) return;
+    const uint64_t bytes = rows * array->row_stride * pkvi_dtype_bytes(array->dtype);
+    array->data = (unsigned char*)array->data + bytes;
+}
+
+/* Send `count` slots, unless they are there. */
+static int send_slots(struct pkvi_gpu* gpu, uint64_t plan, const uint32_t* slots, uint32_t count,
+                      const uint32_t** there) {
+    const struct pkvi_gpu_key key = {plan, 0};
+    struct pkvi_gpu_cell* cell = pkvi_gpu_cell_find(&gpu->slot_cells, key);
+    if (cell == NULL) {
+        PKVI_TRY(pkvi_gpu_cell_take(&gpu->slot_cells, &cell));
+        memcpy(cell->staging, slots, count * sizeof *slots);
+        PKVI_TRY(pkvi_gpu_cell_send(cell, key, count * sizeof *slots, gpu->stream));
+    }
+    *there = (const uint32_t*)cell->memory;
+    return PKV_OK;
+}
+
+/* A job of a plan goes in one piece; others may be of any size. */
+static int move(struct pkvi_gpu* gpu, const struct pkvi_kv_job* job, launch_kv* launch) {
+    struct pkvi_gpu_kv piece = {
+        .blocks = blocks_of(job->layout, job->space, job->layer),
+        .k = array_of(&job->k),
+        .v = array_of(&job->v),
+    };
+    for (uint32_t done = 0; done < job->tokens; done += piece.tokens) {
+        const uint32_t rest = job->tokens - done;
+        piece.tokens = rest < gpu->slots_max ? rest : gpu->slots_max;
+        PKVI_TRY(send_slots(gpu, job->plan, job->slots + done, piece.tokens, &piece.slots));
+        PKVI_TRY(launch(&piece, gpu->stream));
+        advance(&piece.k, piece.tokens);
+        advance(&piece.v, piece.tokens);
+    }
+    return PKV_OK;
+}
+
+static bool reaches(const pkv_array* array) {
+    return array->data == NULL || pkvi_gpu_reaches(array->data);
+}
+
+static int run_kv(struct pkvi_device* device, const struct pkvi_kv_job* job,
+                  enum pkvi_fault_point point, launch_kv* launch) {
+    struct pkvi_gpu* gpu = pkvi_gpu_of(device);
+    int before;
+    PKVI_TRY(pkvi_gpu_enter(gpu, pkvi_fault_check(gpu->faults, point), &before));
+    const bool is_valid = reaches(&job->k) && reaches(&job->v);
+    return pkvi_gpu_leave(gpu, before, is_valid ? move(gpu, job, launch) : PKV_EINVAL);
+}
+
+int pkvi_gpu_write(struct pkvi_device* device, const struct pkvi_kv_job* job) {
+    return run_kv(device, job, PKVI_FAULT_DEVICE_WRITE, pkvi_gpu_launch_write);
+}
+
+int pkvi_gpu_read(struct pkvi_device* device, const struct pkvi_kv_job* job) {
+    return run_kv(device, job, PKVI_FAULT_DEVICE_READ, pkvi_gpu_launch_read);
+}
+
+/* ---- Attention ------------------------------------------------------------------------------- */
+
+/* From staging memory to where the same is in device memory. */
+static void move_there(const struct pkvi_gpu_cell* cell, struct pkvi_gpu_tables* tables) {
+    const ptrdiff_t distance = cell->memory - cell->staging;
+    tables->starts = (uint32_t*)((unsigned char*)tables->starts + distance);
+    tables->lengths = (uint32_t*)((unsigned char*)tables->lengths + distance);
+    tables->counts = (uint32_t*)((unsigned char*)tables->counts + distance);
+    tables->block_table = (uint32_t*)((unsigned char*)tables->block_table + distance);
+    tables->decode = (struct pkvi_gpu_item*)((unsigned char*)tables->decode + distance);
+    tables->prefill = (struct pkvi_gpu_item*)((unsigned char*)tables->prefill + distance);
+}
+
+/* Cut the work and send its tables, unless they are there. */
+static int send_tables(struct pkvi_gpu* gpu, const struct pkvi_attend_job* job,
+                       const struct pkvi_gpu_tables** there) {
+    const struct pkvi_gpu_key key = {job->plan, job->query_heads};
+    struct pkvi_gpu_cell* cell = pkvi_gpu_cell_find(&gpu->table_cells, key);
+    const bool is_there = cell != NULL;
+    if (!is_there) PKVI_TRY(pkvi_gpu_cell_take(&gpu->table_cells, &cell));
+    struct pkvi_gpu_tables* tables = &gpu->tables[cell - gpu->table_cells.cells];
+    *there = tables;
+    if (is_there) return PKV_OK;
+    uint64_t bytes;
+    pkvi_gpu_tables_fill(job, &gpu->limits, gpu->prefill, cell->staging, tables, &bytes);
+    move_there(cell, tables);
+    return pkvi_gpu_cell_send(cell, key, bytes, gpu->stream);
+}
+
+static uint32_t smaller(uint32_t a, uint32_t b) {
+    return a < b ? a : b;
+}
+
+static int launch_rounds(struct pkvi_gpu* gpu, struct pkvi_gpu_attend* call,
+                         const struct pkvi_gpu_tables* tables) {
+    const struct pkvi_gpu_blocks* blocks = &call->blocks;
+    const uint32_t decode_max = gpu->multiprocessors * pkvi_gpu_decode_blocks_per_multiprocessor(
+                                                           blocks->dim, blocks->k_dtype);
+    const uint32_t prefill_max = gpu->multiprocessors * pkvi_gpu_prefill_blocks_per_multiprocessor(
+                                                            blocks->dim, blocks->k_dtype);
+    uint32_t begin = 0;
+    for (uint32_t r = 0; r < tables->rounds; r++) {
+        const uint32_t end = tables->round_ends[r];
+        call->items = tables->decode + begin;
+        call->item_count = tables->counts + r;
+        PKVI_TRY(pkvi_gpu_launch_decode(call, smaller(end - begin, decode_max), gpu->stream));
+        begin = end;
+    }
+    if (tables->prefill_count == 0) return PKV_OK;
+    call->items = tables->prefill;
+    call->item_count = tables->counts + tables->rounds;
+    return pkvi_gpu_launch_prefill(call, smaller(tables->prefill_count, prefill_max), gpu->stream);
+}
+
+static int attend(struct pkvi_gpu* gpu, const struct pkvi_attend_job* job) {
+    const pkv_group_config* group = &job->layout->group;
+    const struct pkvi_gpu_tables* tables;
+    PKVI_TRY(send_tables(gpu, job, &tables));
+    struct pkvi_gpu_attend call = {
+        .blocks = blocks_of(job->layout, job->space, job->layer),
+        .q = array_of(&job->q),
+        .out = array_of(&job->out),
+        .lse = job->lse,
+        .starts = tables->starts,
+        .lengths = tables->lengths,
+        .block_table = tables->block_table,
+        .table_stride = tables->table_stride,
+        .query_heads = job->query_heads,
+        .group_heads = job->query_heads / group->kv_heads,
+        .window = group->window,
+        .sinks = group->sinks,
+        .scale = job->scale,
+        .softcap = job->softcap,
+        .partials = gpu->partials,
+        .merges = gpu->merges,
+    };
+    return launch_rounds(gpu, &call, tables);
+}
+
+static int check_attend(const struct pkvi_attend_job* job) {
+    if (job->query_heads / job->layout->group.kv_heads > PKVI_GPU_GROUP_HEADS_MAX)
+        return PKV_ENOTSUP;
+    if (!reaches(&job->q) || !reaches(&job->out)) return PKV_EINVAL;
+    if (job->lse == NULL) return PKV_OK;
+    if ((uintptr_t)job->lse % sizeof *job->lse != 0) return PKV_EINVAL;
+    return pkvi_gpu_reaches(job->lse) ? PKV_OK : PKV_EINVAL;
+}
+
+int pkvi_gpu_attend(struct pkvi_device* device, const struct pkvi_attend_job* job) {
+    struct pkvi_gpu* gpu = pkvi_gpu_of(device);
+    int before;
+    PKVI_TRY(pkvi_gpu_enter(gpu, pkvi_fault_check(gpu->faults, PKVI_FAULT_DEVICE_ATTEND), &before));
+    int status = check_attend(job);
+    if (status == PKV_OK) status = attend(gpu, job);
+    return pkvi_gpu_leave(gpu, before, status);
+}

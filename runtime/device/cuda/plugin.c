@@ -1,0 +1,53 @@
+/* plugin.c - what the loader is given: whether there is a GPU, whether it does what a config asks
+ * for, and how it is opened. */
+#include "device/cuda/plugin.h"
+
+#include "device/cuda/gpu.h"
+#include "device/cuda/kernels.h"
+
+enum { OLDEST_COMPUTE_MAJOR = 8 };
+
+static int refuse(const char* sentence, const char** why) {
+    *why = sentence;
+    return PKV_ENOTSUP;
+}
+
+static int check_ordinal(const pkv_config* config, const char** why) {
+    struct pkvi_gpu_properties properties;
+    int count = 0;
+    PKVI_TRY(pkvi_gpu_count(&count));
+    if (config->device_ordinal >= (uint32_t)count)
+        return refuse("device_ordinal: there are not so many GPUs", why);
+    PKVI_TRY(pkvi_gpu_describe((int)config->device_ordinal, &properties));
+    if (properties.compute_major < OLDEST_COMPUTE_MAJOR)
+        return refuse("device_ordinal: the GPU is older than Ampere (compute capability 8.0)", why);
+    return PKV_OK;
+}
+
+static int check(const pkv_config* config, const char** why) {
+    const pkv_group_config* group = &config->groups[0];
+    *why = "device: the GPU has failed";
+    PKVI_TRY(check_ordinal(config, why));
+    if (group->value_dim != group->key_dim)
+        return refuse("groups[0].value_dim: the same as key_dim on \"cuda\"", why);
+    if (!pkvi_gpu_has_kernel(group->key_dim, PKV_F16, PKV_F16))
+        return refuse("groups[0].key_dim: 64, 96, 128 or 256 on \"cuda\"", why);
+    if (!pkvi_gpu_has_kernel(group->key_dim, group->k_dtype, group->k_dtype))
+        return refuse("groups[0].k_dtype: f16, bf16, i8 or e4m3 on \"cuda\"", why);
+    if (!pkvi_gpu_has_kernel(group->key_dim, group->v_dtype, group->v_dtype))
+        return refuse("groups[0].v_dtype: f16, bf16, i8 or e4m3 on \"cuda\"", why);
+    if (!pkvi_gpu_has_kernel(group->key_dim, group->k_dtype, group->v_dtype))
+        return refuse("groups[0].v_dtype: the same as k_dtype on \"cuda\"", why);
+    if (group->block_tokens % PKVI_GPU_TILE_TOKENS != 0)
+        return refuse("groups[0].block_tokens: a multiple of 16 on \"cuda\"", why);
+    return PKV_OK;
+}
+
+extern const struct pkvi_plugin pkvi_cuda_plugin;
+
+__attribute__((visibility("default"))) const struct pkvi_plugin pkvi_cuda_plugin = {
+    .stamp = PKVI_PLUGIN_STAMP,
+    .absent = pkvi_gpu_absent,
+    .check = check,
+    .open = pkvi_gpu_open,
+};
