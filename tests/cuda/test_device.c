@@ -26,6 +26,7 @@ static pkv_config config_of(const char* device) {
                                           .v_dtype = PKV_BF16};
     config.blocks = 64;
     config.sequences_max = 8;
+    config.sequence_tokens_max = 320;
     config.plan_tokens_max = ROWS_MAX;
     config.seed = 1;
     return config;
@@ -205,6 +206,74 @@ TEST(a_shared_tail_is_copied_in_the_order_of_the_stream) {
     arrays_close(&first);
     arrays_close(&second);
     pkv_cache_destroy(cache);
+    expect_nothing_left();
+}
+
+/* Tokens that were computed elsewhere come in, more than one plan takes at a time. */
+static void import(pkv_cache* cache, pkv_seq seq, uint32_t count, float* k, float* v) {
+    const pkv_array k_array = {.data = k};
+    const pkv_array v_array = {.data = v};
+    for (uint32_t done = 0; done < count; done += ROWS_MAX)
+        ASSERT_OK(pkv_seq_append(cache, seq, NULL,
+                                 count - done < ROWS_MAX ? count - done : ROWS_MAX, NULL));
+    for (uint32_t layer = 0; layer < LAYERS; layer++)
+        ASSERT_OK(pkv_seq_write(cache, seq, layer, &k_array, &v_array));
+    ASSERT_OK(pkv_seq_commit(cache, seq));
+}
+
+/* Sequences of which two are read in several splits, in an order in which the longest is neither
+ * first nor last, and each with its own number of new tokens. With tiny limits the two do not fit
+ * into one round. */
+TEST(sequences_of_all_lengths_are_attended_to_at_once) {
+    enum { SEQS = 4 };
+    const uint32_t lengths[SEQS] = {20, 300, 1, 270};
+    const uint32_t counts[SEQS] = {1, 16, 30, 13};
+    emulator_reset(14);
+    pkv_cache* cuda = open_on("cuda");
+    pkv_cache* sim = open_on("sim");
+    pkv_entry on_cuda[SEQS];
+    pkv_entry on_sim[SEQS];
+    float* k[SEQS];
+    float* v[SEQS];
+    uint32_t rows = 0;
+    for (uint32_t i = 0; i < SEQS; i++) {
+        k[i] = random_floats((uint64_t)lengths[i] * HEADS * DIM, 10 * i);
+        v[i] = random_floats((uint64_t)lengths[i] * HEADS * DIM, 10 * i + 1);
+        on_cuda[i] = (pkv_entry){new_seq(cuda), NULL, counts[i]};
+        on_sim[i] = (pkv_entry){new_seq(sim), NULL, counts[i]};
+        import(cuda, on_cuda[i].seq, lengths[i], k[i], v[i]);
+        import(sim, on_sim[i].seq, lengths[i], k[i], v[i]);
+        rows += counts[i];
+    }
+    struct arrays arrays = arrays_open(5);
+    struct arrays wanted = arrays_open(5);
+    pkv_plan cuda_plan;
+    pkv_plan sim_plan;
+    ASSERT_OK(pkv_plan_begin(cuda, on_cuda, SEQS, &cuda_plan));
+    ASSERT_OK(pkv_plan_begin(sim, on_sim, SEQS, &sim_plan));
+    ASSERT_OK(write_layer(cuda, cuda_plan, 2, &arrays));
+    ASSERT_OK(write_layer(sim, sim_plan, 2, &wanted));
+    ASSERT_OK(attend_layer(cuda, cuda_plan, 2, &arrays));
+    ASSERT_OK(attend_layer(sim, sim_plan, 2, &wanted));
+    ASSERT_OK(pkvi_gpu_stream_wait(NULL));
+    expect_near(arrays.out, wanted.out, (uint64_t)rows * HEADS * GROUP * DIM, 0.02F);
+    expect_near(arrays.lse, wanted.lse, (uint64_t)rows * HEADS * GROUP, 0.005F);
+    ASSERT_OK(pkv_plan_abort(cuda, cuda_plan));
+
+    float* back = floats((uint64_t)200 * HEADS * DIM);
+    const pkv_array back_array = {.data = back};
+    ASSERT_OK(pkv_seq_read(cuda, on_cuda[1].seq, 1, 100, 300, NULL, &back_array));
+    ASSERT_OK(pkvi_gpu_stream_wait(NULL));
+    expect_near(back, v[1] + 100 * HEADS * DIM, (uint64_t)200 * HEADS * DIM, 0.02F);
+    pkvi_gpu_free(back);
+    for (uint32_t i = 0; i < SEQS; i++) {
+        pkvi_gpu_free(k[i]);
+        pkvi_gpu_free(v[i]);
+    }
+    arrays_close(&arrays);
+    arrays_close(&wanted);
+    pkv_cache_destroy(cuda);
+    pkv_cache_destroy(sim);
     expect_nothing_left();
 }
 

@@ -13,10 +13,7 @@
 
 #include <stdio.h>
 
-enum {
-    SLOTS_MIN = 256, /* room of a cell of slots, at least */
-    LOOSE_CELLS = 2, /* for jobs of no plan, besides one for each plan */
-};
+enum { LOOSE_CELLS = 2 }; /* of slots, for jobs of no plan, besides one for each plan */
 
 /* ---- Entering and leaving -------------------------------------------------------------------- */
 
@@ -203,7 +200,7 @@ static int open_parts(struct pkvi_gpu* gpu, const struct pkvi_device_config* con
              properties.compute_minor);
     gpu->multiprocessors = properties.multiprocessors;
     if (!pkvi_gpu_limits_of(config, &gpu->limits)) return PKV_ENOMEM;
-    gpu->slots_max = config->plan_tokens_max > SLOTS_MIN ? config->plan_tokens_max : SLOTS_MIN;
+    gpu->slots_max = config->plan_tokens_max;
     PKVI_TRY(pkvi_gpu_event_open(&gpu->handover));
     PKVI_TRY(pkvi_gpu_cells_open(&gpu->slot_cells, gpu->mem, config->plans_max + LOOSE_CELLS,
                                  gpu->slots_max * sizeof(uint32_t)));

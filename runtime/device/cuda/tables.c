@@ -1,26 +1,22 @@
 /* tables.c - see tables.h. */
 #include "device/cuda/tables.h"
 
+#include "base/limits.h"
 #include <string.h>
 
-enum {
-    TABLE_ALIGNMENT = 64,
-    TABLES = 6,
-    /* Partial results of 256 sequences at 4k tokens with 32 query heads of 128 dims take 34 MB.
-     * What does not fit runs in a further round, after the first, with fewer thread blocks at a
-     * time. */
-    PARTIALS_BYTES = 64 << 20,
-};
+enum { TABLE_ALIGNMENT = 64, TABLES = 6 };
 
 static uint64_t aligned(uint64_t bytes) {
     return (bytes + TABLE_ALIGNMENT - 1) / TABLE_ALIGNMENT * TABLE_ALIGNMENT;
 }
 
+/* Partial results of 256 sequences at 4k tokens with 32 query heads of 128 dims take 34 MB. What
+ * does not fit into PKVI_PARTIALS_BYTES runs in a further round, after the first. */
 static uint32_t choose_partial_rows(const struct pkvi_device_config* config,
                                     const struct pkvi_gpu_bounds* bounds) {
     const uint64_t row_bytes = (config->layout.group.value_dim + 2) * sizeof(float);
     uint64_t rows = bounds->entry_partial_rows * config->plan_sequences_max;
-    if (rows > PARTIALS_BYTES / row_bytes) rows = PARTIALS_BYTES / row_bytes;
+    if (rows > PKVI_PARTIALS_BYTES / row_bytes) rows = PKVI_PARTIALS_BYTES / row_bytes;
     if (rows < bounds->entry_partial_rows) rows = bounds->entry_partial_rows;
     return (uint32_t)rows;
 }
