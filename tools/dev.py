@@ -150,7 +150,7 @@ def tsan(job: Job) -> Result:
 
 
 def tiny(job: Job) -> Result:
-    return c_tests(job, "tiny", "-DPKV_TINY=ON")
+    return c_tests(job, "tiny", "-DPKV_TINY=ON", "-DPKV_CUDA=OFF")
 
 
 def verify(*arguments: str) -> Callable[[Job], Result]:
