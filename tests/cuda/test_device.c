@@ -8,6 +8,7 @@
 #include "base/hash.h"
 #include "device/cuda/kernels.h"
 #include "emulator/system.h"
+#include <pthread.h>
 
 enum { DIM = 64, HEADS = 2, GROUP = 4, LAYERS = 3, BLOCK = 16, ROWS_MAX = 64 };
 
@@ -362,6 +363,61 @@ TEST(staging_memory_is_not_overwritten_before_it_was_sent) {
         expect_near(steps[step].out, wanted[step].out, elements, 0.02F);
         arrays_close(&steps[step]);
         arrays_close(&wanted[step]);
+    }
+    pkv_cache_destroy(cuda);
+    pkv_cache_destroy(sim);
+    expect_nothing_left();
+}
+
+/* ---- Threads --------------------------------------------------------------------------------- */
+
+struct worker {
+    pkv_cache* cache;
+    pkv_seq seq;
+    struct arrays arrays;
+    int status; /* the first that was not PKV_OK */
+};
+
+static int step_of_worker(struct worker* worker) {
+    const pkv_entry entry = {worker->seq, NULL, 5};
+    pkv_plan plan;
+    int status = pkv_plan_begin(worker->cache, &entry, 1, &plan);
+    for (uint32_t layer = 0; layer < LAYERS && status == PKV_OK; layer++) {
+        status = write_layer(worker->cache, plan, layer, &worker->arrays);
+        if (status == PKV_OK) status = attend_layer(worker->cache, plan, layer, &worker->arrays);
+    }
+    return status == PKV_OK ? pkv_plan_commit(worker->cache, plan) : status;
+}
+
+static void* run_worker(void* argument) {
+    struct worker* worker = argument;
+    for (uint32_t step = 0; step < 8 && worker->status == PKV_OK; step++)
+        worker->status = step_of_worker(worker);
+    return NULL;
+}
+
+/* Two threads, each with a plan of its own, put their work into the same stream. */
+TEST(threads_share_the_stream) {
+    emulator_reset(25);
+    pkv_cache* cuda = open_on("cuda");
+    pkv_cache* sim = open_on("sim");
+    struct worker workers[2];
+    pthread_t threads[2];
+    for (uint32_t i = 0; i < 2; i++) {
+        workers[i] = (struct worker){cuda, new_seq(cuda), arrays_open(100 * i), PKV_OK};
+        ASSERT_EQ(pthread_create(&threads[i], NULL, run_worker, &workers[i]), 0);
+    }
+    for (uint32_t i = 0; i < 2; i++)
+        ASSERT_EQ(pthread_join(threads[i], NULL), 0);
+    ASSERT_OK(pkvi_gpu_stream_wait(NULL));
+    for (uint32_t i = 0; i < 2; i++) {
+        struct worker wanted = {sim, new_seq(sim), arrays_open(100 * i), PKV_OK};
+        run_worker(&wanted);
+        ASSERT_OK(workers[i].status);
+        ASSERT_OK(wanted.status);
+        expect_near(workers[i].arrays.out, wanted.arrays.out, 5 * HEADS * GROUP * DIM, 0.02F);
+        arrays_close(&workers[i].arrays);
+        arrays_close(&wanted.arrays);
     }
     pkv_cache_destroy(cuda);
     pkv_cache_destroy(sim);

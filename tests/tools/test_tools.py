@@ -57,13 +57,15 @@ def test_layers_accept_a_good_tree(house: Path) -> None:
         ("runtime/core/pool.c", '# include "api/api.h"', "of a layer above core"),
         ("runtime/core/pool.c", '#include "pool.h"', "names no layer"),
         ("runtime/extra/new.c", "", "lies in none of the layers"),
+        ("runtime/core/pool.c", '#include "device/cuda/cells.h"', "plugin.h is for others"),
+        ("runtime/device/cuda/a.cuh", '#include "core/pool.h"', "of a layer above device"),
         ("examples/first.c", '#include "base/mem.h"', "only pagedkv.h is public"),
         ("python/build.py", '#include "core/pool.h"', "only pagedkv.h is public"),
         ("include/pagedkv.h", "#include <stdio.h>", "include/pagedkv.h: includes stdio.h"),
     ],
 )
 def test_layers_find_a_violation(house: Path, path: str, text: str, complaint: str) -> None:
-    (house / path).parent.mkdir(exist_ok=True)
+    (house / path).parent.mkdir(parents=True, exist_ok=True)
     (house / path).write_text(text + "\n")
     [found] = violations(house)
     assert found.startswith(path)
