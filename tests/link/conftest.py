@@ -53,7 +53,8 @@ def prefix(run: Run, need: Need, tmp_path_factory: pytest.TempPathFactory) -> Pa
     need("ninja")
     build = tmp_path_factory.mktemp("build")
     prefix = tmp_path_factory.mktemp("prefix")
-    run("cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_INSTALL_LIBDIR=lib")
+    options = ("-G", "Ninja", "-DCMAKE_INSTALL_LIBDIR=lib", "-DPKV_CUDA=OFF")
+    run("cmake", "-S", ROOT, "-B", build, *options)
     run("cmake", "--build", build)
     run("cmake", "--install", build, "--prefix", prefix)
     return prefix

@@ -84,6 +84,7 @@ struct Config {
     fault_seed: u64,
     memory: Hook,
     parallel: Hook,
+    device_ordinal: u32,
 }
 
 #[repr(C)]
