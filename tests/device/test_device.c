@@ -3,8 +3,9 @@
 #include "unit.h"
 
 TEST(devices_are_known_by_their_exact_names) {
-    static const char* const unknown[] = {"", "c", "cpu ", "CPU", "cpus", "simulator", "cuda"};
+    static const char* const unknown[] = {"", "c", "cpu ", "CPU", "cpus", "simulator", "gpu"};
     ASSERT(pkvi_device_known("cpu"));
+    ASSERT(pkvi_device_known("cuda"));
     ASSERT(pkvi_device_known("sim"));
     for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++)
         ASSERT(!pkvi_device_known(unknown[i]));
@@ -13,7 +14,7 @@ TEST(devices_are_known_by_their_exact_names) {
 TEST(an_unknown_device_is_refused) {
     const struct pkvi_device_config config = {.threads = 1};
     struct pkvi_device* device = NULL;
-    ASSERT_STATUS(pkvi_device_open("cuda", &config, &device), PKV_ENOTSUP);
+    ASSERT_STATUS(pkvi_device_open("gpu", &config, &device), PKV_ENOTSUP);
     ASSERT_PTR(device, NULL);
 }
 
