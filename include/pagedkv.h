@@ -310,7 +310,9 @@ PKV_API const char* pkv_cache_isa(const pkv_cache* cache);
  *            return before it is done. Arrays must stay as they are until it is. An error of the
  *            GPU may be reported by a later call.
  *   Numbers  NaN and infinity are not looked for, since that would have to wait for the GPU: there
- *            is no PKV_ENONFINITE, what comes in goes out.
+ *            is no PKV_ENONFINITE, what comes in goes out. Queries and softmax weights are rounded
+ *            to bf16, with a cache of f16 to f16; to twice as many bits when q is f32 and the cache
+ *            f16 or bf16. Sums are f32.
  *   Types    key_dim and value_dim are the same and one of 64, 96, 128, 256; K and V are stored in
  *            the same type, f16, bf16, i8 or e4m3; block_tokens is a multiple of 16; at most 128
  *            query heads share a KV head. Others give PKV_ENOTSUP.

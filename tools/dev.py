@@ -184,6 +184,12 @@ STAGES = [
     Stage("asan", "C tests, address and undefined sanitizers", asan, False),
     Stage("tsan", "C tests, thread sanitizer", tsan, False),
     Stage("sim", "10^7 random operations against the model", verify("sim"), False),
+    Stage(
+        "emulate",
+        "CUDA kernels under the emulator, with mistakes planted",
+        verify("emulate"),
+        False,
+    ),
     Stage("python", "Python, linking and engine tests", python_tests, True),
 ]
 

@@ -1,7 +1,7 @@
 """Run the CUDA kernels under the emulator, and see that planted mistakes are noticed.
 
 Used by `tools/verify emulate`. The kernels as they are come from the build; a mutant is compiled
-here, from a copy of its sources in which one line is changed, and linked with the rest of the build.
+here, from a copy of its sources in which one line is changed, and linked with the rest of it.
 """
 
 from __future__ import annotations
@@ -74,8 +74,10 @@ def build(mutant: Mutant, folder: Path, library: Path, support: list[Path]) -> P
         [*CC, *includes, "-c", sources / "split.c", "-o", "split.o"],
         [*CC, *includes, "-c", ROOT / "tests" / "cuda" / "test_kernels.c", "-o", "test.o"],
         # what is linked first counts: the library's own kernels are not used
-        ["c++", "test.o", "kernels.o", "split.o", *support, library, f"-Wl,-rpath,{library.parent}"]
-        + ["-lm", "-lpthread", "-ldl", "-o", "test_kernels"],
+        [
+            *("c++", "test.o", "kernels.o", "split.o", *support, library),
+            *(f"-Wl,-rpath,{library.parent}", "-lm", "-lpthread", "-ldl", "-o", "test_kernels"),
+        ],
     ]
     for step in steps:
         finished = run(step, folder)

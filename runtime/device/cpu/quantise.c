@@ -55,8 +55,9 @@ static bool quantise_i4(const float* row, uint32_t dim, unsigned char* codes,
         const struct pkvi_scale scale = pkvi_scale_of_range(lowest, highest);
         if (!pkvi_scale_is_finite(PKV_I4, scale)) return false;
         for (uint32_t d = begin; d < end; d++)
-            codes[d] = pkvi_encode_integer((row[d] - scale.minimum) * pkvi_scale_inverse(scale.scale)) &
-                       I4_LARGEST;
+            codes[d] =
+                pkvi_encode_integer((row[d] - scale.minimum) * pkvi_scale_inverse(scale.scale)) &
+                I4_LARGEST;
         scales[begin / PKVI_GROUP_DIMS] = scale;
     }
     return true;

@@ -204,7 +204,7 @@ enum {
 
 template <uint32_t DTYPE, int DIM, int PARTS> struct prefill_shape {
     using tile = tile_shape<DTYPE, DIM>;
-    static constexpr int tiles = DIM > 128 ? 2 : 4; /* of a step */
+    static constexpr int tiles = DIM <= 128 ? 4 : PARTS == 1 ? 2 : 1; /* of a step */
     static constexpr int query_bytes = PARTS * PKVI_GPU_PREFILL_ROWS * tile::query_pitch;
     static constexpr int stage_bytes = tiles * tile::bytes;
     static constexpr int shared_bytes = query_bytes + PREFILL_STAGES * stage_bytes;

@@ -18,12 +18,14 @@ namespace gpu {
 template <class Job>
 int launch(void (*kernel)(Job), uint32_t blocks, uint32_t threads, size_t shared_bytes,
            pkvi_gpu_stream* stream, const Job& job) {
+    cudaLaunchConfig_t config = {};
+    config.gridDim = blocks;
+    config.blockDim = threads;
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = (cudaStream_t)stream;
     cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                              (int)shared_bytes);
-    if (error == cudaSuccess) {
-        kernel<<<blocks, threads, shared_bytes, (cudaStream_t)stream>>>(job);
-        error = cudaGetLastError();
-    }
+    if (error == cudaSuccess) error = cudaLaunchKernelEx(&config, kernel, job);
     return pkvi_gpu_status_of(error);
 }
 
