@@ -31,6 +31,7 @@ from pagedkv.engine import (
     SamplingParams,
     Tokenizer,
     cache_for,
+    default_dtype,
     first_difference,
     load_checkpoint,
     summarise,
@@ -58,8 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", type=Path, default=MODEL, metavar="DIR", help="Hugging Face checkpoint folder")
     add("--prompts", type=Path, default=PROMPTS, metavar="FILE", help="one per line, or JSON lines")
     add(
-        "--kv-dtype", type=_kv_dtypes, default="f32", metavar="TYPE",
-        help=f"type of K and V: {', '.join(KV_DTYPES)}; or two, as in i8/i4",
+        "--kv-dtype", type=_kv_dtypes, metavar="TYPE",
+        help=f"type of K and V: {', '.join(KV_DTYPES)}; or two, as in i8/i4 (default: f32; f16 on"
+        " cuda, which stores f16, bf16, i8 and e4m3)",
     )  # fmt: skip
     add("--blocks", type=at_least_1, default=160, metavar="N", help="blocks in the pool")
     add("--block-tokens", type=at_least_1, default=16, metavar="N", help="tokens in a block")
@@ -79,11 +81,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--check", action="store_true", help="compare with a contiguous cache, token by token")
     add("--show", type=at_least_0, default=0, metavar="N", help="print N of the texts")
     add("--json", type=Path, metavar="FILE", help="write figures and texts")
-    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add(
+        "--device", choices=("cpu", "cuda"), default="cpu",
+        help="where weights, K and V are; cuda needs a GPU and CuPy. --check computes on the CPU",
+    )  # fmt: skip
     add(
         "--row-tile", type=at_least_0, metavar="N",
         help="rows per matrix product; 0: all at once, which is faster for long prompts, but"
-        " rounding then depends on the batch (default: measured)",
+        " rounding then depends on the batch (default: measured; 64 on cuda)",
     )  # fmt: skip
 
 
@@ -115,16 +120,17 @@ def _pair(text: str) -> tuple[str, str]:
 
 def run(options: argparse.Namespace) -> int:
     """Carry out the command; returns the exit code."""
+    options.kv_dtype = options.kv_dtype or default_dtype(options.device)
     with ExitStack() as stack:
         try:
             job = _prepare(options, stack)
-        except (EngineError, pagedkv.Error) as error:
-            print(f"pagedkv run: {error}", file=sys.stderr)
+        except (EngineError, MemoryError, pagedkv.Error) as error:
+            print(f"pagedkv run: {str(error) or 'out of memory'}", file=sys.stderr)
             return 2
         try:
             return _serve(job, options)
-        except (FloatingPointError, OSError, EngineError, pagedkv.Error) as error:
-            print(f"pagedkv run: failed: {error}", file=sys.stderr)
+        except (FloatingPointError, OSError, EngineError, MemoryError, pagedkv.Error) as error:
+            print(f"pagedkv run: failed: {str(error) or 'out of memory'}", file=sys.stderr)
             return 1
 
 
@@ -133,6 +139,7 @@ class _Job:
     """All that a run needs, loaded and checked."""
 
     engine: Engine
+    reference: Model  # on the CPU; the engine's own if that is there
     tokenizer: Tokenizer
     requests: list[Request]
 
@@ -167,7 +174,10 @@ def _prepare(options: argparse.Namespace, stack: ExitStack) -> _Job:
     engine = Engine(model, cache, options.batch, options.step_tokens)
     for request in requests:
         engine.scheduler.check(request)
-    return _Job(engine, tokenizer, requests)
+    reference = model
+    if options.check and options.device != "cpu":
+        reference = Model(checkpoint, row_tile=options.row_tile)
+    return _Job(engine, reference, tokenizer, requests)
 
 
 def _request(prompt: Prompt, tokenizer: Tokenizer, options: argparse.Namespace) -> Request:
@@ -230,7 +240,7 @@ def _check(job: _Job, completions: list[Completion], options: argparse.Namespace
     with ProgressBar("check", len(completions)) as bar:
         for index, done in enumerate(completions, 1):
             order = number[id(done.request)]
-            different = first_difference(job.engine.model, done, order, *_pair(options.kv_dtype))
+            different = first_difference(job.reference, done, order, *_pair(options.kv_dtype))
             found += [different] if different else []
             bar.update(index, f"{len(found)} different")
     equal = len(completions) - len(found)

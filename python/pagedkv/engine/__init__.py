@@ -23,7 +23,7 @@ from .model import Model
 from .policy import ArrivalOrder, Policy
 from .request import Completion, Request
 from .rounding import KV_DTYPES, round_to
-from .runner import Engine, cache_for
+from .runner import Engine, cache_for, default_dtype
 from .sampling import Sampler, SamplingParams
 from .scheduler import Scheduler
 from .tokenizer import Tokenizer
@@ -53,6 +53,7 @@ __all__ = [
     "TokenizerError",
     "Totals",
     "cache_for",
+    "default_dtype",
     "first_difference",
     "generate_alone",
     "load_checkpoint",

@@ -4,7 +4,8 @@ The reference shares the model's weights and the sampler's seed with the run und
 nothing else: no pages, no batch, no C library. Its projections are bitwise those of the run
 (linear.py), so what can differ is attention, by rounding: on the shipped model some 1e-5 in the
 logits, and some 1e-3 when K and V are f16 or bf16, since a last bit then decides to which
-neighbour a value is rounded.
+neighbour a value is rounded. A run on a GPU is compared with the CPU: there the projections differ
+by rounding too.
 
 A difference is a difference all the same. It is reported with the logits of the two tokens: a real
 defect shows a wide gap, and a tie (or, when sampling, a draw on the border) one of that size.

@@ -12,13 +12,15 @@ q sees. The paged cache and the contiguous reference are two such callables, and
 differs.
 
 Compute is float32 whatever the checkpoint's type. `xp` is numpy, or cupy when the weights live on
-a GPU. On numpy every row is bitwise independent of the other rows (see linear.py), so with an
+a GPU (arrays.py). Every row is bitwise independent of the other rows (see linear.py), so with an
 attention that keeps the same promise the logits of a sequence do not depend on what it is batched
 with.
 
-Arrays are written [T, ...] and lie in memory in Fortran order, the tokens of one feature side by
-side: few rows multiply fastest so, and norms and SiLU become a few calls over long stretches. What
-attention reads and returns is in C order; the products around it change the order (linear.py).
+Arrays are written [T, ...]. On the CPU they lie in memory in Fortran order, the tokens of one
+feature side by side: few rows multiply fastest so, and norms and SiLU become a few calls over long
+stretches. What attention reads and returns is in C order; the products around it change the order
+(linear.py). On a GPU all is in C order: rows are what products are cut by, and a sum over a row is
+then that of one group of threads, whose size depends on the width of the row alone.
 Rows are padded once, at the entrance, to what the products want (Linear.grain); what the padding
 computes is never looked at.
 """
@@ -32,20 +34,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Array, array_module
+from .arrays import Array, HostArrays, Order, arrays_for
 from .checkpoint import Checkpoint
 from .config import ModelConfig
-from .linear import ROW_GRAINS, Linear, Order, padded
+from .linear import ROW_GRAINS, Linear, TiledLinear, padded
 from .rope import frequencies, rotate, rotation
 
 # attend(layer, q [T, heads, d], k [T, kv_heads, d], v [T, kv_heads, d]) -> [T, heads, d]
 Attend = Callable[[int, Array, Array, Array], Array]
 
+LINEARS = {"cpu": Linear, "cuda": TiledLinear}
+
 
 class Model:
     """A loaded checkpoint, ready to run.
 
-    device      "cpu" (numpy) or "cuda" (cupy)
+    device      "cpu" (numpy) or "cuda" (cupy, in its current stream)
     row_tile    see linear.Linear
     """
 
@@ -53,8 +57,9 @@ class Model:
         self, checkpoint: Checkpoint, device: str = "cpu", row_tile: int | None = None
     ) -> None:
         self.config = checkpoint.config
-        self.xp = array_module(device)
-        load = _Loader(self.xp, checkpoint.weights, row_tile)
+        self.arrays = arrays_for(device)
+        self.xp = self.arrays.xp
+        load = _Loader(self.arrays, checkpoint.weights, row_tile)
         self.embedding = load.array("model.embed_tokens.weight")
         self.layers = [_Layer(load, self.config, index) for index in range(self.config.layers)]
         self.norm = load.array("model.norm.weight")
@@ -74,39 +79,47 @@ class Model:
         xp = self.xp
         padding = (0, -len(tokens) % self.grain)
         tokens, positions = np.pad(tokens, padding), np.pad(positions, padding)
-        hidden = xp.asfortranarray(self.embedding[xp.asarray(tokens)])
+        order = self.arrays.order
+        hidden = xp.asarray(self.embedding[xp.asarray(tokens)], order=order)
         turn = rotation(xp, xp.asarray(positions), self.angles, self.rope_scale)
         count = len(tokens) - padding[1]
         for layer in self.layers:
             layer.forward(hidden, turn, count, attend)
-        last = padded(xp, hidden[xp.asarray(rows)], -(-len(rows) // self.grain) * self.grain, "F")
+        last = padded(xp, hidden[xp.asarray(rows)], -(-len(rows) // self.grain) * self.grain, order)
         logits = self.head(rms_norm(xp, last, self.norm, self.config.norm_eps))
         return xp.ascontiguousarray(logits[: len(rows)])
 
 
 class _Loader:
-    """Hands out weights on the device; several projections of one input become one product."""
+    """Hands out weights on the device, each moved there once; several projections of one input
+    become one product."""
 
     def __init__(
-        self, xp: Any, weights: dict[str, NDArray[np.float32]], row_tile: int | None
+        self, arrays: HostArrays, weights: dict[str, NDArray[np.float32]], row_tile: int | None
     ) -> None:
-        self.xp = xp
+        self.arrays = arrays
         self.weights = weights
         self.row_tile = row_tile
+        self._moved: dict[str, Array] = {}
 
     def array(self, name: str) -> Array:
-        return self.xp.asarray(self.weights[name])
+        if name not in self._moved:
+            self._moved[name] = self.arrays.xp.asarray(self.weights[name])
+        return self._moved[name]
 
-    def linear(self, names: list[str], x_order: Order = "F", y_order: Order = "F") -> Linear:
+    def linear(
+        self, names: list[str], x_order: Order = "F", y_order: Order = "F"
+    ) -> Linear | TiledLinear:
         weight = self._joined(names)
         biases = [name.removesuffix("weight") + "bias" for name in names]
         bias = self._joined(biases) if biases[0] in self.weights else None
-        return Linear(self.xp, weight, bias, self.row_tile, x_order, y_order)
+        kind = LINEARS[self.arrays.device]
+        return kind(self.arrays.xp, weight, bias, self.row_tile, x_order, y_order)
 
     def _joined(self, names: list[str]) -> Array:
         if len(names) == 1:
             return self.array(names[0])
-        return self.xp.asarray(np.concatenate([self.weights[name] for name in names]))
+        return self.arrays.xp.asarray(np.concatenate([self.weights[name] for name in names]))
 
 
 class _Layer:
@@ -116,7 +129,8 @@ class _Layer:
         prefix = f"model.layers.{index}."
         self.index = index
         self.config = config
-        self.xp = load.xp
+        self.xp = load.arrays.xp
+        self.part = load.arrays.part
         self.norm_in = load.array(prefix + "input_layernorm.weight")
         self.norm_mid = load.array(prefix + "post_attention_layernorm.weight")
         attention, mlp = prefix + "self_attn.", prefix + "mlp."
@@ -129,7 +143,7 @@ class _Layer:
             self.k_norm = load.array(attention + "k_norm.weight")
 
     @property
-    def linears(self) -> list[Linear]:
+    def linears(self) -> list[Linear | TiledLinear]:
         return [self.qkv, self.out, self.gate_up, self.down]
 
     def forward(self, hidden: Array, turn: tuple[Array, Array], count: int, attend: Attend) -> None:
@@ -139,7 +153,7 @@ class _Layer:
         normed = rms_norm(self.xp, hidden, self.norm_in, eps)
         hidden += self._attention(normed, turn, count, attend)
         normed = rms_norm(self.xp, hidden, self.norm_mid, eps)
-        hidden += self.down(gated(self.xp, self.gate_up(normed)))
+        hidden += self.down(gated(self.xp, self.gate_up(normed), self.part))
 
     def _attention(
         self, normed: Array, turn: tuple[Array, Array], count: int, attend: Attend
@@ -165,15 +179,12 @@ def rms_norm(xp: Any, x: Array, weight: Array, eps: float) -> Array:
     return out
 
 
-# Numbers that `gated` works on at once: its scratch then stays in a cache of the processor.
-GATED_BLOCK = 1 << 16
-
-
-def gated(xp: Any, gate_up: Array) -> Array:
-    """[T, 2 n] -> [T, n]: silu of the first half times the second. Changes `gate_up`."""
+def gated(xp: Any, gate_up: Array, numbers: int) -> Array:
+    """[T, 2 n] -> [T, n]: silu of the first half times the second, about so many `numbers` at a
+    time. Changes `gate_up`."""
     rows, inner = len(gate_up), gate_up.shape[1] // 2
     gate, up = gate_up[:, :inner], gate_up[:, inner:]
-    step = max(1, GATED_BLOCK // max(rows, 1))
+    step = max(1, numbers // max(rows, 1))
     for begin in range(0, inner, step):
         part = gate[:, begin : begin + step]
         xp.multiply(silu(xp, part), up[:, begin : begin + step], out=part)

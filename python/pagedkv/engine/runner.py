@@ -19,13 +19,15 @@ import numpy as np
 
 from pagedkv import Cache, OutOfBlocks, Step, TooBig
 
-from .arrays import Array, to_host
+from .arrays import Array
 from .config import ModelConfig
 from .metrics import Progress, Totals
 from .model import Attend, Model
 from .policy import Policy
 from .request import Completion, Request, Sample, complete
 from .scheduler import Chunk, Scheduler
+
+GPU_HEAD_DIMS = (64, 96, 128, 256)  # of the kernels, as the cache says when it refuses one
 
 
 class Engine:
@@ -53,6 +55,7 @@ class Engine:
         self.scheduler = Scheduler(cache, model.config, batch, step_tokens, policy)
         self.clock = clock
         self.totals = Totals(started=clock())
+        model.arrays.join(cache)
 
     def submit(self, request: Request) -> None:
         """Queue a request. Raises RequestError when it can never be served; nothing is queued."""
@@ -119,15 +122,24 @@ class Engine:
     def _compute(self, chunks: list[Chunk]) -> tuple[Array, list[Chunk]]:
         """Run the model over `chunks`, or over what is left of them when blocks run out. Returns
         logits [R, vocab] of the chunks that are the last of their sample, in order, on the host."""
-        with ExitStack() as stack:
+        arrays = self.model.arrays
+        with arrays.stream, ExitStack() as stack:
             step, chunks = self._reserve(stack, chunks)
             reserved = self.scheduler.blocks_reserved()
             self.totals.blocks_reserved_peak = max(self.totals.blocks_reserved_peak, reserved)
             ends = np.cumsum([chunk.count for chunk in chunks]) - 1
             rows = ends[[chunk.is_last for chunk in chunks]]
             tokens = np.concatenate([chunk.entry[1] for chunk in chunks])
-            logits = self.model.forward(tokens, step.positions, rows, _through(step))
-        return to_host(logits), chunks
+            logits = self.model.forward(tokens, step.positions, rows, self._attention(step))
+            # While the step can still be given up: a GPU fails when it is waited for.
+            logits = arrays.to_host(logits)
+        return logits, chunks
+
+    def _attention(self, step: Step) -> Attend:
+        dim, stored = self.model.config.head_dim, self.cache.head_dim
+        if dim == stored:
+            return _through(step)
+        return _through_wider(step, self.model.xp, dim, stored)
 
     def _reserve(self, stack: ExitStack, chunks: list[Chunk]) -> tuple[Step, list[Chunk]]:
         while True:
@@ -171,7 +183,7 @@ def cache_for(
     config: ModelConfig,
     blocks: int,
     block_tokens: int = 16,
-    dtype: str = "f32",
+    dtype: str | None = None,
     v_dtype: str | None = None,
     batch: int = 32,
     step_tokens: int = 512,
@@ -180,17 +192,20 @@ def cache_for(
 ) -> Cache:
     """A cache with the geometry of a model and room for an Engine of this batch and step.
 
-    Raises pagedkv.Error when the library refuses a value, such as a head_dim it has no kernel for.
+    dtype    None: "f16" on a GPU, which cannot store f32, else "f32"
+    device   "cuda": heads are as wide as the next wider ones that there are kernels for
+
+    Raises pagedkv.Error when the library refuses a value, such as a type it has no kernel for.
     """
     # Tables are sized for the longest sequence: no longer than the model can, or the pool holds.
     longest = config.context if config.window else min(config.context, blocks * block_tokens)
     return Cache(
         layers=config.layers,
         kv_heads=config.kv_heads,
-        head_dim=config.head_dim,
+        head_dim=_stored_dim(config.head_dim, device),
         blocks=blocks,
         block_tokens=block_tokens,
-        dtype=dtype,
+        dtype=default_dtype(device) if dtype is None else dtype,
         v_dtype=v_dtype,
         window=config.window,
         # One more than run at once: the head of the queue asks for its prefix before it has a seat.
@@ -203,11 +218,38 @@ def cache_for(
     )
 
 
+def default_dtype(device: str) -> str:
+    """The type in which K and V are stored unless another is asked for."""
+    return "f16" if device == "cuda" else "f32"
+
+
+def _stored_dim(head_dim: int, device: str) -> int:
+    if device != "cuda":
+        return head_dim
+    return next((dim for dim in GPU_HEAD_DIMS if dim >= head_dim), head_dim)
+
+
 def _through(step: Step) -> Attend:
     """Attention by the paged cache: store, then read through the page tables."""
 
     def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
         step.write(layer, k, v)
         return step.attend(layer, q)
+
+    return attend
+
+
+def _through_wider(step: Step, xp: Any, dim: int, stored: int) -> Attend:
+    """The same by a cache of wider heads. Zeros behind q and k add nothing to a score, those behind
+    v nothing to a sum, and none of them changes the scale of a stored row."""
+
+    def widened(heads: Array) -> Array:
+        wide = xp.zeros((*heads.shape[:2], stored), heads.dtype)
+        wide[..., :dim] = heads
+        return wide
+
+    def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
+        step.write(layer, widened(k), widened(v))
+        return step.attend(layer, widened(q), scale=dim**-0.5)[..., :dim]
 
     return attend
