@@ -134,7 +134,10 @@ class Config:
         """The library names a field, plan_tokens_max; the caller knows it as step_tokens."""
         field, _, rest = why.removeprefix("groups[0].").partition(":")
         keyword = _KEYWORDS.get(field, field)
-        return f"{keyword}:{rest}, got {self._given.get(keyword)!r}"
+        given = self._given.get(keyword)
+        if given is None and keyword in ("k_dtype", "v_dtype"):
+            given = self._given.get("dtype", "f32")
+        return f"{keyword}:{rest}, got {given!r}"
 
 
 def sizes(**options: Unpack[CacheOptions]) -> Sizes:

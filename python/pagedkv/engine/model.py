@@ -43,7 +43,7 @@ from .rope import frequencies, rotate, rotation
 # attend(layer, q [T, heads, d], k [T, kv_heads, d], v [T, kv_heads, d]) -> [T, heads, d]
 Attend = Callable[[int, Array, Array, Array], Array]
 
-LINEARS = {"cpu": Linear, "cuda": TiledLinear}
+LINEARS: dict[str, type[Linear] | type[TiledLinear]] = {"cpu": Linear, "cuda": TiledLinear}
 
 
 class Model:

@@ -1,14 +1,12 @@
 """The pieces of the model against formulas written down again, and independence of the batch."""
 
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from pagedkv.engine import ContiguousCache, Model, load_checkpoint
-from pagedkv.engine.arrays import array_module, to_host
+from pagedkv.engine.arrays import arrays_for
 from pagedkv.engine.errors import EngineError
 from pagedkv.engine.linear import (
     ROW_GRAINS,
@@ -164,38 +162,9 @@ def test_chunks_do_not_change_logits(tmp_path: Path, dtype: str, window: int | N
 
 
 def test_devices() -> None:
-    assert array_module("cpu") is np
+    arrays = arrays_for("cpu")
+    assert arrays.xp is np
     with pytest.raises(EngineError, match="device 'tpu' is unknown; known are cpu, cuda"):
-        array_module("tpu")
+        arrays_for("tpu")
     array = np.zeros(3)
-    assert to_host(array) is array
-
-
-def test_only_functions_that_cupy_has_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model on a module that offers what numpy and cupy share, and nothing else."""
-    write_checkpoint(tmp_path, attention_bias=True)
-    checkpoint = load_checkpoint(tmp_path)
-    shared = (
-        "add", "asarray", "ascontiguousarray", "asfortranarray", "cos", "divide", "empty", "exp",
-        "float32", "matmul", "mean", "multiply", "negative", "sin", "sqrt", "subtract", "zeros",
-    )  # fmt: skip
-    cupy = SimpleNamespace(**{name: getattr(np, name) for name in shared})
-    cupy.cuda = SimpleNamespace(is_available=lambda: True)
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    prompt = np.arange(20)
-
-    def logits(model: Model) -> Any:
-        attend = ContiguousCache(model.config, 20).attend
-        return model.forward(prompt, prompt, np.array([3, 19]), attend)
-
-    on_gpu = logits(Model(checkpoint, "cuda"))
-    np.testing.assert_allclose(on_gpu, logits(Model(checkpoint)), rtol=1e-4, atol=1e-4)
-    cupy.cuda = SimpleNamespace(is_available=lambda: False)
-    with pytest.raises(EngineError, match="cupy finds no usable GPU"):
-        Model(checkpoint, "cuda")
-
-
-def test_no_cupy_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(EngineError, match="needs the cupy package"):
-        array_module("cuda")
+    assert arrays.to_host(array) is array
