@@ -31,8 +31,8 @@ Array: TypeAlias = Any
 Order: TypeAlias = Literal["C", "F"]
 
 HOW_TO_INSTALL = (
-    "device cuda needs CuPy, which is not installed: pip install 'pagedkv[cuda]', or the cupy"
-    " package for another CUDA than 13"
+    "device cuda needs CuPy, which is not installed: pip install cupy-cuda13x, which is also what"
+    " the extra `cuda` of this package brings"
 )
 
 

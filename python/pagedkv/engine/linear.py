@@ -27,14 +27,13 @@ attention wants them, y = x (W^T) is as fast once the weights are stored transpo
 copied from one order to the other: at 512 tokens, where every stride is a power of two and a column
 falls into few lines of the cache, that took a tenth of the time of the products.
 
-On a GPU (`TiledLinear`) nothing is measured: which kernel cuBLAS takes for a shape is known to
-nobody else, and there are as many shapes as numbers of rows. But it promises the same bits for the
-same call on the same GPU while one stream is in use, so every product is the same call: tiles of 64
-rows, each a product of its own, never a batch of products, of which cuBLAS would see the size. Rows
-within a tile are independent as long as a kernel adds up each number of the result in an order that
-does not depend on where it stands; the kernels for float32 do, and a test on a GPU looks. 64 rows
-make 32 operations for each byte of the weights, more than the 20 or so at which an H100 waits for
-its multipliers and not for its memory.
+On a GPU (`TiledLinear`) nothing is measured: which kernel cuBLAS takes for which shape only cuBLAS
+knows, and there are as many shapes as numbers of rows. But it promises the same bits for the same
+call, on one GPU while one stream is in use, so every product is the same call: tiles of 64 rows,
+each a product of its own. A batch of products would not do, since cuBLAS sees its size. What is
+left is where in a tile a row stands; that must not matter to the kernel, and a test looks on a GPU.
+If it does on some GPU, tiles of one row hold. 64 rows make 32 operations for each byte of the
+weights: by its data sheet an H100 waits for memory below some 20.
 """
 
 from __future__ import annotations
