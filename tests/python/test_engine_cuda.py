@@ -42,8 +42,8 @@ FAMILY_NAMES = (
     "llama", "llama-tied-biased", "llama-llama3-rope", "llama-linear-rope", "llama-dynamic-rope",
     "mistral-window", "qwen2", "qwen2-yarn", "qwen2-window", "qwen3",
 )  # fmt: skip
-# Openings and their tokens. The best two logits of each of the 12 tokens after them are 0.12 or more
-# apart, whatever type K and V have.
+# Openings and their tokens. The best two logits of each of the 12 tokens behind them are 0.12 or
+# more apart, whatever type K and V have.
 OPENINGS = {
     "Return the number of": [425, 269, 612, 313],
     "The default is": [749, 601, 300],
