@@ -466,6 +466,10 @@ emulator_usage emulator_used(void) {
     return usage;
 }
 
+bool emulator_is_here(void) {
+    return true;
+}
+
 void emulator_set_absent(const char* why) {
     const Guard guard(emulator().lock);
     emulator().absent = why;

@@ -16,6 +16,9 @@ int emulator_submit(struct pkvi_gpu_stream* stream, std::function<void()> run);
 extern "C" {
 #endif
 
+/* False where the same tests run on a GPU (tests/gpu): what follows then does nothing. */
+bool emulator_is_here(void);
+
 enum emulator_call {
     EMULATOR_ALLOC,        /* pkvi_gpu_alloc */
     EMULATOR_ALLOC_PINNED, /* pkvi_gpu_alloc_pinned */

@@ -3,6 +3,7 @@
 
 #include "base/hash.h"
 #include "device/cpu/element.h"
+#include "kernel/memory.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,13 +59,13 @@ struct cells cells_open(uint32_t rows, uint32_t heads, uint32_t dim, uint32_t dt
     const uint64_t elements =
         (rows - 1) * cells.array.row_stride + (heads - 1) * cells.array.head_stride + dim;
     cells.bytes = elements * pkvi_dtype_bytes(dtype);
-    cells.array.data = must(malloc(cells.bytes)); /* exact, so that a sanitizer sees any overrun */
+    cells.array.data = memory_take(cells.bytes);
     memset(cells.array.data, 0xff, cells.bytes);
     return cells;
 }
 
 void cells_close(struct cells* cells) {
-    free(cells->array.data);
+    memory_give(cells->array.data);
 }
 
 bool cells_padding_is_untouched(const struct cells* cells) {
@@ -119,10 +120,20 @@ static size_t round_up(size_t value, size_t unit) {
     return (value + unit - 1) / unit * unit;
 }
 
+/* The pages of a block, guards not included. */
+static size_t block_room(const struct scene* scene) {
+    return round_up(scene->layout.block_bytes, (size_t)sysconf(_SC_PAGESIZE));
+}
+
+static unsigned char* block_pages(const struct scene* scene, uint32_t block) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    return scene->memory + page + block * (block_room(scene) + page);
+}
+
 /* Map the blocks with guards between them, all bytes 0xff. */
 static void map_blocks(struct scene* scene, bool flush_with_guard_behind) {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    const size_t room = round_up(scene->layout.block_bytes, page);
+    const size_t room = block_room(scene);
     const size_t shift = flush_with_guard_behind ? room - scene->layout.block_bytes : 0;
     scene->memory_bytes = page + scene->blocks * (room + page);
     scene->memory =
@@ -134,8 +145,9 @@ static void map_blocks(struct scene* scene, bool flush_with_guard_behind) {
         .blocks_per_extent = 1,
     };
     for (uint32_t block = 0; block < scene->blocks; block++) {
-        unsigned char* start = scene->memory + page + block * (room + page);
+        unsigned char* start = block_pages(scene, block);
         if (mprotect(start, room, PROT_READ | PROT_WRITE) != 0) must(NULL);
+        memory_open(start, room);
         memset(start, 0xff, room);
     }
 }
@@ -176,7 +188,7 @@ void scene_write(struct scene* scene, uint32_t e, uint32_t begin, uint32_t end,
     const struct shape* shape = &scene->shape;
     const pkv_group_config* group = &shape->group;
     const uint32_t count = end - begin;
-    uint32_t* slots = must(malloc(count * sizeof *slots));
+    uint32_t* slots = memory_take(count * sizeof *slots);
     struct cells k = cells_open(count, group->kv_heads, group->key_dim, shape->kv_dtype,
                                 shape->pad_elements, shape->head_major);
     struct cells v = cells_open(count, group->kv_heads, group->value_dim, shape->kv_dtype,
@@ -208,7 +220,7 @@ void scene_write(struct scene* scene, uint32_t e, uint32_t begin, uint32_t end,
     }
     cells_close(&k);
     cells_close(&v);
-    free(slots);
+    memory_give(slots);
 }
 
 /* Pieces of random lengths, each within pages that are there. */
@@ -232,9 +244,9 @@ static void write_entry(struct scene* scene, uint32_t e, uint64_t* random, write
 
 struct scene* scene_open(const struct shape* shape, uint64_t placement, write_function* write,
                          void* ctx) {
-    struct scene* scene = must(calloc(1, sizeof *scene));
+    struct scene* scene = memory_take(sizeof *scene);
     uint64_t random = placement;
-    scene->shape = *shape;
+    *scene = (struct scene){.shape = *shape};
     if (!pkvi_layout_init(&scene->layout, &shape->group)) must(NULL);
     scene->blocks = 2;
     for (uint32_t e = 0; e < shape->entry_count; e++) {
@@ -246,7 +258,7 @@ struct scene* scene_open(const struct shape* shape, uint64_t placement, write_fu
         scene->starts[e + 1] = scene->starts[e] + shape->entries[e].fresh;
     }
     const size_t rows = (size_t)shape->entry_count * scene->table_stride;
-    scene->block_table = must(malloc(rows * sizeof *scene->block_table));
+    scene->block_table = memory_take(rows * sizeof *scene->block_table);
     map_blocks(scene, pkvi_random_next(&random) % 2 == 0);
     place_blocks(scene, &random);
     for (uint32_t e = 0; write != NULL && e < shape->entry_count; e++)
@@ -257,19 +269,21 @@ struct scene* scene_open(const struct shape* shape, uint64_t placement, write_fu
     scene->out = cells_open(tokens, shape->query_heads, shape->group.value_dim, shape->out_dtype,
                             shape->pad_elements, shape->head_major);
     const size_t lse_bytes = (size_t)tokens * shape->query_heads * sizeof(float);
-    scene->lse = must(malloc(lse_bytes));
+    scene->lse = memory_take(lse_bytes);
     memset(scene->lse, 0xff, lse_bytes);
     fill_queries(scene);
     return scene;
 }
 
 void scene_close(struct scene* scene) {
+    for (uint32_t block = 0; block < scene->blocks; block++)
+        memory_close(block_pages(scene, block));
     munmap(scene->memory, scene->memory_bytes);
     cells_close(&scene->q);
     cells_close(&scene->out);
-    free(scene->lse);
-    free(scene->block_table);
-    free(scene);
+    memory_give(scene->lse);
+    memory_give(scene->block_table);
+    memory_give(scene);
 }
 
 struct pkvi_attend_job scene_job(struct scene* scene) {
