@@ -1,0 +1,1 @@
+"""What tools/gpu does: steps within a budget of time, and a report of them."""
