@@ -164,6 +164,15 @@ def verify(*arguments: str) -> Callable[[Job], Result]:
     return run
 
 
+def registers(job: Job) -> Result:
+    """What `unit` compiled, or the kernels compiled anew. Without nvcc: skipped."""
+    log = LOGS / "unit.log"
+    succeeded = job.run(PYTHON, ROOT / "tools" / "gpu", "--compile", "--log", log)
+    if not succeeded and "\nnot run: " in job.tail():
+        return Result(skipped=1, notes=["not run: there is no nvcc"])
+    return Result(passed=int(succeeded), failed=int(not succeeded))
+
+
 def static_checks(job: Job) -> Result:
     succeeded = job.run(PYTHON, ROOT / "tools" / "check", "--static")
     return Result(passed=int(succeeded), failed=int(not succeeded))
@@ -180,6 +189,7 @@ def python_tests(job: Job) -> Result:
 STAGES = [
     Stage("check", "format, layers, ABI, header, types", static_checks, True),
     Stage("unit", "C tests, release build", unit, True),
+    Stage("nvcc", "registers and shared memory of the CUDA kernels", registers, True),
     Stage("tiny", "C tests, tiny limits", tiny, True),
     Stage("asan", "C tests, address and undefined sanitizers", asan, False),
     Stage("tsan", "C tests, thread sanitizer", tsan, False),

@@ -295,6 +295,16 @@ def test_the_gate_reads_what_ptxas_says() -> None:
     ]
 
 
+def test_the_log_of_a_build_will_do_when_everything_is_in_it(tmp_path: Path) -> None:
+    registers = part("registers")
+    log = tmp_path / "log"
+    assert registers.usages_in(log) == {}
+    log.write_text(ptxas("sm_80"))
+    assert registers.usages_in(log) == {}
+    log.write_text(ptxas("sm_80") + "[2/9] Building\n" + ptxas("sm_90"))
+    assert len(registers.usages_in(log)) == 2
+
+
 def test_the_gate_notices_another_register(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -309,7 +319,7 @@ def test_the_gate_notices_another_register(
     def gate(count: int, update: bool) -> int:
         usages = registers.parse(ptxas("sm_80") + ptxas("sm_90", count))
         text = registers.table(usages, {("decode", "2", "128", "1"): 1000})
-        monkeypatch.setattr(registers, "compile_all", lambda jobs: (usages, text))
+        monkeypatch.setattr(registers, "look", lambda jobs, log: (usages, text))
         return int(registers.gate(path, update, 1))
 
     assert gate(160, False) == 1  # there is no table
