@@ -167,8 +167,8 @@ def flashinfer_paged(torch: Any, case: Case) -> tuple[Call, bool]:
 
 PEERS: dict[str, Callable[[Any, Case], tuple[Call, bool]]] = {
     "torch SDPA, contiguous": torch_sdpa,
-    "FlashInfer, paged": flashinfer_paged,
     "flex_attention, paged": torch_flex,
+    "FlashInfer, paged": flashinfer_paged,
 }
 
 
