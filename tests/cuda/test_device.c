@@ -271,10 +271,10 @@ TEST(sequences_of_all_lengths_are_attended_to_at_once) {
     ASSERT_OK(pkv_seq_read(cuda, on_cuda[1].seq, 1, 100, 300, NULL, &back_array));
     ASSERT_OK(pkvi_gpu_stream_wait(NULL));
     expect_near(back, v[1] + 100 * HEADS * DIM, (uint64_t)200 * HEADS * DIM, 0.02F);
-    pkvi_gpu_free(back);
+    pkvi_gpu_free_pinned(back);
     for (uint32_t i = 0; i < SEQS; i++) {
-        pkvi_gpu_free(k[i]);
-        pkvi_gpu_free(v[i]);
+        pkvi_gpu_free_pinned(k[i]);
+        pkvi_gpu_free_pinned(v[i]);
     }
     arrays_close(&arrays);
     arrays_close(&wanted);
