@@ -99,6 +99,25 @@ def test_what_there_is_no_time_for_is_said_to_be_skipped(tmp_path: Path) -> None
     assert ran == []
 
 
+def test_a_program_that_sees_no_gpu_is_no_success_where_there_is_one(tmp_path: Path) -> None:
+    steps = part("steps")
+    program = tmp_path / "tests" / "gpu" / "gpu_test_kernels"
+    program.parent.mkdir(parents=True)
+    options = steps.Options(tmp_path, tmp_path, "90", 3, 1)
+
+    def verdict(text: str) -> str:
+        program.write_text(f"#!/bin/sh\n{text}\n")
+        program.chmod(0o755)
+        step = steps.kernel_tests(options)
+        outcome = part("budget").run_step(step, time.monotonic() + 60, tmp_path)
+        return str(outcome.verdict)
+
+    assert verdict("""echo '{"shapes": 3}'""") == "passed"
+    assert verdict("""echo '{"shapes": 2}'""") == "failed"
+    assert verdict("echo not run; exit 77") == "failed"
+    assert verdict("exit 1") == "failed"
+
+
 # ---- Report --------------------------------------------------------------------------------------
 
 MACHINE = {
