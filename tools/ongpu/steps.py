@@ -138,7 +138,7 @@ def python_build(options: Options) -> Step:
         shutil.copytree(ROOT / "python" / "pagedkv", package, dirs_exist_ok=True)
         must(job, ["cmake", "--install", folder, "--component", "python", "--prefix", package])
 
-    return Step("python build", 120, run)
+    return Step("python build", 200, run)
 
 
 # ---- Tests ---------------------------------------------------------------------------------------
@@ -203,8 +203,9 @@ def python_tests(options: Options) -> Step:
         ]
         if not (options.site / "pagedkv").is_dir():
             raise NotRun("the package is not built")
-        test = ROOT / "tests" / "python" / "test_gpu.py"
-        status, output = job.run([*command, test], python_path(options))
+        folder = ROOT / "tests" / "python"
+        tests = [folder / "test_gpu.py", folder / "test_engine_cuda.py"]
+        status, output = job.run([*command, "-k", "gpu", *tests], python_path(options))
         counts = tail(output, 1)
         if status == 5 or (status == 0 and " passed" not in counts):
             raise NotRun(counts)
@@ -212,7 +213,7 @@ def python_tests(options: Options) -> Step:
             raise Failed(tail(output))
         job.detail = counts
 
-    return Step("python tests", 60, run)
+    return Step("python tests", 90, run)
 
 
 def collect(options: Options) -> Step:
