@@ -29,6 +29,9 @@
     X(DEVICE_WRITE, "device.write", "K/V of new tokens are stored")                                \
     X(DEVICE_ATTEND, "device.attend", "attention is computed")                                     \
     X(DEVICE_READ, "device.read", "K/V are read back")                                             \
+    X(DEVICE_HOST_ALLOC, "device.host.alloc", "host memory for the blocks of the host tier")       \
+    X(DEVICE_TRANSFER_SUBMIT, "device.transfer.submit", "a swap is handed to the device")          \
+    X(DEVICE_TRANSFER_DONE, "device.transfer.done", "a swap completes")                            \
     X(ARENA_TAKE, "arena.take", "a pool takes an extent from the arena")                           \
     X(POOL_TAKE, "pool.take", "blocks are taken from a pool")                                      \
     X(TABLE_LEAF, "table.leaf", "page table leaves are taken")                                     \
@@ -36,7 +39,8 @@
     X(SEQ_CREATE, "seq.create", "a sequence slot is taken")                                        \
     X(SEQ_FORK, "seq.fork", "a sequence is forked")                                                \
     X(SEQ_MATCH, "seq.match", "a cached prefix is attached")                                       \
-    X(PLAN_BEGIN, "plan.begin", "a plan is opened")
+    X(PLAN_BEGIN, "plan.begin", "a plan is opened")                                                \
+    X(TIER_TAKE, "tier.take", "host blocks are taken for a swap")
 
 enum pkvi_fault_point {
 #define PKVI_FAULT_ENUM(id, name, meaning) PKVI_FAULT_##id,

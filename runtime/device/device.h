@@ -121,6 +121,31 @@ struct pkvi_attend_job {
     uint64_t plan;
 };
 
+/* Blocks of the arena and blocks of the host tier that change places: blocks[i] of the space and
+ * the slot slots[i] of `host`, which is cut into pieces of block_bytes. The blocks are different
+ * from each other, and so are the slots. The arrays are read before the call returns.
+ *
+ * `index` names the transfer, below transfers_max, and is not used for another before it has ended:
+ * when transfer_poll has said so, or transfer_wait or transfer_cancel has returned. From then on the
+ * device touches neither the blocks nor the slots. Before that the caller leaves the destination
+ * alone, and does not change the source. What an unsuccessful transfer leaves in the destination is
+ * not defined. Calls for different transfers may come at once, those for one do not. */
+struct pkvi_transfer_job {
+    uint32_t index;
+    uint32_t count;
+    const struct pkvi_layout* layout;
+    const struct pkvi_space* space;
+    unsigned char* host;
+    const uint32_t* blocks; /* [count] */
+    const uint32_t* slots;  /* [count] */
+    bool is_in;             /* host to device */
+};
+
+/* Where slot `slot` of a job's host tier is. */
+static inline unsigned char* pkvi_transfer_host(const struct pkvi_transfer_job* job, uint32_t i) {
+    return job->host + job->slots[i] * job->layout->block_bytes;
+}
+
 struct pkvi_device;
 
 struct pkvi_device_ops {
@@ -142,6 +167,23 @@ struct pkvi_device_ops {
     int (*write)(struct pkvi_device* device, const struct pkvi_kv_job* job);
     int (*read)(struct pkvi_device* device, const struct pkvi_kv_job* job);
     int (*attend)(struct pkvi_device* device, const struct pkvi_attend_job* job);
+
+    /* Memory of the host tier, which transfers copy to and from: `bytes`, zeroed. */
+    int (*alloc_host)(struct pkvi_device* device, uint64_t bytes, void** base);
+    void (*free_host)(struct pkvi_device* device, void* base, uint64_t bytes);
+
+    /* Start a transfer. On error there is none. */
+    int (*transfer)(struct pkvi_device* device, const struct pkvi_transfer_job* job);
+    /* Go on with it for a bounded time, and say whether it has ended; the status is then how. */
+    int (*transfer_poll)(struct pkvi_device* device, uint32_t index, bool* has_ended);
+    /* Wait until it has ended, and say how. */
+    int (*transfer_wait)(struct pkvi_device* device, uint32_t index);
+    /* End it, done or not. */
+    void (*transfer_cancel)(struct pkvi_device* device, uint32_t index);
+
+    /* May write and attend name blocks that a transfer is still copying in? The device then does
+     * each layer after that layer has arrived. */
+    bool orders_transfers;
 
     /* From now on, work in the order of `stream`; NULL where a device has no streams. */
     int (*set_stream)(struct pkvi_device* device, void* stream);
@@ -165,7 +207,11 @@ struct pkvi_device_config {
     uint32_t sequence_tokens_max;
     uint32_t plans_max;
     uint32_t copies_max; /* copies that are in flight at once, at most */
-    uint64_t seed;       /* of the simulated device's latencies */
+    uint32_t blocks;     /* of the arena */
+    uint32_t transfers_max;      /* under way at once, at most; 0: there is no host tier */
+    uint32_t transfer_pairs_max; /* blocks of one transfer, at most */
+    uint32_t swap_layers;        /* layers that arrive together; 0: the device decides */
+    uint64_t seed;               /* of the simulated device's latencies */
     struct pkvi_mem* mem;
     struct pkvi_faults* faults;
     struct pkvi_clock* clock;

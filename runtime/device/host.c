@@ -1,17 +1,22 @@
 /* host.c - the CPU device: host memory, memcpy, and the kernels in cpu/.
  *
+ * Transfers are done by whoever asks for them: polling copies POLL_BYTES at most and comes back,
+ * waiting copies what is left. There are no threads for them, which would take the memory's
+ * bandwidth from attention at moments that nobody chose.
+ *
  * Copies are done when they are submitted; the ticket carries how they ended to wait(). Fault
  * points that speak of completions (drop, corrupt) do here what a DMA engine would do: nothing
  * arrives, or bits are wrong and the engine's checksum says so. */
 #include "device/cpu/attend.h"
 #include "device/device.h"
+#include "device/transfer.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { HUGE_PAGE_BYTES = 2 << 20 };
+enum { HUGE_PAGE_BYTES = 2 << 20, POLL_BYTES = 4 << 20 };
 
 struct host {
     struct pkvi_device device;
@@ -22,6 +27,7 @@ struct host {
     struct pkvi_threads* threads;
     uint32_t thread_count;
     struct pkvi_attender* attender;
+    struct pkvi_transfer_list* transfers; /* [transfers_max] */
 };
 
 static struct host* host_of(struct pkvi_device* device) {
@@ -72,8 +78,7 @@ static void* map_aligned(uint64_t bytes) {
 
 /* Anonymous pages are zeroed, cost nothing until touched, and may become huge pages, which halve
  * the price of reading blocks in random order. */
-static int host_alloc(struct pkvi_device* device, uint64_t bytes, void** base) {
-    PKVI_TRY(pkvi_fault_check(host_of(device)->faults, PKVI_FAULT_DEVICE_ALLOC));
+static int map_zeroed(uint64_t bytes, void** base) {
     void* memory = map_aligned(bytes);
     if (memory == MAP_FAILED) return PKV_ENOMEM;
 #ifdef MADV_HUGEPAGE
@@ -81,6 +86,16 @@ static int host_alloc(struct pkvi_device* device, uint64_t bytes, void** base) {
 #endif
     *base = memory;
     return PKV_OK;
+}
+
+static int host_alloc(struct pkvi_device* device, uint64_t bytes, void** base) {
+    PKVI_TRY(pkvi_fault_check(host_of(device)->faults, PKVI_FAULT_DEVICE_ALLOC));
+    return map_zeroed(bytes, base);
+}
+
+static int host_alloc_host(struct pkvi_device* device, uint64_t bytes, void** base) {
+    PKVI_TRY(pkvi_fault_check(host_of(device)->faults, PKVI_FAULT_DEVICE_HOST_ALLOC));
+    return map_zeroed(bytes, base);
 }
 
 static void host_free(struct pkvi_device* device, void* base, uint64_t bytes) {
@@ -130,6 +145,58 @@ static int host_zero(struct pkvi_device* device, void* to, uint64_t bytes) {
     return PKV_OK;
 }
 
+/* ---- Transfers ------------------------------------------------------------------------------- */
+
+static int host_transfer(struct pkvi_device* device, const struct pkvi_transfer_job* job) {
+    struct host* host = host_of(device);
+    PKVI_TRY(pkvi_fault_check(host->faults, PKVI_FAULT_DEVICE_TRANSFER_SUBMIT));
+    pkvi_transfer_list_fill(&host->transfers[job->index], job);
+    return PKV_OK;
+}
+
+/* One that is to fail does so in its middle. */
+static uint32_t end_of(const struct pkvi_transfer_list* list) {
+    return list->fate.action == PKVI_ACT_RETURN ? list->count / 2 : list->count;
+}
+
+static int finish_transfer(struct host* host, const struct pkvi_transfer_list* list) {
+    switch (list->fate.action) {
+    case PKVI_ACT_RETURN:
+        return list->fate.status;
+    case PKVI_ACT_DELAY:
+        pkvi_clock_sleep(host->clock, list->fate.argument);
+        return PKV_OK;
+    case PKVI_ACT_CORRUPT:
+        pkvi_transfer_list_corrupt(list, list->fate.argument, list->fate.random);
+        return list->fate.argument > 0 ? PKV_EIO : PKV_OK;
+    default:
+        return PKV_OK;
+    }
+}
+
+static int host_transfer_poll(struct pkvi_device* device, uint32_t index, bool* has_ended) {
+    struct host* host = host_of(device);
+    struct pkvi_transfer_list* list = &host->transfers[index];
+    *has_ended = false;
+    if (pkvi_transfer_fate(list, host->faults).action == PKVI_ACT_DROP) return PKV_OK;
+    pkvi_transfer_list_copy(list, end_of(list), POLL_BYTES);
+    *has_ended = list->done == end_of(list);
+    return *has_ended ? finish_transfer(host, list) : PKV_OK;
+}
+
+static int host_transfer_wait(struct pkvi_device* device, uint32_t index) {
+    struct host* host = host_of(device);
+    struct pkvi_transfer_list* list = &host->transfers[index];
+    if (pkvi_transfer_fate(list, host->faults).action == PKVI_ACT_DROP) return PKV_ETIMEDOUT;
+    pkvi_transfer_list_copy(list, end_of(list), UINT64_MAX);
+    return finish_transfer(host, list);
+}
+
+static void host_transfer_cancel(struct pkvi_device* device, uint32_t index) {
+    (void)device; /* nobody copies who is not called */
+    (void)index;
+}
+
 /* ---- K/V ------------------------------------------------------------------------------------- */
 
 static int host_write(struct pkvi_device* device, const struct pkvi_kv_job* job) {
@@ -155,6 +222,7 @@ static int host_attend(struct pkvi_device* device, const struct pkvi_attend_job*
 static void host_close(struct pkvi_device* device) {
     struct host* host = host_of(device);
     struct pkvi_mem* mem = host->mem;
+    pkvi_transfer_lists_close(host->transfers, mem);
     pkvi_attender_close(host->attender, mem);
     pkvi_threads_close(host->threads, mem);
     pkvi_mem_give(mem, host);
@@ -170,6 +238,12 @@ static const struct pkvi_device_ops host_ops = {
     .write = host_write,
     .read = host_read,
     .attend = host_attend,
+    .alloc_host = host_alloc_host,
+    .free_host = host_free,
+    .transfer = host_transfer,
+    .transfer_poll = host_transfer_poll,
+    .transfer_wait = host_transfer_wait,
+    .transfer_cancel = host_transfer_cancel,
     .close = host_close,
 };
 
@@ -188,6 +262,7 @@ int pkvi_host_open(const struct pkvi_device_config* config, struct pkvi_device**
                                    config->parallel);
     if (status == PKV_OK)
         status = pkvi_attender_open(&host->attender, config, kernels, host->threads);
+    if (status == PKV_OK) status = pkvi_transfer_lists_open(config, &host->transfers);
     if (status != PKV_OK) {
         host_close(&host->device);
         return status;

@@ -20,6 +20,12 @@
  *                        corrupt(n): n random bits flip on the way; the device's checksum notices:
  *                        PKV_EIO
  *   device.zero, device.write, device.read, device.attend   return, delay
+ *   device.transfer.submit   return, delay
+ *   device.transfer.done     visited by the first poll or wait: return, delay, drop, corrupt, as above
+ *
+ * A transfer is a batch of copies with due times of their own: its blocks land one by one, in any
+ * order, whenever the device is entered. Asking lets a little time pass. Cancelling forgets what has
+ * not landed.
  *
  * A repeated transfer lands a second time when it is due, or at the next fence: an operation other
  * than a copy, or the first copy after all others were waited for. So it is harmless exactly when
@@ -28,6 +34,7 @@
  *
  * Threads: a mutex orders the queue; the jobs of write, read and attend run outside it. */
 #include "device/device.h"
+#include "device/transfer.h"
 
 #include "base/hash.h"
 #include <pthread.h>
@@ -37,6 +44,7 @@
 enum {
     LATENCY_US_MAX = 100, /* of a healthy copy */
     TIMEOUT_US = 1000000, /* how long wait() waits for a completion that never comes */
+    POLL_US = 20,         /* how long it takes to ask for one */
     RUBBISH = 0xab,
     ARENA_ALIGNMENT = 4096,
 };
@@ -52,6 +60,16 @@ struct copy {
     uint64_t due_us;
 };
 
+/* Pairs with a due time are still to land; LANDED_US is behind all times. */
+#define LANDED_US UINT64_MAX
+
+struct transfer {
+    bool is_open;
+    uint32_t to_land;
+    uint64_t* due_us; /* [transfer_pairs_max] */
+    struct pkvi_transfer_list* list;
+};
+
 struct sim {
     struct pkvi_device device;
     struct pkvi_mem* mem;
@@ -63,6 +81,9 @@ struct sim {
     uint32_t counts[AGAIN + 1]; /* copies in each state */
     uint64_t last_ticket;
     uint64_t random;
+    struct pkvi_transfer_list* lists; /* [transfers_max] */
+    struct transfer* transfers;       /* [transfers_max] */
+    uint32_t transfers_max;
 };
 
 static struct sim* sim_of(struct pkvi_device* device) {
@@ -99,10 +120,23 @@ static void land(struct sim* sim, struct copy* copy) {
     set_state(sim, copy, copy->state == IN_FLIGHT ? LANDED : FREE);
 }
 
-/* Land everything that is due, oldest first. */
+static void land_pairs(struct transfer* transfer, uint64_t now_us) {
+    const struct pkvi_transfer_list* list = transfer->list;
+    if (!transfer->is_open) return;
+    for (uint32_t i = 0; i < list->count && transfer->to_land > 0; i++) {
+        if (transfer->due_us[i] > now_us) continue;
+        memcpy(list->pairs[i].to, list->pairs[i].from, list->bytes);
+        transfer->due_us[i] = LANDED_US;
+        transfer->to_land--;
+    }
+}
+
+/* Land everything that is due, copies oldest first. */
 static void settle_until(struct sim* sim, uint64_t now_us) {
     for (struct copy* copy; (copy = earliest(sim, now_us)) != NULL;)
         land(sim, copy);
+    for (uint32_t i = 0; i < sim->transfers_max; i++)
+        land_pairs(&sim->transfers[i], now_us);
 }
 
 static void settle(struct sim* sim) {
@@ -236,16 +270,126 @@ static int sim_wait(struct pkvi_device* device, uint64_t ticket) {
     return status;
 }
 
+/* ---- Transfers ------------------------------------------------------------------------------- */
+
+static int sim_transfer(struct pkvi_device* device, const struct pkvi_transfer_job* job) {
+    struct sim* sim = sim_of(device);
+    struct transfer* transfer = &sim->transfers[job->index];
+    PKVI_TRY(pkvi_fault_check(sim->faults, PKVI_FAULT_DEVICE_TRANSFER_SUBMIT));
+    pthread_mutex_lock(&sim->lock);
+    fence_locked(sim);
+    pkvi_transfer_list_fill(transfer->list, job);
+    transfer->is_open = true;
+    transfer->to_land = job->count;
+    for (uint32_t i = 0; i < job->count; i++)
+        transfer->due_us[i] = draw_due_us(sim);
+    pthread_mutex_unlock(&sim->lock);
+    return PKV_OK;
+}
+
+/* Learn what will become of the transfer; `late` says how much later its pairs are due. */
+static struct pkvi_fault draw_fate(struct sim* sim, struct transfer* transfer, uint64_t* late) {
+    const bool is_first = !transfer->list->has_fate;
+    const struct pkvi_fault fate = pkvi_transfer_fate(transfer->list, sim->faults);
+    *late = is_first && fate.action == PKVI_ACT_DELAY ? fate.argument : 0;
+    return fate;
+}
+
+static void delay_pairs(struct transfer* transfer, uint64_t us) {
+    for (uint32_t i = 0; i < transfer->list->count; i++)
+        if (transfer->due_us[i] != LANDED_US) transfer->due_us[i] += us;
+}
+
+static uint64_t last_due_us(const struct transfer* transfer) {
+    uint64_t last = 0;
+    for (uint32_t i = 0; i < transfer->list->count; i++)
+        if (transfer->due_us[i] != LANDED_US && transfer->due_us[i] > last)
+            last = transfer->due_us[i];
+    return last;
+}
+
+/* All of it has landed: do to the bytes what the fault says. */
+static int finish_transfer(struct transfer* transfer, struct pkvi_fault fate) {
+    const struct pkvi_transfer_list* list = transfer->list;
+    transfer->is_open = false;
+    if (fate.action == PKVI_ACT_RETURN) {
+        for (uint32_t i = 0; i < list->count; i++)
+            memset(list->pairs[i].to, RUBBISH, list->bytes);
+        return fate.status;
+    }
+    if (fate.action != PKVI_ACT_CORRUPT) return PKV_OK;
+    pkvi_transfer_list_corrupt(list, fate.argument, fate.random);
+    return fate.argument > 0 ? PKV_EIO : PKV_OK;
+}
+
+static int poll_locked(struct sim* sim, struct transfer* transfer, struct pkvi_fault fate,
+                       bool* has_ended) {
+    settle_until(sim, pass_until(sim, pkvi_clock_now_us(sim->clock) + POLL_US));
+    *has_ended = transfer->to_land == 0 && fate.action != PKVI_ACT_DROP;
+    return *has_ended ? finish_transfer(transfer, fate) : PKV_OK;
+}
+
+static int sim_transfer_poll(struct pkvi_device* device, uint32_t index, bool* has_ended) {
+    struct sim* sim = sim_of(device);
+    struct transfer* transfer = &sim->transfers[index];
+    uint64_t late;
+    const struct pkvi_fault fate = draw_fate(sim, transfer, &late);
+    pthread_mutex_lock(&sim->lock);
+    delay_pairs(transfer, late);
+    const int status = poll_locked(sim, transfer, fate, has_ended);
+    pthread_mutex_unlock(&sim->lock);
+    return status;
+}
+
+/* What was lost may have been lost before any of it landed, or after. */
+static int wait_locked(struct sim* sim, struct transfer* transfer, struct pkvi_fault fate) {
+    if (fate.action == PKVI_ACT_DROP) {
+        transfer->is_open = false;
+        pkvi_clock_advance(sim->clock, TIMEOUT_US);
+        settle(sim);
+        return PKV_ETIMEDOUT;
+    }
+    settle_until(sim, pass_until(sim, last_due_us(transfer)));
+    return finish_transfer(transfer, fate);
+}
+
+static int sim_transfer_wait(struct pkvi_device* device, uint32_t index) {
+    struct sim* sim = sim_of(device);
+    struct transfer* transfer = &sim->transfers[index];
+    uint64_t late;
+    const struct pkvi_fault fate = draw_fate(sim, transfer, &late);
+    pthread_mutex_lock(&sim->lock);
+    delay_pairs(transfer, late);
+    const int status = wait_locked(sim, transfer, fate);
+    pthread_mutex_unlock(&sim->lock);
+    return status;
+}
+
+static void sim_transfer_cancel(struct pkvi_device* device, uint32_t index) {
+    struct sim* sim = sim_of(device);
+    pthread_mutex_lock(&sim->lock);
+    sim->transfers[index].is_open = false;
+    pthread_mutex_unlock(&sim->lock);
+}
+
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
-static int sim_alloc(struct pkvi_device* device, uint64_t bytes, void** base) {
-    struct sim* sim = sim_of(device);
-    PKVI_TRY(pkvi_fault_check(sim->faults, PKVI_FAULT_DEVICE_ALLOC));
+static int take_zeroed(uint64_t bytes, void** base) {
     void* memory;
     if (posix_memalign(&memory, ARENA_ALIGNMENT, bytes) != 0) return PKV_ENOMEM;
     memset(memory, 0, bytes);
     *base = memory;
     return PKV_OK;
+}
+
+static int sim_alloc(struct pkvi_device* device, uint64_t bytes, void** base) {
+    PKVI_TRY(pkvi_fault_check(sim_of(device)->faults, PKVI_FAULT_DEVICE_ALLOC));
+    return take_zeroed(bytes, base);
+}
+
+static int sim_alloc_host(struct pkvi_device* device, uint64_t bytes, void** base) {
+    PKVI_TRY(pkvi_fault_check(sim_of(device)->faults, PKVI_FAULT_DEVICE_HOST_ALLOC));
+    return take_zeroed(bytes, base);
 }
 
 /* What is in flight is forgotten: nothing lands in memory that is gone. */
@@ -255,6 +399,8 @@ static void sim_free(struct pkvi_device* device, void* base, uint64_t bytes) {
     pthread_mutex_lock(&sim->lock);
     for (uint32_t i = 0; i < sim->copies_max; i++)
         set_state(sim, &sim->copies[i], FREE);
+    for (uint32_t i = 0; i < sim->transfers_max; i++)
+        sim->transfers[i].is_open = false;
     pthread_mutex_unlock(&sim->lock);
     free(base);
 }
@@ -292,13 +438,20 @@ static int sim_attend(struct pkvi_device* device, const struct pkvi_attend_job* 
 
 /* ---- Open and close -------------------------------------------------------------------------- */
 
+static void close_parts(struct sim* sim) {
+    struct pkvi_mem* mem = sim->mem;
+    if (sim->transfers != NULL) pkvi_mem_give(mem, sim->transfers->due_us);
+    pkvi_mem_give(mem, sim->transfers);
+    pkvi_transfer_lists_close(sim->lists, mem);
+    pkvi_mem_give(mem, sim->copies);
+    pkvi_mem_give(mem, sim);
+}
+
 /* The arena is gone by now, and with it everything that was in flight. */
 static void sim_close(struct pkvi_device* device) {
     struct sim* sim = sim_of(device);
-    struct pkvi_mem* mem = sim->mem;
     pthread_mutex_destroy(&sim->lock);
-    pkvi_mem_give(mem, sim->copies);
-    pkvi_mem_give(mem, sim);
+    close_parts(sim);
 }
 
 static const struct pkvi_device_ops sim_ops = {
@@ -311,6 +464,12 @@ static const struct pkvi_device_ops sim_ops = {
     .write = sim_write,
     .read = sim_read,
     .attend = sim_attend,
+    .alloc_host = sim_alloc_host,
+    .free_host = sim_free,
+    .transfer = sim_transfer,
+    .transfer_poll = sim_transfer_poll,
+    .transfer_wait = sim_transfer_wait,
+    .transfer_cancel = sim_transfer_cancel,
     .close = sim_close,
 };
 
@@ -324,23 +483,33 @@ static void set_up(struct sim* sim, const struct pkvi_device_config* config) {
     sim->random = config->seed;
 }
 
+static int open_transfers(struct sim* sim, const struct pkvi_device_config* config) {
+    const uint32_t count = config->transfers_max;
+    uint64_t* due_us;
+    PKVI_TRY(pkvi_transfer_lists_open(config, &sim->lists));
+    PKVI_TRY(pkvi_mem_take(config->mem, count, sizeof *sim->transfers, (void**)&sim->transfers));
+    PKVI_TRY(pkvi_mem_take(config->mem, (uint64_t)count * config->transfer_pairs_max,
+                           sizeof *due_us, (void**)&due_us));
+    for (uint32_t i = 0; i < count; i++) {
+        sim->transfers[i].due_us = due_us + (size_t)i * config->transfer_pairs_max;
+        sim->transfers[i].list = &sim->lists[i];
+    }
+    sim->transfers_max = count;
+    return PKV_OK;
+}
+
 int pkvi_sim_open(const struct pkvi_device_config* config, struct pkvi_device** device) {
     struct sim* sim;
     PKVI_TRY(pkvi_mem_take(config->mem, 1, sizeof *sim, (void**)&sim));
     set_up(sim, config);
     int status =
         pkvi_mem_take(config->mem, config->copies_max, sizeof *sim->copies, (void**)&sim->copies);
-    if (status != PKV_OK) goto fail_sim;
-    if (pthread_mutex_init(&sim->lock, NULL) != 0) {
-        status = PKV_ENOMEM;
-        goto fail_copies;
+    if (status == PKV_OK) status = open_transfers(sim, config);
+    if (status == PKV_OK && pthread_mutex_init(&sim->lock, NULL) != 0) status = PKV_ENOMEM;
+    if (status != PKV_OK) {
+        close_parts(sim);
+        return status;
     }
     *device = &sim->device;
     return PKV_OK;
-
-fail_copies:
-    pkvi_mem_give(config->mem, sim->copies);
-fail_sim:
-    pkvi_mem_give(config->mem, sim);
-    return status;
 }

@@ -16,6 +16,7 @@ struct pkvi_plugin_stamp {
     uint32_t ops_bytes;
     uint32_t kv_job_bytes;
     uint32_t attend_job_bytes;
+    uint32_t transfer_job_bytes;
     uint32_t mem_bytes;
     uint32_t faults_bytes;
     uint32_t fault_points;
@@ -30,6 +31,7 @@ struct pkvi_plugin_stamp {
         .ops_bytes = sizeof(struct pkvi_device_ops),                                               \
         .kv_job_bytes = sizeof(struct pkvi_kv_job),                                                \
         .attend_job_bytes = sizeof(struct pkvi_attend_job),                                        \
+        .transfer_job_bytes = sizeof(struct pkvi_transfer_job),                                    \
         .mem_bytes = sizeof(struct pkvi_mem),                                                      \
         .faults_bytes = sizeof(struct pkvi_faults),                                                \
         .fault_points = PKVI_FAULT_COUNT,                                                          \
