@@ -47,7 +47,7 @@
  *   Errors    Functions return PKV_OK (0) or a negative status. A call that fails changes nothing;
  *             the exceptions are named where they stand, at pkv_plan_begin and pkv_write. Results
  *             come through out-pointers, which are written only on success.
- *   Handles   pkv_seq and pkv_plan are values. A zero, stale, forged or foreign handle gives
+ *   Handles   pkv_seq, pkv_plan and pkv_transfer are values. A zero, stale, forged or foreign handle gives
  *             PKV_ESTALE and is never undefined behaviour. Pointers must be valid or NULL where
  *             that is allowed; a NULL that is not allowed gives PKV_EINVAL.
  *   Threads   Every function may be called from any thread at any time, except that
@@ -110,7 +110,9 @@ extern "C" {
     X(ENONFINITE, -14, "a value is NaN or infinite, or is so in the type it is stored in")         \
     X(EFAULTSPEC, -15, "the fault specification does not parse or names no known point")           \
     X(ECORRUPT, -16, "an internal invariant does not hold")                                        \
-    X(EDEVICE, -17, "the device has failed for good")
+    X(EDEVICE, -17, "the device has failed for good")                                              \
+    X(EAWAY, -18, "the sequence is in the host tier: swap it in first")                            \
+    X(ENOHOST, -19, "not enough free blocks in the host tier now")
 
 enum pkv_status {
 #define PKV_STATUS_ENUM(name, value, message) PKV_##name = value,
@@ -220,6 +222,10 @@ typedef struct pkv_config {
     pkv_memory_hook memory;
     pkv_parallel_hook parallel;
     uint32_t device_ordinal; /* which GPU, of "cuda"; default the first */
+    uint32_t host_blocks;    /* blocks of the host tier (see SWAPPING), 0..2^24; default none */
+    uint32_t transfers_max;  /* swaps under way at once; default 4 */
+    uint32_t swap_layers;    /* layers that arrive together on "cuda"; default: so many that a copy
+                                of them is efficient */
 } pkv_config;
 
 /* What a config will take. */
@@ -228,6 +234,7 @@ typedef struct pkv_sizes {
     uint64_t arena_bytes;       /* device memory for all blocks */
     uint32_t blocks_per_extent; /* blocks in one extent of the arena */
     uint32_t extents;
+    uint64_t host_bytes; /* host memory for the host tier */
 } pkv_sizes;
 
 /* Fill `config` with zeros and defaults for a program compiled with `version`: pass PKV_VERSION.
@@ -288,6 +295,13 @@ typedef struct pkv_stats {
     uint64_t heap_calls;           /* calls of the memory hook that allocated */
     uint64_t heap_bytes;           /* host memory held */
     uint64_t arena_bytes;          /* device memory held */
+    uint64_t swap_out_bytes;       /* of transfers that ended well */
+    uint64_t swap_in_bytes;
+    uint64_t transfers_failed;
+    uint64_t transfers_cancelled;
+    uint32_t host_blocks_total; /* of the host tier */
+    uint32_t host_blocks_free;
+    uint32_t transfers; /* under way */
 } pkv_stats;
 
 /* Copy the counters. stats->struct_size says how much of the struct the caller knows.
@@ -349,6 +363,7 @@ typedef struct pkv_seq_info {
     uint32_t pages;    /* pages of the table, rolled ones included */
     uint32_t in_plan;  /* 1 while an open plan names the sequence */
     uint64_t tenant;
+    uint32_t residence; /* enum pkv_residence */
 } pkv_seq_info;
 
 /* Start an empty sequence that belongs to `tenant` (any number; 0 is as good as another).
@@ -359,24 +374,26 @@ PKV_API int pkv_seq_create(pkv_cache* cache, uint64_t tenant, pkv_seq* seq);
  * Token ids are compared, one by one; only blocks that the same tenant committed are found. Pass
  * one token less than the prompt has when you need the logits of its last token.
  * matched set to the tokens that need not be computed: the new length of the sequence.
- * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (not empty, or in a plan), PKV_ETOOBIG,
- *         PKV_ENOLEAVES. */
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (not empty, or in a plan), PKV_EAWAY,
+ *         PKV_ETOOBIG, PKV_ENOLEAVES. */
 PKV_API int pkv_seq_match(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens, uint32_t count,
                           uint32_t* matched);
 
 /* A new sequence with the same committed tokens. Blocks and table leaves are shared and copied on
  * write; the cost does not grow with the tokens but with the leaves of the table (256 pages each).
- * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (uncommitted tokens or in a plan), PKV_ENOSEQS. */
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (uncommitted tokens or in a plan), PKV_EAWAY,
+ *         PKV_ENOSEQS. */
 PKV_API int pkv_seq_fork(pkv_cache* cache, pkv_seq seq, pkv_seq* child);
 
 /* Shorten a sequence to `length` tokens and free the blocks behind; uncommitted tokens go too.
  * `length` may not exceed the committed length, and with a window of W tokens none of the tokens
  * [length - W, length) may have rolled off, sinks not counted.
- * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan), PKV_ERANGE, PKV_ENOLEAVES (only when
- *         config.table_leaves_max was set below the default). */
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan), PKV_EAWAY, PKV_ERANGE,
+ *         PKV_ENOLEAVES (only when config.table_leaves_max was set below the default). */
 PKV_API int pkv_seq_truncate(pkv_cache* cache, pkv_seq seq, uint32_t length);
 
-/* End a sequence. Its full committed blocks stay cached until they are evicted.
+/* End a sequence, also one that is away. Its full committed blocks stay cached until they are
+ * evicted; those of the host tier are free at once.
  * A zero handle is allowed and does nothing.
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan). */
 PKV_API int pkv_seq_free(pkv_cache* cache, pkv_seq seq);
@@ -386,7 +403,7 @@ PKV_API int pkv_seq_get_info(pkv_cache* cache, pkv_seq seq, pkv_seq_info* info);
 
 /* Copy the block numbers of pages [begin, end) of `group` into blocks [end - begin].
  * Pages that rolled off read PKV_NO_BLOCK.
- * Errors  PKV_EINVAL, PKV_ESTALE, PKV_ERANGE. */
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EAWAY, PKV_ERANGE. */
 PKV_API int pkv_seq_blocks(pkv_cache* cache, pkv_seq seq, uint32_t group, uint32_t begin,
                            uint32_t end, uint32_t* blocks);
 
@@ -397,23 +414,85 @@ PKV_API int pkv_seq_blocks(pkv_cache* cache, pkv_seq seq, uint32_t group, uint32
  * tokens  [count] ids, or NULL when they are unknown: the sequence is then not cached from here on.
  * slots   [count], filled for group 0; may be NULL.
  * To give up uncommitted tokens, truncate to the committed length.
- * Errors  PKV_EINVAL (count 0), PKV_ESTALE, PKV_EBUSY (in a plan), and PKV_ETOOBIG, PKV_ENOBLOCKS,
- *         PKV_ENOLEAVES, PKV_EIO, PKV_ETIMEDOUT as at pkv_plan_begin. */
+ * Errors  PKV_EINVAL (count 0), PKV_ESTALE, PKV_EBUSY (in a plan), PKV_EAWAY, and PKV_ETOOBIG,
+ *         PKV_ENOBLOCKS, PKV_ENOLEAVES, PKV_EIO, PKV_ETIMEDOUT as at pkv_plan_begin. */
 PKV_API int pkv_seq_append(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens, uint32_t count,
                            uint32_t* slots);
 
 /* Store K and V of all reserved tokens of a sequence that is in no plan, for one layer.
  * k       [reserved][kv_heads][key_dim]
  * v       [reserved][kv_heads][value_dim]
- * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan), PKV_ERANGE (layer, or nothing is
- *         reserved), PKV_ENONFINITE, PKV_EIO, PKV_EDEVICE. After an error the slots of this layer
- *         hold nothing defined. */
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan), PKV_EAWAY, PKV_ERANGE (layer, or
+ *         nothing is reserved), PKV_ENONFINITE, PKV_EIO, PKV_EDEVICE. After an error the slots of
+ *         this layer hold nothing defined. */
 PKV_API int pkv_seq_write(pkv_cache* cache, pkv_seq seq, uint32_t layer, const pkv_array* k,
                           const pkv_array* v);
 
 /* Commit all reserved tokens of a sequence that is in no plan.
- * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan). */
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan), PKV_EAWAY. */
 PKV_API int pkv_seq_commit(pkv_cache* cache, pkv_seq seq);
+
+/* ---- Swapping --------------------------------------------------------------------------------
+ *
+ * Sequences that wait can wait in host memory: config.host_blocks blocks of it, taken when the cache
+ * is created (pinned on "cuda"). Their K/V moves while others are computed:
+ *
+ *     resident --swap_out--> leaving --done--> away --swap_in--> arriving --done--> resident
+ *
+ *   leaving, arriving   a transfer is under way. pkv_seq_get_info works; every other call on the
+ *                       sequence gives PKV_EBUSY, as if it were in a plan. On "cuda" a plan may be
+ *                       begun while a sequence arrives: layers wait on the GPU until they have
+ *                       arrived, so that the first is computed while the last is on its way
+ *   away                the sequence holds no block of the pool. pkv_seq_get_info, pkv_seq_free and
+ *                       pkv_seq_swap_in work; every other call gives PKV_EAWAY
+ *
+ * Blocks that are shared with other sequences stay with those; the sequence that leaves takes its own
+ * copy along. Pages behind the window stay as they are. On "cpu" and "sim" the bytes move inside
+ * pkv_transfer_poll, some MiB at a time, and pkv_transfer_wait: the library has no threads for it. */
+
+enum pkv_residence { PKV_RESIDENT = 0, PKV_LEAVING = 1, PKV_AWAY = 2, PKV_ARRIVING = 3 };
+
+/* A swap under way. It is owned by who started it, and has to be ended: the handle lives until
+ * pkv_transfer_poll or pkv_transfer_wait has said how it ended, or until it is cancelled. */
+typedef struct pkv_transfer {
+    uint64_t id;
+} pkv_transfer;
+
+/* Start moving a sequence to the host tier. Its blocks are given back when all of them have been
+ * copied, not earlier; full ones stay cached like those of a sequence that has ended.
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (uncommitted tokens, in a plan, being read, or
+ *         transfers_max transfers are under way), PKV_EAWAY, PKV_ENOTSUP (there is no host tier),
+ *         PKV_ETOOBIG (more pages than the host tier has blocks), PKV_ENOHOST (not now: others must
+ *         come back or end), PKV_EIO, PKV_EDEVICE. */
+PKV_API int pkv_seq_swap_out(pkv_cache* cache, pkv_seq seq, pkv_transfer* transfer);
+
+/* Start moving a sequence back. All its blocks are reserved now, or none; cached ones are evicted
+ * when that is enough. When it has arrived its full pages are offered to the prefix index again, and
+ * those that it has already are shared.
+ * Errors  PKV_EINVAL (also: it is not away), PKV_ESTALE, PKV_EBUSY (leaving, arriving, or
+ *         transfers_max transfers are under way), PKV_ENOTSUP, PKV_ENOBLOCKS, PKV_ENOLEAVES,
+ *         PKV_EIO, PKV_EDEVICE. After the last two, cached blocks that were evicted stay so. */
+PKV_API int pkv_seq_swap_in(pkv_cache* cache, pkv_seq seq, pkv_transfer* transfer);
+
+/* Ask whether a transfer is done; never waits long.
+ * done    set to 1 when it is: the sequence is away or resident, and the handle dies. Else 0.
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (another call on this transfer runs). Every other status
+ *         is that of the transfer, PKV_EIO (also: bytes were damaged on the way), PKV_ETIMEDOUT,
+ *         PKV_EDEVICE: it has failed, its handle dies, and the sequence is where it was before,
+ *         resident or away, with nothing lost. A sequence that a plan names by then is away again
+ *         when the plan is aborted; cached blocks that were evicted stay so. */
+PKV_API int pkv_transfer_poll(pkv_cache* cache, pkv_transfer transfer, uint32_t* done);
+
+/* Wait until a transfer is done; the handle dies.
+ * Errors  as pkv_transfer_poll. */
+PKV_API int pkv_transfer_wait(pkv_cache* cache, pkv_transfer transfer);
+
+/* Give a transfer up: the sequence is where it was before, resident or away, with nothing lost, and
+ * the handle dies. Returns when the device touches neither copy any more, which can take as long as
+ * the copies that it has begun. A zero handle is allowed and does nothing.
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (another call on this transfer runs, or a plan names the
+ *         sequence). */
+PKV_API int pkv_transfer_cancel(pkv_cache* cache, pkv_transfer transfer);
 
 /* ---- Steps: plan, write, attend, commit ------------------------------------------------------ */
 
@@ -446,7 +525,7 @@ typedef struct pkv_plan_info {
  * written are copied first. When free blocks do not suffice, the least recently used cached ones
  * are evicted, but only when that is enough.
  * Errors  PKV_EINVAL (also: count 0, a sequence named twice), PKV_ESTALE, PKV_EBUSY (a sequence
- *         with reserved tokens or in a plan, or plans_max plans are open), PKV_ETOOBIG (a limit, or
+ *         with reserved tokens or in a plan, or plans_max plans are open), PKV_EAWAY, PKV_ETOOBIG (a limit, or
  *         more blocks than there are: it can never fit), PKV_ENOBLOCKS (not now: other
  *         sequences must end, or this one be freed and computed again), PKV_ENOLEAVES,
  *         PKV_EIO and PKV_ETIMEDOUT (copy or scrub failed).
@@ -499,7 +578,8 @@ PKV_API int pkv_attend(pkv_cache* cache, pkv_plan plan, uint32_t layer,
 
 /* Make the new tokens part of their sequences, put full blocks into the prefix index, and drop the
  * blocks that fell behind the window. The plan handle dies.
- * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (a write or attend still runs). */
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (a write or attend still runs, or a sequence is still
+ *         arriving), and that of a sequence whose arrival has failed: abort the plan then. */
 PKV_API int pkv_plan_commit(pkv_cache* cache, pkv_plan plan);
 
 /* Give up a plan: its new blocks are free again and its sequences are as long as before; a shared
@@ -510,7 +590,8 @@ PKV_API int pkv_plan_abort(pkv_cache* cache, pkv_plan plan);
 /* Read K and V of committed tokens [begin, end) of one layer back, in the plain order.
  * k       [end - begin][kv_heads][key_dim] or NULL
  * v       [end - begin][kv_heads][value_dim] or NULL
- * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan), PKV_ERANGE (also: rolled off), PKV_EIO. */
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan), PKV_EAWAY, PKV_ERANGE (also: rolled
+ *         off), PKV_EIO. */
 PKV_API int pkv_seq_read(pkv_cache* cache, pkv_seq seq, uint32_t layer, uint32_t begin,
                          uint32_t end, const pkv_array* k, const pkv_array* v);
 

@@ -68,9 +68,10 @@ static int get_info(const pkv_cache* cache, pkv_seq handle, pkv_seq_info* info) 
     *info = (pkv_seq_info){
         .length = seq->length,
         .reserved = seq->reserved,
-        .pages = seq->table.pages,
+        .pages = pkvi_pool_pages(&cache->pool, seq->length + seq->reserved),
         .in_plan = seq->in_plan,
         .tenant = seq->tenant,
+        .residence = seq->residence,
     };
     return PKV_OK;
 }
@@ -87,6 +88,7 @@ static int get_blocks(const pkv_cache* cache, pkv_seq handle, uint32_t begin, ui
     struct pkvi_seq* seq;
     PKVI_TRY(pkvi_seq_find(&cache->seqs, handle, &seq));
     if (begin > end) return PKV_ERANGE;
+    if (seq->residence == PKV_AWAY) return PKV_EAWAY;
     if (end > seq->table.pages) return PKV_ERANGE;
     for (uint32_t page = begin; page < end; page++)
         blocks[page - begin] = pkvi_table_get(&cache->leaves, &seq->table, page);
@@ -180,6 +182,7 @@ static int read_enter(pkv_cache* cache, pkv_seq handle, uint32_t begin, uint32_t
     const uint32_t block_tokens = cache->pool.block_tokens;
     PKVI_TRY(pkvi_seq_find(&cache->seqs, handle, seq));
     if ((*seq)->in_plan) return PKV_EBUSY;
+    PKVI_TRY(pkvi_seq_check_resident(*seq));
     if (end > (*seq)->length) return PKV_ERANGE;
     const uint32_t page_end = begin < end ? pkvi_ceil_div(end, block_tokens) : 0;
     for (uint32_t page = begin / block_tokens; page < page_end; page++)
@@ -220,6 +223,7 @@ static int write_enter(pkv_cache* cache, pkv_seq handle, const pkv_array* k, con
     PKVI_TRY(pkvi_seq_find(&cache->seqs, handle, seq));
     const uint32_t rows = (*seq)->reserved;
     if ((*seq)->in_plan) return PKV_EBUSY;
+    PKVI_TRY(pkvi_seq_check_resident(*seq));
     if (rows == 0) return PKV_ERANGE;
     PKVI_TRY(pkvi_array_resolve(k, rows, group->kv_heads, group->key_dim, false, &span->k));
     PKVI_TRY(pkvi_array_resolve(v, rows, group->kv_heads, group->value_dim, false, &span->v));

@@ -20,6 +20,10 @@ static int open_device(pkv_cache* cache) {
         .sequence_tokens_max = config->sequence_tokens_max,
         .plans_max = config->plans_max,
         .copies_max = config->plan_sequences_max,
+        .blocks = config->blocks,
+        .transfers_max = config->transfers_max,
+        .transfer_pairs_max = pkvi_config_transfer_pairs_max(config),
+        .swap_layers = config->swap_layers,
         .seed = config->fault_seed,
         .mem = &cache->mem,
         .faults = &cache->faults,
@@ -36,6 +40,8 @@ static int open_memory(pkv_cache* cache, struct pkvi_hash_key key) {
                              sizes->block_bytes * sizes->blocks_per_extent, sizes->extents));
     PKVI_TRY(pkvi_pool_open(&cache->pool, &cache->arena, mem, &cache->faults, &cache->layout,
                             cache->config.blocks, sizes->blocks_per_extent));
+    PKVI_TRY(pkvi_tier_open(&cache->tier, cache->device, mem, &cache->faults, &cache->layout,
+                            cache->config.host_blocks));
     PKVI_TRY(pkvi_prefix_open(&cache->prefix, &cache->pool, mem, key));
     return pkvi_leaves_open(&cache->leaves, &cache->prefix, mem, cache->config.table_leaves_max);
 }
@@ -51,19 +57,24 @@ static int open_parts(pkv_cache* cache) {
     PKVI_TRY(open_memory(cache, key));
     PKVI_TRY(pkvi_seqs_open(&cache->seqs, mem, config, (uint32_t)pkvi_random_next(&random)));
     PKVI_TRY(pkvi_plans_open(&cache->plans, mem, config, (uint32_t)pkvi_random_next(&random)));
+    PKVI_TRY(
+        pkvi_transfers_open(&cache->transfers, mem, config, (uint32_t)pkvi_random_next(&random)));
     PKVI_TRY(pkvi_scratch_open(&cache->scratch, mem, config));
     return pkvi_checker_open(&cache->checker, mem, config->blocks, config->table_leaves_max,
-                             cache->sizes.extents);
+                             cache->sizes.extents, config->host_blocks);
 }
 
 static void close_parts(pkv_cache* cache) {
     struct pkvi_mem* mem = &cache->mem;
+    pkvi_transfers_stop(&cache->transfers, cache->device);
     pkvi_checker_close(&cache->checker, mem);
     pkvi_scratch_close(&cache->scratch, mem);
+    pkvi_transfers_close(&cache->transfers, mem);
     pkvi_plans_close(&cache->plans, mem);
     pkvi_seqs_close(&cache->seqs, mem);
     pkvi_leaves_close(&cache->leaves, mem);
     pkvi_prefix_close(&cache->prefix, mem);
+    pkvi_tier_close(&cache->tier, mem);
     pkvi_pool_close(&cache->pool, mem);
     pkvi_arena_close(&cache->arena, mem);
     if (cache->device != NULL) cache->device->ops->close(cache->device);
@@ -164,4 +175,7 @@ void pkvi_cache_stats(const pkv_cache* cache, pkv_stats* stats) {
     stats->heap_calls = cache->mem.calls;
     stats->heap_bytes = cache->mem.bytes;
     stats->arena_bytes = cache->arena.bytes;
+    stats->host_blocks_total = cache->tier.slot_count;
+    stats->host_blocks_free = cache->tier.free_count;
+    stats->transfers = cache->transfers.open_count;
 }

@@ -11,7 +11,9 @@
 #include "core/config.h"
 #include "core/plan.h"
 #include "core/seq.h"
+#include "core/swap.h"
 #include "core/table.h"
+#include "core/tier.h"
 #include <pthread.h>
 
 struct pkv_cache {
@@ -30,6 +32,8 @@ struct pkv_cache {
     struct pkvi_leaves leaves;
     struct pkvi_seqs seqs;
     struct pkvi_plans plans;
+    struct pkvi_tier tier;
+    struct pkvi_transfers transfers;
     struct pkvi_scratch scratch; /* of reservations */
     struct pkvi_checker checker; /* of pkv_check */
     pkv_stats stats;             /* the counters; states are filled in when asked for */

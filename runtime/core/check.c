@@ -23,15 +23,17 @@
 enum { EXTENT_HELD, EXTENT_FREE, EXTENT_OPEN };
 
 int pkvi_checker_open(struct pkvi_checker* checker, struct pkvi_mem* mem, uint32_t blocks,
-                      uint32_t leaves, uint32_t extents) {
+                      uint32_t leaves, uint32_t extents, uint32_t host_blocks) {
     PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof(uint32_t), (void**)&checker->block_refs));
     PKVI_TRY(pkvi_mem_take(mem, leaves, sizeof(uint32_t), (void**)&checker->leaf_refs));
     PKVI_TRY(pkvi_mem_take(mem, leaves, sizeof(uint32_t), (void**)&checker->leaf_fill));
+    PKVI_TRY(pkvi_mem_take(mem, host_blocks, sizeof(uint8_t), (void**)&checker->slot_named));
     return pkvi_mem_take(mem, extents, sizeof(uint8_t), (void**)&checker->extent_states);
 }
 
 void pkvi_checker_close(struct pkvi_checker* checker, struct pkvi_mem* mem) {
     pkvi_mem_give(mem, checker->extent_states);
+    pkvi_mem_give(mem, checker->slot_named);
     pkvi_mem_give(mem, checker->leaf_fill);
     pkvi_mem_give(mem, checker->leaf_refs);
     pkvi_mem_give(mem, checker->block_refs);
@@ -43,6 +45,8 @@ static void clear(pkv_cache* cache) {
     memset(checker->leaf_refs, 0, cache->leaves.leaf_count * sizeof(uint32_t));
     memset(checker->leaf_fill, 0, cache->leaves.leaf_count * sizeof(uint32_t));
     memset(checker->extent_states, EXTENT_HELD, cache->arena.extent_count);
+    for (uint32_t slot = 0; slot < cache->tier.slot_count; slot++)
+        checker->slot_named[slot] = 0;
 }
 
 /* ---- Sequences and tables -------------------------------------------------------------------- */
@@ -85,7 +89,11 @@ static const char* check_table(pkv_cache* cache, const struct pkvi_seq* seq) {
 
 static const char* check_seq(pkv_cache* cache, const struct pkvi_seq* seq) {
     const uint32_t used = seq->length + seq->reserved;
-    EXPECT(seq->table.pages == pkvi_ceil_div(used, cache->pool.block_tokens), "S1");
+    const uint32_t pages = pkvi_ceil_div(used, cache->pool.block_tokens);
+    if (seq->residence == PKV_AWAY)
+        EXPECT(seq->table.pages == 0, "H2");
+    else
+        EXPECT(seq->table.pages == pages, "S1");
     EXPECT(seq->known <= used, "S3");
     return check_table(cache, seq);
 }
@@ -277,6 +285,74 @@ static const char* check_plans(pkv_cache* cache) {
     return NULL;
 }
 
+/* ---- Host tier and transfers ----------------------------------------------------------------- */
+
+static const char* count_slot(pkv_cache* cache, uint32_t slot) {
+    EXPECT(slot < cache->tier.slot_count, "H1");
+    EXPECT(cache->checker.slot_named[slot]++ == 0, "H1");
+    return NULL;
+}
+
+/* The slots of a sequence are those of its pages, in their order; away, the window says which. */
+static const char* check_slots(pkv_cache* cache, const struct pkvi_seq* seq) {
+    uint32_t slot = seq->host_head;
+    const uint32_t pages = pkvi_ceil_div(seq->length, cache->pool.block_tokens);
+    EXPECT(seq->residence != PKV_RESIDENT || slot == PKVI_NONE, "H2");
+    for (uint32_t page = 0; page < pages && seq->residence != PKV_RESIDENT; page++) {
+        const bool has_slot = slot != PKVI_NONE && cache->tier.page[slot] == page;
+        if (seq->residence == PKV_AWAY)
+            EXPECT(has_slot || may_be_rolled(cache, seq, page), "H2");
+        else
+            EXPECT(has_slot == (pkvi_table_get(&cache->leaves, &seq->table, page) != PKV_NO_BLOCK),
+                   "H2");
+        if (!has_slot) continue;
+        CHECK(count_slot(cache, slot));
+        slot = cache->tier.next[slot];
+    }
+    EXPECT(slot == PKVI_NONE, "H2");
+    return NULL;
+}
+
+static const char* check_free_slots(pkv_cache* cache) {
+    const struct pkvi_tier* tier = &cache->tier;
+    uint32_t free = 0;
+    for (uint32_t slot = tier->free_head; slot != PKVI_NONE; slot = tier->next[slot], free++)
+        CHECK(count_slot(cache, slot));
+    EXPECT(free == tier->free_count, "H1");
+    for (uint32_t slot = 0; slot < tier->slot_count; slot++)
+        EXPECT(cache->checker.slot_named[slot] == 1, "H1");
+    return NULL;
+}
+
+/* How many open transfers name the sequence? */
+static uint32_t transfers_of(const pkv_cache* cache, const struct pkvi_seq* seq) {
+    const struct pkvi_transfers* transfers = &cache->transfers;
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < transfers->count_max; i++) {
+        const struct pkvi_transfer* transfer = &transfers->slots[i];
+        const bool fits = transfer->is_in == (seq->residence == PKV_ARRIVING);
+        count += transfer->open && transfer->seq == seq && fits;
+    }
+    return count;
+}
+
+static const char* check_tier(pkv_cache* cache) {
+    uint32_t moving = 0;
+    for (uint32_t i = 0; i < cache->seqs.count_max; i++) {
+        const struct pkvi_seq* seq = &cache->seqs.slots[i];
+        if (!seq->alive) continue;
+        CHECK(check_slots(cache, seq));
+        EXPECT(seq->arrival == PKV_OK || seq->residence == PKV_ARRIVING, "H3");
+        EXPECT(seq->arrival == PKV_OK || seq->in_plan, "H3");
+        const bool is_moving = seq->residence == PKV_LEAVING || seq->residence == PKV_ARRIVING;
+        const bool wants_transfer = is_moving && seq->arrival == PKV_OK;
+        EXPECT(transfers_of(cache, seq) == wants_transfer, "H3");
+        moving += wants_transfer;
+    }
+    EXPECT(moving == cache->transfers.open_count, "H3");
+    return check_free_slots(cache);
+}
+
 /* ---- Digests --------------------------------------------------------------------------------- */
 
 static uint64_t fold(uint64_t digest, uint64_t value) {
@@ -289,6 +365,9 @@ static uint64_t digest_seq(const pkv_cache* cache, const struct pkvi_seq* seq, u
     digest = fold(digest, seq->tenant);
     digest = fold(digest, (uint64_t)seq->length << 32 | seq->reserved);
     digest = fold(digest, (uint64_t)seq->known << 32 | seq->in_plan);
+    digest = fold(digest, seq->residence);
+    for (uint32_t slot = seq->host_head; slot != PKVI_NONE; slot = cache->tier.next[slot])
+        digest = fold(digest, (uint64_t)cache->tier.page[slot] << 32 | slot);
     for (uint32_t page = 0; page < seq->table.pages; page++)
         digest = fold(digest, pkvi_table_get(&cache->leaves, &seq->table, page));
     return digest;
@@ -298,6 +377,7 @@ static uint64_t digest_seqs(const pkv_cache* cache) {
     uint64_t digest = 0;
     for (uint32_t i = 0; i < cache->seqs.count_max; i++)
         if (cache->seqs.slots[i].alive) digest = digest_seq(cache, &cache->seqs.slots[i], digest);
+    digest = fold(digest, cache->transfers.open_count);
     return fold(digest, cache->plans.open_count);
 }
 
@@ -315,6 +395,8 @@ static uint64_t digest_free_lists(const pkv_cache* cache, uint64_t digest) {
     for (uint32_t leaf = cache->leaves.free_head; leaf != PKVI_NONE;
          leaf = cache->leaves.next[leaf])
         digest = fold(digest, leaf);
+    for (uint32_t slot = cache->tier.free_head; slot != PKVI_NONE; slot = cache->tier.next[slot])
+        digest = fold(digest, slot);
     for (uint32_t s = cache->seqs.free_head; s != PKVI_NONE; s = cache->seqs.slots[s].next_free)
         digest = fold(digest, s);
     return digest;
@@ -335,6 +417,7 @@ static const char* check_all(pkv_cache* cache) {
     CHECK(check_seqs(cache));
     CHECK(check_prefix(cache));
     CHECK(check_pool(cache));
+    CHECK(check_tier(cache));
     return check_plans(cache);
 }
 

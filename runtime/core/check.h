@@ -13,10 +13,11 @@ struct pkvi_checker {
     uint32_t* leaf_refs;    /* [leaves] */
     uint32_t* leaf_fill;    /* [leaves] entries in use */
     uint8_t* extent_states; /* [extents] */
+    uint8_t* slot_named;    /* [host_blocks] */
 };
 
 int pkvi_checker_open(struct pkvi_checker* checker, struct pkvi_mem* mem, uint32_t blocks,
-                      uint32_t leaves, uint32_t extents);
+                      uint32_t leaves, uint32_t extents, uint32_t host_blocks);
 void pkvi_checker_close(struct pkvi_checker* checker, struct pkvi_mem* mem);
 
 /* PKV_OK, or PKV_ECORRUPT with report->broken set. The digests are 0 then. */

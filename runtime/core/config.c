@@ -17,6 +17,8 @@ enum {
     PLAN_TOKENS_DEFAULT = 4096,
     TRACE_EVENTS_MAX = 1 << 20,
     THREADS_MAX = 1024,
+    TRANSFERS_MAX = 64,
+    TRANSFERS_DEFAULT = 4,
 };
 
 static void set_default(uint32_t* field, uint32_t value) {
@@ -84,6 +86,7 @@ static int check_limits(pkv_config* config, const char** why) {
     set_default(&config->plan_tokens_max, PLAN_TOKENS_DEFAULT);
     set_default(&config->trace_events_max, 1024);
     set_default(&config->threads, 1);
+    set_default(&config->transfers_max, TRANSFERS_DEFAULT);
     REQUIRE(config->sequences_max <= SEQUENCES_MAX, PKV_ETOOBIG, "sequences_max: at most 2^20");
     REQUIRE(config->sequence_tokens_max <= SEQUENCE_TOKENS_MAX, PKV_ETOOBIG,
             "sequence_tokens_max: at most 2^27");
@@ -95,6 +98,11 @@ static int check_limits(pkv_config* config, const char** why) {
     REQUIRE(config->trace_events_max <= TRACE_EVENTS_MAX, PKV_ETOOBIG,
             "trace_events_max: at most 2^20");
     REQUIRE(config->threads <= THREADS_MAX, PKV_ETOOBIG, "threads: at most 1024");
+    REQUIRE(config->host_blocks <= BLOCKS_MAX, PKV_ETOOBIG, "host_blocks: at most 2^24");
+    REQUIRE(config->transfers_max <= TRANSFERS_MAX, PKV_ETOOBIG, "transfers_max: at most 64");
+    REQUIRE(config->swap_layers <= config->groups[0].layers, PKV_EINVAL,
+            "swap_layers: at most the layers of the group");
+    if (config->host_blocks == 0) config->transfers_max = 0;
     return PKV_OK;
 }
 
@@ -124,6 +132,10 @@ static int compute_sizes(const pkv_config* config, struct pkvi_layout* layout, p
             "blocks: the arena does not fit 64 bits");
     REQUIRE(sizes->arena_bytes <= PTRDIFF_MAX, PKV_ETOOBIG,
             "blocks: the arena does not fit the address space");
+    REQUIRE(pkvi_mul(config->host_blocks, layout->block_bytes, &sizes->host_bytes), PKV_ETOOBIG,
+            "host_blocks: the host tier does not fit 64 bits");
+    REQUIRE(sizes->host_bytes <= PTRDIFF_MAX, PKV_ETOOBIG,
+            "host_blocks: the host tier does not fit the address space");
     return PKV_OK;
 }
 
@@ -148,6 +160,12 @@ int pkvi_config_resolve(const pkv_config* config, pkv_config* resolved, struct p
     PKVI_TRY(pkvi_device_check(&result, why));
     *resolved = result;
     return PKV_OK;
+}
+
+uint32_t pkvi_config_transfer_pairs_max(const pkv_config* resolved) {
+    const uint32_t pages = pkvi_config_pages_max(resolved);
+    const uint32_t smaller = pages < resolved->blocks ? pages : resolved->blocks;
+    return smaller < resolved->host_blocks ? smaller : resolved->host_blocks;
 }
 
 uint32_t pkvi_config_pages_max(const pkv_config* resolved) {

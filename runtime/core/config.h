@@ -13,4 +13,7 @@ int pkvi_config_resolve(const pkv_config* config, pkv_config* resolved, struct p
 /* Pages of the longest sequence. */
 uint32_t pkvi_config_pages_max(const pkv_config* resolved);
 
+/* Blocks of the largest transfer. */
+uint32_t pkvi_config_transfer_pairs_max(const pkv_config* resolved);
+
 #endif

@@ -73,6 +73,14 @@ static void close_plan(pkv_cache* cache, struct pkvi_plan* plan) {
 
 /* ---- Begin ----------------------------------------------------------------------------------- */
 
+/* A device that orders its work after transfers takes plans for a sequence that is still arriving.
+ */
+static bool may_arrive_in_plan(const pkv_cache* cache, const struct pkvi_seq* seq) {
+    if (!cache->device->ops->orders_transfers) return false;
+    if (seq->in_plan) return false;
+    return seq->residence == PKV_ARRIVING && seq->readers == 0;
+}
+
 /* Turn one public entry into a reservation; `serial` finds a sequence that is named twice. */
 static int admit_entry(pkv_cache* cache, const pkv_entry* entry, uint64_t serial,
                        struct pkvi_reservation* item) {
@@ -80,7 +88,7 @@ static int admit_entry(pkv_cache* cache, const pkv_entry* entry, uint64_t serial
     if (entry->count == 0) return PKV_EINVAL;
     PKVI_TRY(pkvi_seq_find(&cache->seqs, entry->seq, &seq));
     if (seq->mark == serial) return PKV_EINVAL;
-    PKVI_TRY(pkvi_seq_check_idle(seq));
+    if (!may_arrive_in_plan(cache, seq)) PKVI_TRY(pkvi_seq_check_idle(seq));
     seq->mark = serial;
     *item = (struct pkvi_reservation){.seq = seq, .tokens = entry->tokens, .count = entry->count};
     return PKV_OK;
@@ -157,6 +165,7 @@ int pkvi_plan_begin(pkv_cache* cache, const pkv_entry* entries, uint32_t count, 
 
 int pkvi_seq_append(pkv_cache* cache, const pkv_entry* entry, uint32_t* slots) {
     PKVI_TRY(admit_entry(cache, entry, ++cache->scratch.serial, &cache->scratch.items[0]));
+    PKVI_TRY(pkvi_seq_check_resident(cache->scratch.items[0].seq));
     if (entry->count > cache->config.plan_tokens_max) return PKV_ETOOBIG;
     PKVI_TRY(pkvi_reserve(cache, 1));
     const struct pkvi_seq* seq = cache->scratch.items[0].seq;
@@ -168,15 +177,30 @@ int pkvi_seq_append(pkv_cache* cache, const pkv_entry* entry, uint32_t* slots) {
 
 /* ---- End ------------------------------------------------------------------------------------- */
 
+static struct pkvi_seq* entry_seq(pkv_cache* cache, const struct pkvi_plan* plan, uint32_t index) {
+    return &cache->seqs.slots[pkvi_handle_slot(plan->seqs[index].id)];
+}
+
 static struct pkvi_seq* release_entry(pkv_cache* cache, const struct pkvi_plan* plan,
                                       uint32_t index) {
-    struct pkvi_seq* seq = &cache->seqs.slots[pkvi_handle_slot(plan->seqs[index].id)];
+    struct pkvi_seq* seq = entry_seq(cache, plan, index);
     seq->in_plan = false;
     return seq;
 }
 
+/* Have all its sequences arrived? */
+static int check_arrivals(pkv_cache* cache, const struct pkvi_plan* plan) {
+    for (uint32_t i = 0; i < plan->entries; i++) {
+        const struct pkvi_seq* seq = entry_seq(cache, plan, i);
+        PKVI_TRY(seq->arrival);
+        PKVI_TRY(pkvi_seq_check_resident(seq));
+    }
+    return PKV_OK;
+}
+
 int pkvi_plan_commit(pkv_cache* cache, struct pkvi_plan* plan) {
     if (plan->users > 0) return PKV_EBUSY;
+    PKVI_TRY(check_arrivals(cache, plan));
     for (uint32_t i = 0; i < plan->entries; i++)
         pkvi_seq_commit(cache, release_entry(cache, plan, i));
     cache->stats.plans_committed++;
@@ -188,8 +212,11 @@ int pkvi_plan_commit(pkv_cache* cache, struct pkvi_plan* plan) {
 
 int pkvi_plan_abort(pkv_cache* cache, struct pkvi_plan* plan) {
     if (plan->users > 0) return PKV_EBUSY;
-    for (uint32_t i = 0; i < plan->entries; i++)
-        pkvi_seq_drop_reserved(cache, release_entry(cache, plan, i));
+    for (uint32_t i = 0; i < plan->entries; i++) {
+        struct pkvi_seq* seq = release_entry(cache, plan, i);
+        pkvi_seq_drop_reserved(cache, seq);
+        if (seq->arrival != PKV_OK) pkvi_seq_return_blocks(cache, seq);
+    }
     cache->stats.plans_aborted++;
     pkvi_trace_note(&cache->trace, "plan.abort", plan_handle(&cache->plans, plan).id, plan->tokens);
     close_plan(cache, plan);

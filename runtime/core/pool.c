@@ -131,5 +131,6 @@ uint32_t pkvi_pool_unref(struct pkvi_pool* pool, uint32_t block) {
 }
 
 bool pkvi_pool_is_foreign(const struct pkvi_pool* pool, uint32_t block, uint64_t tenant) {
-    return pool->written[block] && pool->owner[block] != tenant;
+    if (pool->written[block] == PKVI_BYTES_MIXED) return true;
+    return pool->written[block] == PKVI_BYTES_OWNED && pool->owner[block] != tenant;
 }

@@ -17,7 +17,8 @@
  *         P3  free_count == blocks that can be taken, in held extents and in those the arena could
  *             give
  *         P4  an extent is held  <=>  at least one of its blocks is referenced
- *         P5  bytes in b were written by owner[b] only, or are zero when written[b] is 0
+ *         P5  bytes in b were written by owner[b] only, or are zero, or are mixed: written[b] says
+ *             which
  * Not     A bitmap per extent was considered: it makes finding the lowest free block cheap, but
  *         every take then costs a search where a list costs two loads. Policies that need the order
  *         can sort.
@@ -28,6 +29,9 @@
 #include "core/arena.h"
 
 #define PKVI_NONE UINT32_MAX /* end of a list, no block, no extent */
+
+/* What written[] says of a block's bytes. Mixed ones are foreign to everybody. */
+enum pkvi_bytes { PKVI_BYTES_ZERO, PKVI_BYTES_OWNED, PKVI_BYTES_MIXED };
 
 struct pkvi_extent {
     uint32_t used;          /* blocks with references */
@@ -51,7 +55,7 @@ struct pkvi_pool {
     uint32_t* refs;   /* [block_count] */
     uint32_t* next;   /* [block_count] free list inside the extent */
     uint64_t* owner;  /* [block_count] tenant whose bytes are in the block */
-    uint8_t* written; /* [block_count] 0: all bytes are zero */
+    uint8_t* written; /* [block_count] enum pkvi_bytes */
     uint32_t* tokens; /* [block_count][block_tokens] ids of the tokens in the block */
 };
 
@@ -72,7 +76,7 @@ void pkvi_pool_take(struct pkvi_pool* pool, uint32_t count, uint32_t* blocks);
 void pkvi_pool_ref(struct pkvi_pool* pool, uint32_t block);
 uint32_t pkvi_pool_unref(struct pkvi_pool* pool, uint32_t block);
 
-/* Does `block` hold bytes of another tenant than `tenant`? */
+/* Does `block` hold bytes of another tenant than `tenant`, or may it? */
 bool pkvi_pool_is_foreign(const struct pkvi_pool* pool, uint32_t block, uint64_t tenant);
 
 /* Blocks of `extent`; the last extent may be cut short by block_count. */

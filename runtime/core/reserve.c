@@ -112,9 +112,17 @@ static void take_blocks(pkv_cache* cache, uint32_t blocks, uint32_t evictions) {
     pkvi_pool_take(&cache->pool, blocks, cache->scratch.blocks);
 }
 
-static void return_blocks(pkv_cache* cache, uint32_t blocks) {
-    while (blocks-- > 0)
-        pkvi_pool_unref(&cache->pool, cache->scratch.blocks[blocks]);
+void pkvi_reserve_return(pkv_cache* cache, uint32_t count) {
+    while (count-- > 0)
+        pkvi_pool_unref(&cache->pool, cache->scratch.blocks[count]);
+}
+
+int pkvi_reserve_blocks(pkv_cache* cache, uint32_t count, uint32_t leaves) {
+    uint32_t evictions;
+    PKVI_TRY(decide_evictions(cache, count, &evictions));
+    PKVI_TRY(decide_leaves(cache, leaves));
+    take_blocks(cache, count, evictions);
+    return PKV_OK;
 }
 
 static int scrub_block(pkv_cache* cache, uint32_t block, uint64_t tenant) {
@@ -122,7 +130,7 @@ static int scrub_block(pkv_cache* cache, uint32_t block, uint64_t tenant) {
     if (pkvi_pool_is_foreign(pool, block, tenant)) {
         unsigned char* bytes = pkvi_space_block(&pool->space, block);
         PKVI_TRY(cache->device->ops->zero(cache->device, bytes, pool->space.block_bytes));
-        pool->written[block] = 0;
+        pool->written[block] = PKVI_BYTES_ZERO;
         cache->stats.scrubs++;
     }
     pool->owner[block] = tenant;
@@ -144,7 +152,7 @@ static int submit_copy(pkv_cache* cache, const struct pkvi_seq* seq, uint32_t to
                        uint64_t* ticket) {
     const uint32_t from = pkvi_table_get(&cache->leaves, &seq->table, seq->table.pages - 1);
     const struct pkvi_space* space = &cache->pool.space;
-    cache->pool.written[to] = 1;
+    cache->pool.written[to] = PKVI_BYTES_OWNED;
     return cache->device->ops->copy(cache->device, pkvi_space_block(space, to),
                                     pkvi_space_block(space, from), space->block_bytes, ticket);
 }
@@ -209,7 +217,7 @@ static uint32_t apply_item(pkv_cache* cache, const struct pkvi_reservation* item
     if (item->own_leaf) pkvi_table_own(&cache->leaves, &seq->table, seq->table.pages - 1);
     if (item->copy_tail) replace_tail(cache, seq, blocks[used++]);
     for (uint32_t i = 0; i < item->new_pages; i++) {
-        cache->pool.written[blocks[used]] = 1;
+        cache->pool.written[blocks[used]] = PKVI_BYTES_OWNED;
         pkvi_table_push(&cache->leaves, &seq->table, blocks[used++]);
     }
     record_tokens(cache, seq, item->tokens, item->count);
@@ -230,7 +238,7 @@ int pkvi_reserve(pkv_cache* cache, uint32_t count) {
     int status = scrub_blocks(cache, count);
     if (status == PKV_OK) status = copy_tails(cache, count);
     if (status != PKV_OK) {
-        return_blocks(cache, blocks);
+        pkvi_reserve_return(cache, blocks);
         return status;
     }
     uint32_t used = 0;

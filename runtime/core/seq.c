@@ -46,8 +46,10 @@ static struct pkvi_seq* slot_take(struct pkvi_seqs* seqs) {
     struct pkvi_seq* seq = &seqs->slots[seqs->free_head];
     seqs->free_head = seq->next_free;
     seqs->alive_count++;
-    *seq = (struct pkvi_seq){
-        .table.leaves = seq->table.leaves, .generation = seq->generation, .alive = true};
+    *seq = (struct pkvi_seq){.table.leaves = seq->table.leaves,
+                             .generation = seq->generation,
+                             .host_head = PKVI_NONE,
+                             .alive = true};
     return seq;
 }
 
@@ -62,7 +64,12 @@ static void slot_give(struct pkvi_seqs* seqs, struct pkvi_seq* seq) {
 int pkvi_seq_check_idle(const struct pkvi_seq* seq) {
     if (seq->in_plan) return PKV_EBUSY;
     if (seq->readers > 0) return PKV_EBUSY;
-    return PKV_OK;
+    return pkvi_seq_check_resident(seq);
+}
+
+int pkvi_seq_check_resident(const struct pkvi_seq* seq) {
+    if (seq->residence == PKV_RESIDENT) return PKV_OK;
+    return seq->residence == PKV_AWAY ? PKV_EAWAY : PKV_EBUSY;
 }
 
 static uint32_t slot_of(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t position) {
@@ -97,6 +104,7 @@ int pkvi_seq_create(pkv_cache* cache, uint64_t tenant, pkv_seq* handle) {
 int pkvi_seq_fork(pkv_cache* cache, const struct pkvi_seq* seq, pkv_seq* handle) {
     if (seq->in_plan) return PKV_EBUSY;
     if (seq->reserved > 0) return PKV_EBUSY;
+    PKVI_TRY(pkvi_seq_check_resident(seq));
     PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_SEQ_FORK));
     if (cache->seqs.free_head == PKVI_NONE) return PKV_ENOSEQS;
     struct pkvi_seq* child = slot_take(&cache->seqs);
@@ -112,9 +120,10 @@ int pkvi_seq_fork(pkv_cache* cache, const struct pkvi_seq* seq, pkv_seq* handle)
 }
 
 int pkvi_seq_free(pkv_cache* cache, struct pkvi_seq* seq) {
-    PKVI_TRY(pkvi_seq_check_idle(seq));
+    if (seq->residence != PKV_AWAY) PKVI_TRY(pkvi_seq_check_idle(seq));
     pkvi_trace_note(&cache->trace, "seq.free", pkvi_seq_handle(&cache->seqs, seq).id, seq->length);
     pkvi_table_cut(&cache->leaves, &seq->table, 0);
+    pkvi_tier_give(&cache->tier, seq->host_head);
     slot_give(&cache->seqs, seq);
     return PKV_OK;
 }
@@ -223,7 +232,7 @@ static void share_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page, ui
     cache->stats.prefix_duplicates++;
 }
 
-/* Put one full page into the index. False when it cannot be: its prefix is not there. */
+/* Put one full page into the index. False when it cannot be: it or its prefix is not there. */
 static bool index_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page) {
     uint32_t parent = PKVI_NONE;
     if (page > 0) {
@@ -232,6 +241,7 @@ static bool index_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page) {
         if (!cache->prefix.indexed[parent]) return false;
     }
     const uint32_t block = pkvi_table_get(&cache->leaves, &seq->table, page);
+    if (block == PKV_NO_BLOCK) return false;
     const uint32_t node = pkvi_prefix_insert(&cache->prefix, block, parent);
     if (node != block)
         share_page(cache, seq, page, node);
@@ -242,10 +252,16 @@ static bool index_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page) {
 
 static void index_new_pages(pkv_cache* cache, struct pkvi_seq* seq, uint32_t old_length) {
     if (cache->config.prefix_off) return;
+    if (seq->is_unindexed) old_length = 0;
+    seq->is_unindexed = false;
     const uint32_t known = seq->known < seq->length ? seq->known : seq->length;
     const uint32_t end = pkvi_pool_page(&cache->pool, known);
     for (uint32_t page = pkvi_pool_page(&cache->pool, old_length); page < end; page++)
         if (!index_page(cache, seq, page)) return;
+}
+
+void pkvi_seq_index(pkv_cache* cache, struct pkvi_seq* seq) {
+    index_new_pages(cache, seq, 0);
 }
 
 /* Drop the blocks that no later token can see. Best effort where a leaf is shared and none is

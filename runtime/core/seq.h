@@ -4,7 +4,7 @@
  *            committed: shared, cached,        reserved: have slots, are
  *            readable                          being computed, nobody else's
  *
- * Holds   S1  pages == ceil((length + reserved) / block_tokens)
+ * Holds   S1  pages == ceil((length + reserved) / block_tokens); 0 while the sequence is away
  *         S2  blocks of reserved tokens have one reference and stand in private leaves
  *         S3  known <= length + reserved: so many leading tokens have their ids in the blocks. Only
  *             pages of known tokens are ever indexed
@@ -27,9 +27,13 @@ struct pkvi_seq {
     uint32_t version;    /* moves on when an entry of the table changes or goes */
     uint32_t readers;    /* calls that read it outside the lock */
     uint32_t next_free;
+    uint32_t host_head;           /* first of its slots in the host tier, or PKVI_NONE (tier.h) */
+    enum pkv_residence residence; /* moved by swap.c alone */
+    int arrival;                  /* how its arrival failed, while a plan still holds its blocks */
     uint64_t mark; /* serial of the last batch that named it, to find a sequence named twice */
     bool alive;
     bool in_plan;
+    bool is_unindexed; /* it has arrived, and its pages have not been offered to the index again */
 };
 
 struct pkvi_seqs {
@@ -62,8 +66,15 @@ void pkvi_seq_commit(pkv_cache* cache, struct pkvi_seq* seq);
 /* Give the reserved tokens up. Cannot fail. */
 void pkvi_seq_drop_reserved(pkv_cache* cache, struct pkvi_seq* seq);
 
-/* May a call change the sequence now? PKV_EBUSY while a plan or a reader holds it. */
+/* May a call change the sequence now? PKV_EBUSY while a plan, a reader or a transfer holds it, and
+ * PKV_EAWAY. */
 int pkvi_seq_check_idle(const struct pkvi_seq* seq);
+
+/* Are its blocks there, and nobody moves them? PKV_EBUSY while a transfer does, and PKV_EAWAY. */
+int pkvi_seq_check_resident(const struct pkvi_seq* seq);
+
+/* Offer all full pages to the prefix index. pre: it is in no plan. Cannot fail. */
+void pkvi_seq_index(pkv_cache* cache, struct pkvi_seq* seq);
 
 /* The slots of `count` positions from `first` on, which have them. */
 void pkvi_seq_slots(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t first,

@@ -206,8 +206,8 @@ struct pkvi_device_config {
     uint32_t plan_sequences_max;
     uint32_t sequence_tokens_max;
     uint32_t plans_max;
-    uint32_t copies_max; /* copies that are in flight at once, at most */
-    uint32_t blocks;     /* of the arena */
+    uint32_t copies_max;         /* copies that are in flight at once, at most */
+    uint32_t blocks;             /* of the arena */
     uint32_t transfers_max;      /* under way at once, at most; 0: there is no host tier */
     uint32_t transfer_pairs_max; /* blocks of one transfer, at most */
     uint32_t swap_layers;        /* layers that arrive together; 0: the device decides */

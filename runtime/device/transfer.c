@@ -31,8 +31,8 @@ void pkvi_transfer_list_fill(struct pkvi_transfer_list* list, const struct pkvi_
     for (uint32_t i = 0; i < job->count; i++) {
         unsigned char* block = pkvi_space_block(job->space, job->blocks[i]);
         unsigned char* slot = pkvi_transfer_host(job, i);
-        list->pairs[i] = (struct pkvi_copy_pair){job->is_in ? block : slot,
-                                                 job->is_in ? slot : block};
+        list->pairs[i] =
+            (struct pkvi_copy_pair){job->is_in ? block : slot, job->is_in ? slot : block};
     }
 }
 
