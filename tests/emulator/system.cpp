@@ -64,6 +64,9 @@ struct Emulator {
     Failure fault = {};
     uint64_t counts[EMULATOR_CALLS] = {};
     bool is_broken = false; /* a sticky error */
+    uint64_t clock_ns = 0;
+    uint64_t copy_ns = 1000; /* each, in a batch */
+    uint64_t kernel_ns = 8000;
     const char* absent = nullptr;
     Stream legacy; /* the default stream */
 
@@ -402,10 +405,16 @@ int pkvi_gpu_copy_batch(void* const* to, const void* const* from, uint32_t count
     put(stream, [=] {
         for (uint32_t i = 0; i < count; i++) {
             const uint32_t at = (first + count - i) % count;
+            emulator().clock_ns += emulator().copy_ns;
             copy_now(destinations[at], sources[at], bytes);
         }
     });
     return PKV_OK;
+}
+
+uint64_t pkvi_gpu_clock_ns(void) {
+    const Guard guard(emulator().lock);
+    return emulator().clock_ns;
 }
 
 /* ---- emulator/system.h ----------------------------------------------------------------------- */
@@ -417,6 +426,7 @@ int emulator_submit(pkvi_gpu_stream* stream, std::function<void()> run) {
     const bool is_faulty = is_due(emulator().fault);
     put(stream, [=] {
         if (emulator().is_broken) return;
+        emulator().clock_ns += emulator().kernel_ns;
         if (is_faulty)
             emulator().is_broken = true;
         else
@@ -445,6 +455,12 @@ void emulator_reset(uint64_t seed) {
         e.failures[call] = {};
         e.counts[call] = 0;
     }
+}
+
+void emulator_set_costs(uint64_t copy_ns, uint64_t kernel_ns) {
+    const Guard guard(emulator().lock);
+    emulator().copy_ns = copy_ns;
+    emulator().kernel_ns = kernel_ns;
 }
 
 uint64_t emulator_count(emulator_call call) {

@@ -41,6 +41,9 @@ void emulator_fault(uint32_t after);
 /* Forget failures, and start drawing the order of streams from `seed`. pre: nothing is queued. */
 void emulator_reset(uint64_t seed);
 
+/* How long a copy of a batch and a kernel take, by the emulated clock; at first 1000 and 8000. */
+void emulator_set_costs(uint64_t copy_ns, uint64_t kernel_ns);
+
 /* How many calls of a kind there were since the reset, failed ones included. */
 uint64_t emulator_count(enum emulator_call call);
 

@@ -55,7 +55,9 @@ static int gpu_alloc(struct pkvi_device* device, uint64_t bytes, void** base) {
     struct pkvi_gpu* gpu = pkvi_gpu_of(device);
     int before;
     PKVI_TRY(pkvi_gpu_enter(gpu, pkvi_fault_check(gpu->faults, PKVI_FAULT_DEVICE_ALLOC), &before));
-    return pkvi_gpu_leave(gpu, before, alloc_zeroed(gpu, bytes, base));
+    const int status = alloc_zeroed(gpu, bytes, base);
+    if (status == PKV_OK) gpu->swaps.base = *base;
+    return pkvi_gpu_leave(gpu, before, status);
 }
 
 /* Memory goes back also on a device that has failed; the driver may refuse it. */
@@ -97,6 +99,8 @@ static int gpu_copy(struct pkvi_device* device, void* to, const void* from, uint
     int before;
     if (fault.action == PKVI_ACT_DELAY) pkvi_clock_sleep(gpu->clock, fault.argument);
     PKVI_TRY(pkvi_gpu_enter(gpu, refused, &before));
+    pkvi_gpu_swaps_use_block(&gpu->swaps, from);
+    pkvi_gpu_swaps_use_block(&gpu->swaps, to);
     const int status = pkvi_gpu_copy(to, from, bytes, gpu->stream);
     if (status == PKV_OK) *ticket = (uint64_t)-note(gpu, finish_copy(gpu, to, bytes, fault));
     return pkvi_gpu_leave(gpu, before, status);
@@ -111,6 +115,7 @@ static int gpu_zero(struct pkvi_device* device, void* to, uint64_t bytes) {
     struct pkvi_gpu* gpu = pkvi_gpu_of(device);
     int before;
     PKVI_TRY(pkvi_gpu_enter(gpu, pkvi_fault_check(gpu->faults, PKVI_FAULT_DEVICE_ZERO), &before));
+    pkvi_gpu_swaps_use_block(&gpu->swaps, to);
     return pkvi_gpu_leave(gpu, before, pkvi_gpu_zero(to, bytes, gpu->stream));
 }
 
@@ -136,6 +141,7 @@ static int gpu_set_stream(struct pkvi_device* device, void* stream) {
 
 static void close_parts(struct pkvi_gpu* gpu) {
     pkvi_gpu_wait();
+    pkvi_gpu_swaps_close(&gpu->swaps);
     if (gpu->merges != NULL) pkvi_gpu_free(gpu->merges);
     if (gpu->partials != NULL) pkvi_gpu_free(gpu->partials);
     pkvi_gpu_cells_close(&gpu->table_cells, gpu->mem);
@@ -166,6 +172,13 @@ static const struct pkvi_device_ops gpu_ops = {
     .write = pkvi_gpu_write,
     .read = pkvi_gpu_read,
     .attend = pkvi_gpu_attend,
+    .alloc_host = pkvi_gpu_alloc_host,
+    .free_host = pkvi_gpu_free_host,
+    .transfer = pkvi_gpu_transfer,
+    .transfer_poll = pkvi_gpu_transfer_poll,
+    .transfer_wait = pkvi_gpu_transfer_wait,
+    .transfer_cancel = pkvi_gpu_transfer_cancel,
+    .orders_transfers = true,
     .set_stream = gpu_set_stream,
     .close = gpu_close,
 };
@@ -205,6 +218,7 @@ static int open_parts(struct pkvi_gpu* gpu, const struct pkvi_device_config* con
     PKVI_TRY(pkvi_gpu_cells_open(&gpu->slot_cells, gpu->mem, config->plans_max + LOOSE_CELLS,
                                  gpu->slots_max * sizeof(uint32_t)));
     PKVI_TRY(open_tables(gpu, config));
+    PKVI_TRY(pkvi_gpu_swaps_open(&gpu->swaps, config));
     return open_workspace(gpu, config);
 }
 

@@ -1,8 +1,10 @@
-/* gpu.h - the state of an open CUDA device, which device.c opens and jobs.c works with. */
+/* gpu.h - the state of an open CUDA device, which device.c opens and jobs.c and transfers.c work
+ * with. */
 #ifndef PKVI_DEVICE_CUDA_GPU_H
 #define PKVI_DEVICE_CUDA_GPU_H
 
 #include "device/cuda/cells.h"
+#include "device/cuda/swaps.h"
 #include "device/cuda/tables.h"
 #include <pthread.h>
 
@@ -28,6 +30,7 @@ struct pkvi_gpu {
     struct pkvi_gpu_item* prefill;  /* [bounds.prefill_items] scratch */
     float* partials;
     uint32_t* merges;
+    struct pkvi_gpu_swaps swaps;
 };
 
 static inline struct pkvi_gpu* pkvi_gpu_of(struct pkvi_device* device) {
@@ -46,6 +49,14 @@ int pkvi_gpu_leave(struct pkvi_gpu* gpu, int before, int status);
 int pkvi_gpu_write(struct pkvi_device* device, const struct pkvi_kv_job* job);
 int pkvi_gpu_read(struct pkvi_device* device, const struct pkvi_kv_job* job);
 int pkvi_gpu_attend(struct pkvi_device* device, const struct pkvi_attend_job* job);
+
+/* Those that swap blocks. */
+int pkvi_gpu_alloc_host(struct pkvi_device* device, uint64_t bytes, void** base);
+void pkvi_gpu_free_host(struct pkvi_device* device, void* base, uint64_t bytes);
+int pkvi_gpu_transfer(struct pkvi_device* device, const struct pkvi_transfer_job* job);
+int pkvi_gpu_transfer_poll(struct pkvi_device* device, uint32_t index, bool* has_ended);
+int pkvi_gpu_transfer_wait(struct pkvi_device* device, uint32_t index);
+void pkvi_gpu_transfer_cancel(struct pkvi_device* device, uint32_t index);
 
 int pkvi_gpu_open(const struct pkvi_device_config* config, struct pkvi_device** device);
 

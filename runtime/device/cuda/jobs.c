@@ -84,8 +84,10 @@ static int run_kv(struct pkvi_device* device, const struct pkvi_kv_job* job,
     struct pkvi_gpu* gpu = pkvi_gpu_of(device);
     int before;
     PKVI_TRY(pkvi_gpu_enter(gpu, pkvi_fault_check(gpu->faults, point), &before));
-    const bool is_valid = reaches(&job->k) && reaches(&job->v);
-    return pkvi_gpu_leave(gpu, before, is_valid ? move(gpu, job, launch) : PKV_EINVAL);
+    int status = reaches(&job->k) && reaches(&job->v) ? PKV_OK : PKV_EINVAL;
+    if (status == PKV_OK) status = pkvi_gpu_swaps_use_slots(&gpu->swaps, job, gpu->stream);
+    if (status == PKV_OK) status = move(gpu, job, launch);
+    return pkvi_gpu_leave(gpu, before, status);
 }
 
 int pkvi_gpu_write(struct pkvi_device* device, const struct pkvi_kv_job* job) {
@@ -189,6 +191,7 @@ int pkvi_gpu_attend(struct pkvi_device* device, const struct pkvi_attend_job* jo
     int before;
     PKVI_TRY(pkvi_gpu_enter(gpu, pkvi_fault_check(gpu->faults, PKVI_FAULT_DEVICE_ATTEND), &before));
     int status = check_attend(job);
+    if (status == PKV_OK) status = pkvi_gpu_swaps_use_table(&gpu->swaps, job, gpu->stream);
     if (status == PKV_OK) status = attend(gpu, job);
     return pkvi_gpu_leave(gpu, before, status);
 }

@@ -70,6 +70,9 @@ int pkvi_gpu_zero(void* memory, uint64_t bytes, struct pkvi_gpu_stream* stream);
 int pkvi_gpu_copy_batch(void* const* to, const void* const* from, uint32_t count, uint64_t bytes,
                         struct pkvi_gpu_stream* stream);
 
+/* A clock to compare times with, in nanoseconds. */
+uint64_t pkvi_gpu_clock_ns(void);
+
 #ifdef __cplusplus
 }
 #endif

@@ -9,6 +9,7 @@
 #include "pagedkv.h"
 #include <cuda_runtime_api.h>
 #include <string.h>
+#include <time.h>
 
 #define TRY_CUDA(call)                                                                             \
     do {                                                                                           \
@@ -227,6 +228,12 @@ int pkvi_gpu_event_is_done(struct pkvi_gpu_event* event, bool* is_done) {
         return PKV_OK;
     }
     return pkvi_gpu_status_of((int)error);
+}
+
+uint64_t pkvi_gpu_clock_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
 /* ---- Copies ---------------------------------------------------------------------------------- */

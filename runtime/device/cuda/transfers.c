@@ -1,0 +1,123 @@
+/* transfers.c - the operations of the vtable that swap blocks, over swaps.h.
+ *
+ * The host waits for copies outside the lock of the device, so that others can compute meanwhile.
+ * A transfer that was told to misbehave is carried out all the same, and then said to have ended as
+ * it was told: what is lost or damaged on the way cannot be had from a GPU that works. */
+#include "device/cuda/gpu.h"
+
+#include <string.h>
+
+int pkvi_gpu_alloc_host(struct pkvi_device* device, uint64_t bytes, void** base) {
+    struct pkvi_gpu* gpu = pkvi_gpu_of(device);
+    const int refused = pkvi_fault_check(gpu->faults, PKVI_FAULT_DEVICE_HOST_ALLOC);
+    int before;
+    PKVI_TRY(pkvi_gpu_enter(gpu, refused, &before));
+    const int status = pkvi_gpu_alloc_pinned(bytes, base);
+    if (status == PKV_OK) memset(*base, 0, bytes);
+    return pkvi_gpu_leave(gpu, before, status);
+}
+
+void pkvi_gpu_free_host(struct pkvi_device* device, void* base, uint64_t bytes) {
+    struct pkvi_gpu* gpu = pkvi_gpu_of(device);
+    int before;
+    (void)bytes;
+    if (pkvi_gpu_select(gpu->ordinal, &before) != PKV_OK) return;
+    pkvi_gpu_wait();
+    pkvi_gpu_free_pinned(base);
+    pkvi_gpu_select(before, NULL);
+}
+
+int pkvi_gpu_transfer(struct pkvi_device* device, const struct pkvi_transfer_job* job) {
+    struct pkvi_gpu* gpu = pkvi_gpu_of(device);
+    const int refused = pkvi_fault_check(gpu->faults, PKVI_FAULT_DEVICE_TRANSFER_SUBMIT);
+    int before;
+    PKVI_TRY(pkvi_gpu_enter(gpu, refused, &before));
+    return pkvi_gpu_leave(gpu, before, pkvi_gpu_swaps_start(&gpu->swaps, job, gpu->stream));
+}
+
+/* Once for each transfer. One call at a time works on it, so that no lock is needed. */
+static struct pkvi_fault fate_of(struct pkvi_gpu* gpu, uint32_t index) {
+    struct pkvi_gpu_swap* swap = &gpu->swaps.swaps[index];
+    if (!swap->has_fate)
+        swap->fate = pkvi_fault_visit(gpu->faults, PKVI_FAULT_DEVICE_TRANSFER_DONE);
+    swap->has_fate = true;
+    return swap->fate;
+}
+
+/* Wait until the device touches nothing of the transfer any more. */
+static int await(struct pkvi_gpu* gpu, uint32_t index) {
+    int before;
+    PKVI_TRY(pkvi_gpu_select(gpu->ordinal, &before));
+    const int status = pkvi_gpu_event_wait(pkvi_gpu_swap_last(&gpu->swaps, index));
+    pkvi_gpu_select(before, NULL);
+    return status;
+}
+
+/* Let go of it; `status` is how its copies ended. */
+static int finish(struct pkvi_gpu* gpu, uint32_t index, int status) {
+    int before;
+    pthread_mutex_lock(&gpu->lock);
+    pkvi_gpu_swaps_end(&gpu->swaps, index);
+    pthread_mutex_unlock(&gpu->lock);
+    PKVI_TRY(pkvi_gpu_enter(gpu, status, &before));
+    return pkvi_gpu_leave(gpu, before, PKV_OK);
+}
+
+/* Damage the copy as it was told: what is in device memory can be zeroed from here. */
+static int corrupt(struct pkvi_gpu* gpu, uint32_t index, struct pkvi_fault fate) {
+    const struct pkvi_gpu_swap* swap = &gpu->swaps.swaps[index];
+    int before;
+    if (fate.argument == 0) return PKV_OK;
+    if (!swap->is_in) {
+        *swap->first_to ^= 1;
+        return PKV_EIO;
+    }
+    PKVI_TRY(pkvi_gpu_enter(gpu, PKV_OK, &before));
+    int status = pkvi_gpu_zero(swap->first_to, 1, gpu->swaps.in);
+    if (status == PKV_OK) status = pkvi_gpu_stream_wait(gpu->swaps.in);
+    return pkvi_gpu_leave(gpu, before, status != PKV_OK ? status : PKV_EIO);
+}
+
+/* All copies are done: end as it was told. */
+static int settle(struct pkvi_gpu* gpu, uint32_t index, struct pkvi_fault fate) {
+    int status = PKV_OK;
+    if (fate.action == PKVI_ACT_DELAY) pkvi_clock_sleep(gpu->clock, fate.argument);
+    if (fate.action == PKVI_ACT_RETURN) status = fate.status;
+    if (fate.action == PKVI_ACT_DROP) status = PKV_ETIMEDOUT;
+    if (fate.action == PKVI_ACT_CORRUPT) status = corrupt(gpu, index, fate);
+    return finish(gpu, index, status);
+}
+
+static int ask(struct pkvi_gpu* gpu, uint32_t index, bool* is_done) {
+    int before;
+    PKVI_TRY(pkvi_gpu_enter(gpu, PKV_OK, &before));
+    struct pkvi_gpu_event* last = pkvi_gpu_swap_last(&gpu->swaps, index);
+    return pkvi_gpu_leave(gpu, before, pkvi_gpu_event_is_done(last, is_done));
+}
+
+/* Who cannot ask waits: copies that may still go on are not called ended. */
+int pkvi_gpu_transfer_poll(struct pkvi_device* device, uint32_t index, bool* has_ended) {
+    struct pkvi_gpu* gpu = pkvi_gpu_of(device);
+    const struct pkvi_fault fate = fate_of(gpu, index);
+    bool is_done = false;
+    const int status = ask(gpu, index, &is_done);
+    *has_ended = true;
+    if (status != PKV_OK) {
+        await(gpu, index);
+        return finish(gpu, index, status);
+    }
+    *has_ended = is_done && fate.action != PKVI_ACT_DROP;
+    return *has_ended ? settle(gpu, index, fate) : PKV_OK;
+}
+
+int pkvi_gpu_transfer_wait(struct pkvi_device* device, uint32_t index) {
+    struct pkvi_gpu* gpu = pkvi_gpu_of(device);
+    const struct pkvi_fault fate = fate_of(gpu, index);
+    const int status = await(gpu, index);
+    return status == PKV_OK ? settle(gpu, index, fate) : finish(gpu, index, status);
+}
+
+void pkvi_gpu_transfer_cancel(struct pkvi_device* device, uint32_t index) {
+    struct pkvi_gpu* gpu = pkvi_gpu_of(device);
+    finish(gpu, index, await(gpu, index));
+}
