@@ -38,7 +38,8 @@ static void learn_block(sim* s, uint32_t seq, uint32_t page, uint32_t got) {
 void sim_learn_blocks(sim* s, uint32_t seq) {
     const model_seq* sequence = &s->model.seqs[seq];
     const uint32_t pages = model_pages(&s->model, sequence->length + sequence->reserved);
-    const model_verdict verdict = {0, 0};
+    const bool is_away = sequence->residence == PKV_AWAY;
+    const model_verdict verdict = {is_away ? MODEL_BIT(PKV_EAWAY) : 0, 0};
     sim_before(s, verdict);
     const int status = pkv_seq_blocks(s->cache, s->handles[seq], 0, 0, pages, s->numbers);
     if (!sim_judge(s, "seq.blocks", verdict, status, seq, pages)) return;
@@ -51,10 +52,25 @@ void sim_learn_blocks(sim* s, uint32_t seq) {
 void sim_expect_scrubs(sim* s) {
     for (uint32_t i = 0; i < s->model.fresh_count && s->failure[0] == '\0'; i++) {
         const model_block* block = &s->model.blocks[s->model.fresh[i]];
-        if (s->real_written[block->real] && s->real_tenant[block->real] != block->tenant)
-            s->scrubs++;
+        const bool is_foreign =
+            s->real_written[block->real] && s->real_tenant[block->real] != block->tenant;
+        if (is_foreign || s->real_mixed[block->real]) s->scrubs++;
+        s->real_mixed[block->real] = false;
         s->real_tenant[block->real] = block->tenant;
         s->real_written[block->real] = true;
+    }
+}
+
+/* Blocks that a sequence arrives in are written whole, and hold bytes of two tenants before. */
+void sim_note_arrival(sim* s, uint32_t seq, bool is_done) {
+    const model_seq* sequence = &s->model.seqs[seq];
+    for (uint32_t page = 0; page < model_pages(&s->model, sequence->length); page++) {
+        const uint32_t block = sequence->blocks[page];
+        if (block == MODEL_ROLLED) continue;
+        const uint32_t real = s->model.blocks[block].real;
+        s->real_tenant[real] = sequence->tenant;
+        s->real_written[real] = true;
+        s->real_mixed[real] = !is_done;
     }
 }
 
@@ -111,6 +127,8 @@ static bool is_live(const sim* s, uint64_t id) {
         if (s->model.seqs[i].alive && s->handles[i].id == id) return true;
     for (uint32_t i = 0; i < s->config.plans_max; i++)
         if (s->plans[i].handle.id == id) return true;
+    for (uint32_t i = 0; i < s->config.transfers_max; i++)
+        if (s->transfers[i].handle.id == id) return true;
     return false;
 }
 
@@ -139,6 +157,7 @@ static int call_seq(sim* s, pkv_seq seq, uint32_t which) {
     const pkv_array array = {.data = s->k};
     const pkv_entry entry = {seq, &token, 1};
     pkv_plan plan;
+    pkv_transfer transfer;
     switch (which) {
     case 0:
         return pkv_seq_match(s->cache, seq, &token, 1, &number);
@@ -160,6 +179,10 @@ static int call_seq(sim* s, pkv_seq seq, uint32_t which) {
         return pkv_plan_begin(s->cache, &entry, 1, &plan);
     case 9:
         return pkv_seq_write(s->cache, seq, 0, &array, &array);
+    case 10:
+        return pkv_seq_swap_out(s->cache, seq, &transfer);
+    case 11:
+        return pkv_seq_swap_in(s->cache, seq, &transfer);
     default:
         return pkv_seq_free(s->cache, seq.id == 0 ? (pkv_seq){1} : seq);
     }
@@ -167,6 +190,7 @@ static int call_seq(sim* s, pkv_seq seq, uint32_t which) {
 
 static int call_plan(sim* s, pkv_plan plan, uint32_t which) {
     pkv_plan_info info;
+    uint32_t done;
     const pkv_array array = {.data = s->k};
     const pkv_attention attention = {
         .q = array, .out = {.data = s->v}, .query_heads = s->config.groups[0].kv_heads};
@@ -179,15 +203,17 @@ static int call_plan(sim* s, pkv_plan plan, uint32_t which) {
         return pkv_attend(s->cache, plan, 0, &attention);
     case 3:
         return pkv_plan_commit(s->cache, plan);
-    default:
+    case 4:
         return pkv_plan_abort(s->cache, plan);
+    default: /* a zero handle may be cancelled */
+        return sim_call_transfer(s, (pkv_transfer){plan.id != 0 ? plan.id : 1}, which - 5, &done);
     }
 }
 
 void sim_hostile(sim* s) {
     const bool as_plan = sim_percent(s, 35);
     const uint64_t id = forge(s, as_plan);
-    const uint32_t which = sim_below(s, as_plan ? 5 : 11);
+    const uint32_t which = sim_below(s, as_plan ? 8 : 13);
     const bool plans_are_full = !as_plan && which == 8 && s->model.plans == s->config.plans_max;
     const model_verdict verdict = {
         MODEL_BIT(PKV_ESTALE) | (plans_are_full ? MODEL_BIT(PKV_EBUSY) : 0), 0};

@@ -79,6 +79,8 @@ static void draw_limits(sim* s) {
     config->plan_sequences_max = between(s, 1, config->sequences_max);
     config->trace_events_max = 64;
     config->prefix_off = sim_percent(s, 8);
+    config->host_blocks = sim_percent(s, 75) ? between(s, 1, config->blocks + 4) : 0;
+    config->transfers_max = between(s, 1, 3);
     config->seed = sim_next(s) | 1;
     /* Which pages roll off depends on free leaves, which the model does not know: not both. */
     if (config->groups[0].window == 0 && sim_percent(s, 10)) {
@@ -146,6 +148,9 @@ static const struct {
      {"return(EIO)", "drop", "dup", "corrupt(3)", "delay(700)"},
      MODEL_BIT(PKV_EIO) | MODEL_BIT(PKV_ETIMEDOUT)},
     {"device.zero", {"return(EIO)", "delay(9)"}, MODEL_BIT(PKV_EIO)},
+    {"device.transfer.submit", {"return(EIO)", "delay(50)"}, MODEL_BIT(PKV_EIO)},
+    {"device.transfer.done", {"return(EIO)", "drop", "corrupt(3)", "delay(700)"}, 0},
+    {"tier.take", {"return(ENOHOST)"}, MODEL_BIT(PKV_ENOHOST)},
     {"arena.take", {"return(ENOBLOCKS)"}, MODEL_BIT(PKV_ENOBLOCKS)},
     {"pool.take", {"return(ENOBLOCKS)", "yield"}, MODEL_BIT(PKV_ENOBLOCKS)},
     {"prefix.evict", {"return(ENOBLOCKS)"}, MODEL_BIT(PKV_ENOBLOCKS)},

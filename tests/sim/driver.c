@@ -153,6 +153,8 @@ static void take_buffers(sim* s) {
     }
     s->real_tenant = take(config->blocks, sizeof *s->real_tenant);
     s->real_written = take(config->blocks, sizeof *s->real_written);
+    s->real_mixed = take(config->blocks, sizeof *s->real_mixed);
+    s->transfers = take(config->transfers_max, sizeof *s->transfers);
     s->model_of_real = take(config->blocks, sizeof *s->model_of_real);
     for (uint32_t i = 0; i < config->blocks; i++)
         s->model_of_real[i] = MODEL_NONE;
@@ -180,6 +182,8 @@ static void give_buffers(sim* s) {
         s->plans,
         s->real_tenant,
         s->real_written,
+        s->real_mixed,
+        s->transfers,
         s->model_of_real,
         s->tokens,
         s->model_entries,
@@ -274,6 +278,7 @@ static void take_all_blocks(sim* s) {
 }
 
 static void free_everything(sim* s) {
+    sim_end_transfers(s);
     for (uint32_t i = 0; i < s->config.plans_max; i++)
         if (s->plans[i].handle.id != 0) sim_end_plan(s, &s->plans[i], s->plans[i].written);
     for (uint32_t i = 0; i < s->config.sequences_max; i++)
@@ -289,6 +294,8 @@ static void expect_rest(sim* s) {
     if (stats.blocks_active != 0) sim_fail(s, "%u blocks leaked", stats.blocks_active);
     if (stats.sequences != 0) sim_fail(s, "%u sequences leaked", stats.sequences);
     if (stats.plans != 0) sim_fail(s, "%u plans leaked", stats.plans);
+    if (stats.transfers != 0) sim_fail(s, "%u transfers leaked", stats.transfers);
+    if (stats.host_blocks_free != stats.host_blocks_total) sim_fail(s, "host blocks leaked");
     if (stats.leaves_free != stats.leaves_total) sim_fail(s, "page table leaves leaked");
     if (stats.blocks_cached == 0 && stats.extents_used != 0) sim_fail(s, "extents leaked");
 }
@@ -341,11 +348,13 @@ void sim_report(const sim* s, const char* program) {
     printf("DIFFERENCE at operation %llu: %s\n", (unsigned long long)s->op, s->failure);
     printf("config: blocks %u of %u tokens, %u sequences of %u tokens, %u plans of %u sequences "
            "and %u "
-           "tokens, window %u, sinks %u, leaves %u, prefix_off %u, types %u/%u, dims %u/%u\n",
+           "tokens, window %u, sinks %u, leaves %u, prefix_off %u, types %u/%u, dims %u/%u, host "
+           "blocks %u, transfers %u\n",
            s->config.blocks, group->block_tokens, s->config.sequences_max,
            s->config.sequence_tokens_max, s->config.plans_max, s->config.plan_sequences_max,
            s->config.plan_tokens_max, group->window, group->sinks, s->config.table_leaves_max,
-           s->config.prefix_off, group->k_dtype, group->v_dtype, group->key_dim, group->value_dim);
+           s->config.prefix_off, group->k_dtype, group->v_dtype, group->key_dim, group->value_dim,
+           s->config.host_blocks, s->config.transfers_max);
     printf("the last calls:\n");
     const uint64_t first = s->notes > SIM_RECORDS ? s->notes - SIM_RECORDS : 0;
     for (uint64_t i = first; i < s->notes; i++)

@@ -51,6 +51,11 @@ typedef struct sim_plan {
     uint32_t* counts; /* [plan_sequences_max] */
 } sim_plan;
 
+typedef struct sim_transfer {
+    pkv_transfer handle; /* id 0: none */
+    uint32_t seq;
+} sim_transfer;
+
 typedef struct sim {
     sim_options options;
     uint64_t random;
@@ -67,11 +72,12 @@ typedef struct sim {
     model model;
     uint32_t tenants;
     uint32_t vocabulary;
-    uint32_t check_every; /* operations between two calls of pkv_check */
-    uint32_t* docs;       /* [SIM_DOCS][sequence_tokens_max] */
-    uint32_t* doc_of;     /* [sequences_max] the text a sequence copies from */
-    pkv_seq* handles;     /* [sequences_max] of the model's sequences, by the same index */
-    sim_plan* plans;      /* [plans_max] */
+    uint32_t check_every;    /* operations between two calls of pkv_check */
+    uint32_t* docs;          /* [SIM_DOCS][sequence_tokens_max] */
+    uint32_t* doc_of;        /* [sequences_max] the text a sequence copies from */
+    pkv_seq* handles;        /* [sequences_max] of the model's sequences, by the same index */
+    sim_plan* plans;         /* [plans_max] */
+    sim_transfer* transfers; /* [transfers_max] */
     pkv_seq dead_seqs[SIM_DEAD];
     pkv_plan dead_plans[SIM_DEAD];
 
@@ -82,6 +88,7 @@ typedef struct sim {
     uint64_t scrubs;         /* predicted */
     uint64_t* real_tenant;   /* [blocks] whose bytes are in the library's block */
     bool* real_written;      /* [blocks] */
+    bool* real_mixed;        /* [blocks] an arrival that failed has left bytes there */
     uint32_t* model_of_real; /* [blocks] */
     int64_t hook_bytes;      /* held through the memory hook */
     uint64_t hook_calls;
@@ -125,6 +132,13 @@ void sim_op(sim* s);
 void sim_end_plan(sim* s, sim_plan* plan, bool commit);
 void sim_free_seq(sim* s, uint32_t seq);
 
+/* swaps.c: to the host tier and back. */
+void sim_op_swap_out(sim* s);
+void sim_op_swap_in(sim* s);
+void sim_op_transfer(sim* s);
+void sim_end_transfers(sim* s);
+int sim_call_transfer(sim* s, pkv_transfer handle, uint32_t which, uint32_t* done);
+
 /* content.c: K/V. */
 void sim_write_plan(sim* s, sim_plan* plan);
 void sim_write_seq(sim* s, uint32_t seq);
@@ -134,6 +148,7 @@ void sim_attend_plan(sim* s, const sim_plan* plan);
 /* books.c: block numbers, slots, plans' arrays, hostile handles. */
 void sim_learn_blocks(sim* s, uint32_t seq);
 void sim_expect_scrubs(sim* s);
+void sim_note_arrival(sim* s, uint32_t seq, bool is_done);
 void sim_check_plan(sim* s, const sim_plan* plan);
 void sim_hostile(sim* s);
 

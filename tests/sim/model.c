@@ -21,6 +21,9 @@ uint32_t model_pages(const model* m, uint32_t tokens) {
 void model_open(model* m, const pkv_config* config) {
     *m = (model){.config = *config, .block_tokens = config->groups[0].block_tokens};
     m->blocks_free = config->blocks;
+    m->host_free = config->host_blocks;
+    pkv_sizes sizes;
+    if (pkv_config_check(config, NULL, &sizes) == PKV_OK) m->block_bytes = sizes.block_bytes;
     const uint32_t tokens = config->sequence_tokens_max;
     m->seqs = take(config->sequences_max, sizeof *m->seqs);
     for (uint32_t i = 0; i < config->sequences_max; i++) {
@@ -182,6 +185,7 @@ static uint32_t seq_begin(model* m, uint64_t tenant) {
     model_seq* seq = &m->seqs[i];
     seq->alive = true;
     seq->in_plan = false;
+    seq->residence = PKV_RESIDENT;
     seq->tenant = tenant;
     seq->length = 0;
     seq->reserved = 0;
@@ -198,11 +202,22 @@ uint32_t model_create(model* m, uint64_t tenant) {
     return seq_begin(m, tenant);
 }
 
+/* Of whatever needs the blocks of a sequence, or changes it. */
+static model_verdict idle_errors(const model* m, uint32_t seq) {
+    if (!is_alive(m, seq)) return (model_verdict){MODEL_BIT(PKV_ESTALE), 0};
+    const model_seq* s = &m->seqs[seq];
+    uint32_t errors = s->in_plan ? MODEL_BIT(PKV_EBUSY) : 0;
+    if (s->residence == PKV_AWAY) errors |= MODEL_BIT(PKV_EAWAY);
+    if (s->residence == PKV_LEAVING) errors |= MODEL_BIT(PKV_EBUSY);
+    if (s->residence == PKV_ARRIVING) errors |= MODEL_BIT(PKV_EBUSY);
+    return (model_verdict){errors, 0};
+}
+
 model_verdict model_fork_errors(const model* m, uint32_t seq) {
     model_verdict verdict = model_create_errors(m);
     if (!is_alive(m, seq)) return (model_verdict){verdict.must | MODEL_BIT(PKV_ESTALE), 0};
-    const bool is_busy = m->seqs[seq].in_plan || m->seqs[seq].reserved > 0;
-    if (is_busy) verdict.must |= MODEL_BIT(PKV_EBUSY);
+    if (m->seqs[seq].reserved > 0) verdict.must |= MODEL_BIT(PKV_EBUSY);
+    verdict.must |= idle_errors(m, seq).must;
     return verdict;
 }
 
@@ -231,12 +246,23 @@ static void cut(model* m, model_seq* seq, uint32_t length) {
 }
 
 model_verdict model_free_errors(const model* m, uint32_t seq) {
-    if (!is_alive(m, seq)) return (model_verdict){MODEL_BIT(PKV_ESTALE), 0};
-    return (model_verdict){m->seqs[seq].in_plan ? MODEL_BIT(PKV_EBUSY) : 0, 0};
+    const model_verdict verdict = idle_errors(m, seq);
+    return (model_verdict){verdict.must & ~MODEL_BIT(PKV_EAWAY), 0};
+}
+
+/* Pages that have not rolled off. */
+static uint32_t kept_pages(const model* m, const model_seq* seq) {
+    uint32_t count = 0;
+    for (uint32_t page = 0; page < seq_pages(m, seq); page++)
+        count += seq->blocks[page] != MODEL_ROLLED;
+    return count;
 }
 
 void model_free(model* m, uint32_t seq) {
-    cut(m, &m->seqs[seq], 0);
+    if (m->seqs[seq].residence == PKV_AWAY)
+        m->host_free += kept_pages(m, &m->seqs[seq]);
+    else
+        cut(m, &m->seqs[seq], 0);
     m->seqs[seq].alive = false;
 }
 
@@ -254,7 +280,7 @@ static bool has_rolled(const model* m, const model_seq* seq, uint32_t begin, uin
 }
 
 model_verdict model_truncate_errors(const model* m, uint32_t seq, uint32_t length) {
-    model_verdict verdict = model_free_errors(m, seq);
+    model_verdict verdict = idle_errors(m, seq);
     if (!is_alive(m, seq)) return verdict;
     const model_seq* s = &m->seqs[seq];
     const bool is_outside = length > s->length || has_rolled(m, s, window_begin(m, length), length);
@@ -270,7 +296,7 @@ void model_truncate(model* m, uint32_t seq, uint32_t length) {
 /* ---- Match ----------------------------------------------------------------------------------- */
 
 model_verdict model_match_errors(const model* m, uint32_t seq, uint32_t count) {
-    model_verdict verdict = model_free_errors(m, seq);
+    model_verdict verdict = idle_errors(m, seq);
     if (count > m->config.sequence_tokens_max) verdict.must |= MODEL_BIT(PKV_ETOOBIG);
     if (!is_alive(m, seq)) return verdict;
     if (seq_pages(m, &m->seqs[seq]) > 0) verdict.must |= MODEL_BIT(PKV_EBUSY);
@@ -314,6 +340,7 @@ static bool tail_is_copied(const model* m, const model_seq* seq) {
 
 static uint64_t blocks_needed(const model* m, const model_entry* entry) {
     const model_seq* seq = &m->seqs[entry->seq];
+    if (seq->residence != PKV_RESIDENT) return 0; /* it is refused */
     const uint32_t pages = model_pages(m, seq->length + seq->reserved + entry->count);
     return pages - seq_pages(m, seq) + tail_is_copied(m, seq);
 }
@@ -329,7 +356,7 @@ static uint32_t entry_errors(const model* m, const model_entry* entry, bool is_p
     if (entry->count == 0) errors |= MODEL_BIT(PKV_EINVAL);
     if (!is_alive(m, entry->seq)) return errors | MODEL_BIT(PKV_ESTALE);
     const model_seq* seq = &m->seqs[entry->seq];
-    if (seq->in_plan) errors |= MODEL_BIT(PKV_EBUSY);
+    errors |= idle_errors(m, entry->seq).must;
     if (is_plan && seq->reserved > 0) errors |= MODEL_BIT(PKV_EBUSY);
     if (entry_is_too_long(m, entry)) errors |= MODEL_BIT(PKV_ETOOBIG);
     return errors;
@@ -420,7 +447,7 @@ void model_reserve(model* m, const model_entry* entries, uint32_t count) {
 /* ---- Write, commit, abort -------------------------------------------------------------------- */
 
 model_verdict model_write_errors(const model* m, uint32_t seq) {
-    model_verdict verdict = model_free_errors(m, seq);
+    model_verdict verdict = idle_errors(m, seq);
     if (!is_alive(m, seq)) return verdict;
     if (m->seqs[seq].reserved == 0) verdict.must |= MODEL_BIT(PKV_ERANGE);
     return verdict;
@@ -439,13 +466,14 @@ void model_spoil(model* m, uint32_t seq) {
 }
 
 model_verdict model_commit_errors(const model* m, uint32_t seq) {
-    return model_free_errors(m, seq);
+    return idle_errors(m, seq);
 }
 
 /* Put one full page into the index, or take over the equal one. False when its prefix is not
  * there. */
 static bool index_page(model* m, model_seq* seq, uint32_t page) {
     uint32_t parent = MODEL_NONE;
+    if (seq->blocks[page] == MODEL_ROLLED) return false;
     if (page > 0) {
         parent = seq->blocks[page - 1];
         if (parent == MODEL_ROLLED || !m->blocks[parent].indexed) return false;
@@ -481,6 +509,12 @@ static void roll_off(model* m, model_seq* seq) {
     }
 }
 
+static void index_from(model* m, model_seq* seq, uint32_t first_page) {
+    const uint32_t full_pages = seq->known / m->block_tokens;
+    for (uint32_t page = first_page; page < full_pages && !m->config.prefix_off; page++)
+        if (!index_page(m, seq, page)) return;
+}
+
 void model_commit(model* m, uint32_t seq) {
     model_seq* s = &m->seqs[seq];
     const uint32_t first_page = s->length / m->block_tokens;
@@ -488,9 +522,7 @@ void model_commit(model* m, uint32_t seq) {
     s->length += s->reserved;
     s->reserved = 0;
     s->in_plan = false;
-    const uint32_t full_pages = s->known / m->block_tokens;
-    for (uint32_t page = first_page; page < full_pages && !m->config.prefix_off; page++)
-        if (!index_page(m, s, page)) break;
+    index_from(m, s, first_page);
     if (m->config.groups[0].window > 0) roll_off(m, s);
 }
 
@@ -499,10 +531,89 @@ void model_abort(model* m, uint32_t seq) {
     cut(m, &m->seqs[seq], m->seqs[seq].length);
 }
 
+/* ---- Swapping -------------------------------------------------------------------------------- */
+
+static uint32_t transfer_errors(const model* m) {
+    if (m->config.host_blocks == 0) return MODEL_BIT(PKV_ENOTSUP);
+    return m->transfers == m->config.transfers_max ? MODEL_BIT(PKV_EBUSY) : 0;
+}
+
+model_verdict model_swap_out_errors(const model* m, uint32_t seq) {
+    model_verdict verdict = idle_errors(m, seq);
+    verdict.must |= transfer_errors(m);
+    if (!is_alive(m, seq)) return verdict;
+    const uint32_t pages = kept_pages(m, &m->seqs[seq]);
+    if (m->seqs[seq].reserved > 0) verdict.must |= MODEL_BIT(PKV_EBUSY);
+    if (pages > m->config.host_blocks)
+        verdict.must |= MODEL_BIT(PKV_ETOOBIG);
+    else if (pages > m->host_free)
+        verdict.must |= MODEL_BIT(PKV_ENOHOST);
+    return verdict;
+}
+
+void model_swap_out(model* m, uint32_t seq) {
+    m->seqs[seq].residence = PKV_LEAVING;
+    m->host_free -= kept_pages(m, &m->seqs[seq]);
+    m->transfers++;
+}
+
+uint32_t model_swap_in_evictions(const model* m, uint32_t seq) {
+    const uint32_t pages = kept_pages(m, &m->seqs[seq]);
+    return pages > m->blocks_free ? pages - m->blocks_free : 0;
+}
+
+model_verdict model_swap_in_errors(const model* m, uint32_t seq) {
+    model_verdict verdict = {transfer_errors(m), may_of_reserve(m)};
+    if (!is_alive(m, seq)) return (model_verdict){verdict.must | MODEL_BIT(PKV_ESTALE), 0};
+    const model_seq* s = &m->seqs[seq];
+    if (s->residence == PKV_RESIDENT) verdict.must |= MODEL_BIT(PKV_EINVAL);
+    if (s->residence == PKV_LEAVING) verdict.must |= MODEL_BIT(PKV_EBUSY);
+    if (s->residence == PKV_ARRIVING) verdict.must |= MODEL_BIT(PKV_EBUSY);
+    if (model_swap_in_evictions(m, seq) > m->blocks_cached)
+        verdict.must |= MODEL_BIT(PKV_ENOBLOCKS);
+    return verdict;
+}
+
+void model_swap_in(model* m, uint32_t seq) {
+    model_seq* s = &m->seqs[seq];
+    model_evict(m, model_swap_in_evictions(m, seq));
+    m->fresh_count = 0;
+    for (uint32_t page = 0; page < seq_pages(m, s); page++)
+        if (s->blocks[page] != MODEL_ROLLED) s->blocks[page] = block_take(m, s->tenant);
+    s->residence = PKV_ARRIVING;
+    m->transfers++;
+    note_peak(m);
+}
+
+/* Let the blocks go, last page first. */
+static void leave(model* m, model_seq* seq) {
+    for (uint32_t page = seq_pages(m, seq); page-- > 0;)
+        if (seq->blocks[page] != MODEL_ROLLED) block_release(m, seq->blocks[page]);
+    seq->residence = PKV_AWAY;
+}
+
+static void stay(model* m, model_seq* seq) {
+    m->host_free += kept_pages(m, seq);
+    seq->residence = PKV_RESIDENT;
+}
+
+void model_swap_end(model* m, uint32_t seq, bool is_done) {
+    model_seq* s = &m->seqs[seq];
+    const uint64_t bytes = is_done ? kept_pages(m, s) * m->block_bytes : 0;
+    const bool is_in = s->residence == PKV_ARRIVING;
+    m->transfers--;
+    *(is_in ? &m->counters.swap_in_bytes : &m->counters.swap_out_bytes) += bytes;
+    if (is_in == is_done)
+        stay(m, s);
+    else
+        leave(m, s);
+    if (is_in && is_done) index_from(m, s, 0);
+}
+
 /* ---- Comparing ------------------------------------------------------------------------------- */
 
 model_verdict model_read_errors(const model* m, uint32_t seq, uint32_t begin, uint32_t end) {
-    model_verdict verdict = model_free_errors(m, seq);
+    model_verdict verdict = idle_errors(m, seq);
     if (begin > end) verdict.must |= MODEL_BIT(PKV_ERANGE);
     if (!is_alive(m, seq)) return verdict;
     const model_seq* s = &m->seqs[seq];
@@ -535,6 +646,12 @@ const char* model_compare_stats(const model* m, const pkv_stats* stats, uint64_t
         {"forks", m->counters.forks, stats->forks},
         {"cow_copies", m->counters.cow_copies, stats->cow_copies},
         {"rolled_blocks", m->counters.rolled_blocks, stats->rolled_blocks},
+        {"host_blocks_free", m->host_free, stats->host_blocks_free},
+        {"transfers", m->transfers, stats->transfers},
+        {"transfers_failed", m->counters.transfers_failed, stats->transfers_failed},
+        {"transfers_cancelled", m->counters.transfers_cancelled, stats->transfers_cancelled},
+        {"swap_out_bytes", m->counters.swap_out_bytes, stats->swap_out_bytes},
+        {"swap_in_bytes", m->counters.swap_in_bytes, stats->swap_in_bytes},
         {"table rows", m->plan_rows, stats->table_rows_extended + stats->table_rows_rewritten},
     };
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {

@@ -45,6 +45,7 @@ typedef struct model_block {
 typedef struct model_seq {
     bool alive;
     bool in_plan;
+    enum pkv_residence residence;
     uint64_t tenant;
     uint32_t length;
     uint32_t reserved;
@@ -81,6 +82,9 @@ typedef struct model {
     uint32_t blocks_active;
     uint32_t blocks_cached;
     uint32_t plans;
+    uint32_t host_free;
+    uint32_t transfers;
+    uint64_t block_bytes;
     uint64_t now;        /* stamps of idle blocks */
     uint64_t nonce;      /* stands in for unknown tokens */
     uint64_t plan_rows;  /* rows of all plans so far */
@@ -122,6 +126,15 @@ void model_reserve(model* m, const model_entry* entries, uint32_t count);
 /* The evictions that a reservation needs, which stay when the device fails after them. */
 uint32_t model_evictions(const model* m, const model_entry* entries, uint32_t count);
 void model_evict(model* m, uint32_t count);
+
+/* Swapping. Between start and end the sequence is leaving or arriving; an end that is not a success
+ * takes it back to where it was. The evictions that an arrival needs stay when it cannot start. */
+model_verdict model_swap_out_errors(const model* m, uint32_t seq);
+void model_swap_out(model* m, uint32_t seq);
+model_verdict model_swap_in_errors(const model* m, uint32_t seq);
+uint32_t model_swap_in_evictions(const model* m, uint32_t seq);
+void model_swap_in(model* m, uint32_t seq);
+void model_swap_end(model* m, uint32_t seq, bool is_done);
 
 /* Of pkv_seq_write; pkv_write cannot fail by itself. */
 model_verdict model_write_errors(const model* m, uint32_t seq);

@@ -35,7 +35,8 @@ static void op_create(sim* s) {
 static uint32_t find_empty(const sim* s) {
     for (uint32_t i = 0; i < s->config.sequences_max; i++) {
         const model_seq* seq = &s->model.seqs[i];
-        if (seq->alive && !seq->in_plan && seq->length + seq->reserved == 0) return i;
+        if (!seq->alive || seq->in_plan || seq->residence != PKV_RESIDENT) continue;
+        if (seq->length + seq->reserved == 0) return i;
     }
     return MODEL_NONE;
 }
@@ -113,6 +114,7 @@ static void op_info(sim* s) {
     if (info.pages != model_pages(&s->model, want->length + want->reserved))
         sim_fail(s, "%u pages", info.pages);
     if (info.in_plan != want->in_plan) sim_fail(s, "in_plan %u", info.in_plan);
+    if (info.residence != want->residence) sim_fail(s, "residence %u", info.residence);
     if (info.tenant != want->tenant) sim_fail(s, "the tenant has changed");
 }
 
@@ -180,6 +182,7 @@ static uint32_t draw_entries(sim* s) {
         if (!anything) {
             const model_seq* sequence = &s->model.seqs[seq];
             if (!sequence->alive || sequence->in_plan || sequence->reserved > 0) continue;
+            if (sequence->residence != PKV_RESIDENT) continue;
         }
         draw_entry(s, count++, seq, &buffered);
     }
@@ -350,10 +353,11 @@ static const struct {
     void (*run)(sim* s);
     uint32_t weight;
 } ops[] = {
-    {op_create, 8}, {op_match, 8},      {op_fork, 5},   {op_truncate, 6}, {op_free, 6},
-    {op_info, 3},   {op_blocks, 4},     {op_read, 14},  {op_begin, 18},   {op_append, 4},
-    {op_write, 4},  {op_commit_seq, 4}, {op_attend, 2}, {op_end, 22},     {sim_hostile, 4},
-    {op_clock, 1},  {op_seq_write, 2},
+    {op_create, 8},    {op_match, 8},        {op_fork, 5},        {op_truncate, 6},
+    {op_free, 6},      {op_info, 3},         {op_blocks, 4},      {op_read, 14},
+    {op_begin, 18},    {op_append, 4},       {op_write, 4},       {op_commit_seq, 4},
+    {op_attend, 2},    {op_end, 22},         {sim_hostile, 4},    {op_clock, 1},
+    {op_seq_write, 2}, {sim_op_swap_out, 5}, {sim_op_swap_in, 6}, {sim_op_transfer, 12},
 };
 
 void sim_op(sim* s) {

@@ -55,6 +55,10 @@ static void add(struct totals* totals, const sim* s) {
     totals->events.cow_copies += more->cow_copies;
     totals->events.rolled_blocks += more->rolled_blocks;
     totals->events.scrubs += s->scrubs;
+    totals->events.swap_out_bytes += more->swap_out_bytes;
+    totals->events.swap_in_bytes += more->swap_in_bytes;
+    totals->events.transfers_failed += more->transfers_failed;
+    totals->events.transfers_cancelled += more->transfers_cancelled;
 }
 
 static void print_totals(const char* name, const struct totals* t) {
@@ -67,11 +71,14 @@ static void print_totals(const char* name, const struct totals* t) {
     const pkv_stats* e = &t->events;
     printf(
         "%s: commits %llu, hit tokens %llu, duplicates %llu, evictions %llu, copies on write %llu, "
-        "rolled %llu, scrubs %llu, scaled rounds %llu\n",
+        "rolled %llu, scrubs %llu, scaled rounds %llu, bytes out %llu, in %llu, "
+        "swaps failed %llu, cancelled %llu\n",
         name, (unsigned long long)e->plans_committed, (unsigned long long)e->prefix_hit_tokens,
         (unsigned long long)e->prefix_duplicates, (unsigned long long)e->evictions,
         (unsigned long long)e->cow_copies, (unsigned long long)e->rolled_blocks,
-        (unsigned long long)e->scrubs, (unsigned long long)t->scaled_rounds);
+        (unsigned long long)e->scrubs, (unsigned long long)t->scaled_rounds,
+        (unsigned long long)e->swap_out_bytes, (unsigned long long)e->swap_in_bytes,
+        (unsigned long long)e->transfers_failed, (unsigned long long)e->transfers_cancelled);
     fflush(stdout);
 }
 

@@ -36,6 +36,8 @@ pkv_config scenario_config(const scenario_kind* kind) {
         .block_tokens = 4 * quarter,
     };
     config.blocks = 12;
+    config.host_blocks = 12;
+    config.transfers_max = 1;
     config.sequences_max = SCENARIO_SEQS;
     config.sequence_tokens_max = 48 * quarter;
     config.plan_tokens_max = 48 * quarter;
@@ -290,6 +292,65 @@ static int free_d(scenario* s) {
     return free_seq(s, D);
 }
 
+/* ---- To the host tier and back --------------------------------------------------------------- */
+
+typedef int start_swap(pkv_cache* cache, pkv_seq seq, pkv_transfer* transfer);
+
+static int wait_for_swap(scenario* s, uint32_t which, start_swap* start) {
+    pkv_transfer transfer;
+    const int status = start(s->cache, s->seqs[which], &transfer);
+    return status == PKV_OK ? pkv_transfer_wait(s->cache, transfer) : status;
+}
+
+/* A completion that was lost is given up in the end. */
+static int poll_for_swap(scenario* s, uint32_t which, start_swap* start) {
+    pkv_transfer transfer;
+    uint32_t done = 0;
+    int status = start(s->cache, s->seqs[which], &transfer);
+    for (uint32_t i = 0; i < 1000 && status == PKV_OK && !done; i++)
+        status = pkv_transfer_poll(s->cache, transfer, &done);
+    if (status != PKV_OK || done) return status;
+    status = pkv_transfer_cancel(s->cache, transfer);
+    return status == PKV_OK ? PKV_ETIMEDOUT : status;
+}
+
+static int give_up_swap(scenario* s, uint32_t which, start_swap* start) {
+    pkv_transfer transfer;
+    const int status = start(s->cache, s->seqs[which], &transfer);
+    return status == PKV_OK ? pkv_transfer_cancel(s->cache, transfer) : status;
+}
+
+static int cancel_out_b(scenario* s) {
+    return give_up_swap(s, B, pkv_seq_swap_out);
+}
+
+static int swap_out_b(scenario* s) {
+    return poll_for_swap(s, B, pkv_seq_swap_out);
+}
+
+static int look_at_away_b(scenario* s) {
+    pkv_seq_info info;
+    const int status = pkv_seq_get_info(s->cache, s->seqs[B], &info);
+    if (status == PKV_OK) expect(s, info.length == 9 * s->quarter && info.residence == PKV_AWAY);
+    return status;
+}
+
+static int cancel_in_b(scenario* s) {
+    return give_up_swap(s, B, pkv_seq_swap_in);
+}
+
+static int swap_in_b(scenario* s) {
+    return poll_for_swap(s, B, pkv_seq_swap_in);
+}
+
+static int swap_out_d(scenario* s) {
+    return wait_for_swap(s, D, pkv_seq_swap_out);
+}
+
+static int swap_in_d(scenario* s) {
+    return wait_for_swap(s, D, pkv_seq_swap_in);
+}
+
 /* ---- What only looks ------------------------------------------------------------------------- */
 
 static int look_at_cache(scenario* s) {
@@ -359,6 +420,13 @@ const scenario_step scenario_steps[] = {
     {"begin c", begin_c},
     {"abort c", abort_c},
     {"read c", read_c},
+    {"cancel out b", cancel_out_b},
+    {"swap out b", swap_out_b},
+    {"look at b", look_at_away_b},
+    {"read a", read_a},
+    {"cancel in b", cancel_in_b},
+    {"swap in b", swap_in_b},
+    {"read b again", read_b_again},
     {"free a", free_a},
     {"free b", free_b},
     {"free c", free_c},
@@ -367,6 +435,10 @@ const scenario_step scenario_steps[] = {
     {"write d", write_d},
     {"commit d", commit_plan},
     {"read d", read_d},
+    {"swap out d", swap_out_d},
+    {"swap in d", swap_in_d},
+    {"read d", read_d},
+    {"swap out d", swap_out_d},
     {"free d", free_d},
     {"cache", look_at_cache},
     {"clock", look_at_clock},

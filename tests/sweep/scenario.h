@@ -3,7 +3,8 @@
  *
  * A step that fails must leave the scenario as it was, so that a sweep can let any operation inside
  * it fail, look at the damage, call it again, and go on to the end. Two tenants, forks that copy
- * their tails, a shared prefix, an abort, eviction, and blocks that change tenant are all in it.
+ * their tails, a shared prefix, an abort, eviction, blocks that change tenant, and swapping are all in
+ * it.
  *
  * It runs on caches of several kinds. Where K and V have scales, blocks hold four times the tokens,
  * and so does everything that the steps reserve. */
@@ -47,7 +48,7 @@ typedef struct scenario_step {
 extern const scenario_step scenario_steps[];
 extern const uint32_t scenario_step_count;
 
-/* A config of 12 blocks of 4 tokens, or of 16 where they have scales. */
+/* A config of 12 blocks of 4 tokens, or of 16 where they have scales, and a host tier of as many. */
 pkv_config scenario_config(const scenario_kind* kind);
 
 /* `cache` was created from a config of this kind. */

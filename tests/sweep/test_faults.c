@@ -126,6 +126,11 @@ TEST(every_visit_of_every_point_may_fail_from_then_on) {
             sweep_point(&scenario_kinds[d], point, returns_on);
 }
 
+static bool is_copy(uint32_t point) {
+    const char* name = point_name(point);
+    return strncmp(name, "device.copy", 11) == 0 || strncmp(name, "device.transfer", 15) == 0;
+}
+
 /* Late, lost, doubled or damaged: a status or nothing, never wrong data. */
 TEST(copies_may_misbehave_in_every_way) {
     static const char* const actions[] = {"drop", "dup", "delay(3000000)", "corrupt(1)",
@@ -134,7 +139,7 @@ TEST(copies_may_misbehave_in_every_way) {
     for (uint32_t d = 0; d < scenario_kind_count; d++)
         for (uint32_t point = 0; point < pkv_fault_count(); point++)
             for (size_t a = 0; a < sizeof actions / sizeof *actions; a++)
-                if (strncmp(point_name(point), "device.copy", 11) == 0 &&
+                if (is_copy(point) &&
                     (has_clock(&scenario_kinds[d]) || strncmp(actions[a], "delay", 5) != 0))
                     sweep_point(&scenario_kinds[d], point, (struct form){actions[a], false, true});
 }
@@ -202,8 +207,8 @@ TEST(every_step_that_changes_something_changes_the_digest) {
     ASSERT_OK(pkv_cache_create(&config, &cache));
     scenario_start(&s, cache, &scenario_kinds[0]);
     for (uint32_t i = 0; i < scenario_step_count; i++) {
-        static const char* const verbs[] = {"create",   "begin",  "commit", "fork",
-                                            "truncate", "append", "abort",  "free"};
+        static const char* const verbs[] = {"create", "begin", "commit", "fork", "truncate",
+                                            "append", "abort", "free",   "swap"};
         const pkv_report before = report_of(cache);
         ASSERT_OK(scenario_steps[i].run(&s));
         bool changes = false;
