@@ -25,7 +25,9 @@ from ._sequence import NO_BLOCK, Sequence
 from ._stats import FaultPoint, Report, Sizes, Stats, TraceEvent
 from ._step import Step
 from ._tokens import UnknownTokens
+from ._transfer import Transfer
 from .errors import (
+    Away,
     Busy,
     Corrupt,
     DeviceFailed,
@@ -37,6 +39,7 @@ from .errors import (
     NonFinite,
     NotSupported,
     OutOfBlocks,
+    OutOfHostBlocks,
     OutOfLeaves,
     OutOfMemory,
     OutOfRange,
@@ -50,6 +53,7 @@ __version__: str = f"{_lib.PKV_VERSION_MAJOR}.{_lib.PKV_VERSION_MINOR}.{_lib.PKV
 
 __all__ = [
     "NO_BLOCK",
+    "Away",
     "Busy",
     "Cache",
     "Corrupt",
@@ -63,6 +67,7 @@ __all__ = [
     "NonFinite",
     "NotSupported",
     "OutOfBlocks",
+    "OutOfHostBlocks",
     "OutOfLeaves",
     "OutOfMemory",
     "OutOfRange",
@@ -75,6 +80,7 @@ __all__ = [
     "Step",
     "TooBig",
     "TraceEvent",
+    "Transfer",
     "UnknownTokens",
     "VersionMismatch",
     "errors",

@@ -79,6 +79,11 @@ class Cache:
     seed                of hashes and handles; 0: from the operating system
     prefix              False: nothing is cached after a sequence ends
     trace_events        events that trace() keeps; default 1024
+    host_blocks         blocks of the host tier, where Sequence.swap_out() takes sequences; default
+                        none
+    transfers           swaps under way at once; default 4
+    swap_layers         layers that arrive together on device "cuda"; default: so many that a copy
+                        of them is efficient
 
     On device "cuda" arrays are CUDA tensors of torch, CuPy arrays, or anything else that shares GPU
     memory; calls return before the GPU is done, and NaN is not looked for. head_dim is 64, 96, 128
@@ -137,6 +142,9 @@ class Cache:
         seed: int = 0,
         prefix: bool = True,
         trace_events: int = 0,
+        host_blocks: int = 0,
+        transfers: int = 0,
+        swap_layers: int = 0,
     ) -> None:
         options = dict(locals())
         del options["self"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ._arrays import cache_dtype_code
@@ -47,6 +48,9 @@ class CacheOptions(TypedDict, total=False):
     seed: int
     prefix: bool
     trace_events: int
+    host_blocks: int
+    transfers: int
+    swap_layers: int
 
 
 # Keyword -> field of pkv_group_config, and of pkv_config.
@@ -70,6 +74,9 @@ _CONFIG_FIELDS = {
     "trace_events": "trace_events_max",
     "threads": "threads",
     "device_ordinal": "device_ordinal",
+    "host_blocks": "host_blocks",
+    "transfers": "transfers_max",
+    "swap_layers": "swap_layers",
 }
 _KEYWORDS = {field: keyword for keyword, field in (_GROUP_FIELDS | _CONFIG_FIELDS).items()}
 _SEEDS = ("seed", "fault_seed")
@@ -128,7 +135,7 @@ class Config:
         status = lib.pkv_config_check(self.pointer, why, sizes)
         if status:
             raise CLASSES[status](self._in_python_words(text(why[0])))
-        return Sizes(sizes.block_bytes, sizes.arena_bytes, sizes.blocks_per_extent, sizes.extents)
+        return Sizes(*(getattr(sizes, field.name) for field in fields(Sizes)))
 
     def _in_python_words(self, why: str) -> str:
         """The library names a field, plan_tokens_max; the caller knows it as step_tokens."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from ._ffi import check, ffi, lib
 from ._tokens import TokenArray, Tokens, UnknownTokens, token_array
+from ._transfer import Transfer
 from ._values import unsigned
 from .errors import Error, OutOfRange, StaleHandle
 
@@ -22,13 +23,21 @@ NO_BLOCK: int = lib.PKV_NO_BLOCK
 
 _CLOSED = ffi.new("pkv_seq*")[0]
 
+_RESIDENCES = {
+    lib.PKV_RESIDENT: "resident",
+    lib.PKV_LEAVING: "leaving",
+    lib.PKV_AWAY: "away",
+    lib.PKV_ARRIVING: "arriving",
+}
+
 
 class Sequence:
     """Tokens whose keys and values live in a cache. Made by Cache.sequence() and by fork().
 
     len(seq) is the number of committed tokens. A context manager; close() ends the sequence, and so
     does the garbage collector. Every method raises StaleHandle when the sequence or its cache is
-    closed.
+    closed, Away when it has been swapped out, and Busy while it is on its way; residence, the other
+    properties, swap_in() and close() work.
     """
 
     __slots__ = ("__weakref__", "_cache", "_handle", "_id")
@@ -130,6 +139,42 @@ class Sequence:
         status = lib.pkv_seq_blocks(self._live(), self._handle, 0, first, last, out)
         check(status, f"Sequence.blocks: pages [{first}, {last})")
         return numbers
+
+    def swap_out(self) -> Transfer:
+        """Start moving this sequence to the host tier; others can be computed meanwhile.
+
+        Its blocks are given back when all of them have been copied; until then nothing is lost
+        whatever fails. Full blocks stay cached like those of a sequence that has been closed.
+
+        Returns  a Transfer, to be waited for, polled or cancelled
+
+        Raises Busy (in a step, uncommitted tokens, or as many transfers as `transfers` allows),
+        Away, NotSupported (host_blocks is 0), TooBig, OutOfHostBlocks, DeviceIOError, DeviceFailed.
+        """
+        return self._swap("swap_out", lib.pkv_seq_swap_out)
+
+    def swap_in(self) -> Transfer:
+        """Start moving this sequence back; all its blocks are reserved now, or none.
+
+        On device "cuda" steps may begin while it is arriving: each layer is computed when it is
+        there. Leave the step when the transfer is done: to commit before raises Busy.
+
+        Returns  a Transfer, to be waited for, polled or cancelled
+
+        Raises InvalidArgument (it is not away), Busy (on its way, or as many transfers as
+        `transfers` allows), OutOfBlocks, OutOfLeaves, DeviceIOError, DeviceFailed.
+        """
+        return self._swap("swap_in", lib.pkv_seq_swap_in)
+
+    def _swap(self, name: str, start: Any) -> Transfer:
+        handle = ffi.new("pkv_transfer*")
+        check(start(self._live(), self._handle, handle), f"Sequence.{name}")
+        return Transfer(self, handle[0])
+
+    @property
+    def residence(self) -> str:
+        """Where it is: "resident", "leaving", "away" or "arriving"."""
+        return _RESIDENCES[self._info().residence]
 
     @property
     def length(self) -> int:

@@ -18,12 +18,14 @@ class Sizes:
     arena_bytes         memory for all blocks
     blocks_per_extent   blocks in one extent of the arena
     extents             extents of the arena
+    host_bytes          host memory for the host tier
     """
 
     block_bytes: int
     arena_bytes: int
     blocks_per_extent: int
     extents: int
+    host_bytes: int
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Stats:
     table_rows_rewritten    rows written from their start
     heap_calls, heap_bytes  allocations so far, bytes of host memory held
     arena_bytes             bytes of device memory held
+    swap_out_bytes, swap_in_bytes           moved by transfers that ended well
+    transfers_failed, transfers_cancelled
+    host_blocks_total, host_blocks_free     blocks of the host tier
+    transfers               transfers under way
     """
 
     blocks_total: int
@@ -82,6 +88,13 @@ class Stats:
     heap_calls: int
     heap_bytes: int
     arena_bytes: int
+    swap_out_bytes: int
+    swap_in_bytes: int
+    transfers_failed: int
+    transfers_cancelled: int
+    host_blocks_total: int
+    host_blocks_free: int
+    transfers: int
 
 
 @dataclass(frozen=True)

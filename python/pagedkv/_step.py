@@ -15,7 +15,7 @@ from ._ffi import check, ffi, lib
 from ._sequence import Sequence
 from ._tokens import TokenArray, Tokens, flatten
 from ._values import finite
-from .errors import Busy, Error, InvalidArgument, StaleHandle, error
+from .errors import Away, Busy, Error, InvalidArgument, StaleHandle, error
 
 if TYPE_CHECKING:
     from ._cache import Cache
@@ -371,7 +371,13 @@ def _explain_status(status: int, sequences: list[Sequence], counts: Any) -> Erro
                 return Busy(f"entries[{i}]: the sequence is in an open step")
             if sequence.reserved:
                 return Busy(f"entries[{i}]: the sequence has uncommitted tokens")
+            if sequence.residence in ("leaving", "arriving"):
+                return Busy(f"entries[{i}]: the sequence is {sequence.residence}")
         return Busy("Cache.step: as many steps are open as `plans` allows")
+    if status == lib.PKV_EAWAY:
+        for i, sequence in enumerate(sequences):
+            if sequence.residence == "away":
+                return Away(f"entries[{i}]: the sequence is away; swap it in first")
     return error(status, f"Cache.step of {len(sequences)} sequences, {int(counts.sum())} tokens")
 
 

@@ -18,6 +18,8 @@ Error                          every exception of the library; .status and .stat
  |- FaultSpecError             EFAULTSPEC  also ValueError
  |- Corrupt                    ECORRUPT    also RuntimeError
  |- DeviceFailed               EDEVICE     also RuntimeError
+ |- Away                       EAWAY       also RuntimeError
+ |- OutOfHostBlocks            ENOHOST     also MemoryError: fits later, or after others come back
 
 A call that raises has changed nothing; the few exceptions to that rule stand where they apply.
 """
@@ -58,6 +60,8 @@ _NAMES: dict[str, tuple[str, tuple[type[Exception], ...]]] = {
     "EFAULTSPEC": ("FaultSpecError", (ValueError,)),
     "ECORRUPT": ("Corrupt", (RuntimeError,)),
     "EDEVICE": ("DeviceFailed", (RuntimeError,)),
+    "EAWAY": ("Away", (RuntimeError,)),
+    "ENOHOST": ("OutOfHostBlocks", (MemoryError,)),
 }
 
 

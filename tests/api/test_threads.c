@@ -19,6 +19,7 @@ struct shared {
     pkv_seq stem; /* forked by everyone */
     atomic_uint wrong;
     atomic_uint committed;
+    atomic_uint swapped;
     atomic_uint refused;
 };
 
@@ -93,6 +94,39 @@ static void use_fork(struct worker* w) {
     expect(w, pkv_seq_free(w->shared->cache, child) == PKV_OK);
 }
 
+/* Ask, wait or give up; true when the sequence has gone where it was to go. */
+static bool end_swap(struct worker* w, pkv_transfer transfer) {
+    pkv_cache* cache = w->shared->cache;
+    uint32_t done = 0;
+    if (roll(w, 4) == 0) {
+        expect(w, pkv_transfer_cancel(cache, transfer) == PKV_OK);
+        return false;
+    }
+    for (uint32_t i = roll(w, 3); i > 0 && !done; i--)
+        expect(w, pkv_transfer_poll(cache, transfer, &done) == PKV_OK);
+    if (!done) expect(w, pkv_transfer_wait(cache, transfer) == PKV_OK);
+    return true;
+}
+
+/* A sequence with a prefix that others have too goes to the host tier, and comes back if there is
+ * room. */
+static void use_swap(struct worker* w) {
+    pkv_cache* cache = w->shared->cache;
+    uint32_t tokens[6];
+    pkv_transfer transfer;
+    pkv_seq seq;
+    fixture_tokens(tokens, 6, 1 + roll(w, 3));
+    if (pkv_seq_create(cache, roll(w, 2), &seq) != PKV_OK) return;
+    bool is_here = extend(w, seq, tokens, 6);
+    if (is_here && pkv_seq_swap_out(cache, seq, &transfer) == PKV_OK)
+        is_here = !end_swap(w, transfer);
+    if (!is_here && pkv_seq_swap_in(cache, seq, &transfer) == PKV_OK)
+        is_here = end_swap(w, transfer) && atomic_fetch_add(&w->shared->swapped, 1) < UINT32_MAX;
+    for (uint32_t i = 0; is_here && i < 6; i++)
+        expect_value(w, seq, i, tokens[i]);
+    expect(w, pkv_seq_free(cache, seq) == PKV_OK);
+}
+
 static void look_around(struct worker* w) {
     pkv_stats stats = {.struct_size = sizeof stats};
     pkv_trace_event events[4];
@@ -109,8 +143,9 @@ static void* work(void* arg) {
     struct worker* w = arg;
     for (uint32_t i = 0; i < ROUNDS; i++) {
         const uint32_t kind = roll(w, 10);
-        if (kind < 5) use_prefix(w);
-        if (kind >= 5 && kind < 9) use_fork(w);
+        if (kind < 4) use_prefix(w);
+        if (kind >= 4 && kind < 6) use_fork(w);
+        if (kind >= 6 && kind < 9) use_swap(w);
         if (kind == 9 && w->number == 0) look_around(w);
     }
     return NULL;
@@ -134,6 +169,8 @@ static void open_shared(struct shared* shared, const char* device) {
     config.blocks = 12;
     config.plans_max = 3;
     config.threads = 2;
+    config.host_blocks = 5;
+    config.transfers_max = 3;
     *shared = (struct shared){.cache = fixture_create(&config)};
     shared->stem = fixture_seq(shared->cache, 0);
     fixture_extend(shared->cache, shared->stem, tokens, 6);
@@ -146,6 +183,8 @@ static void close_shared(struct shared* shared) {
     ASSERT_EQ(stats.blocks_active, 0);
     ASSERT_EQ(stats.sequences, 0);
     ASSERT_EQ(stats.plans, 0);
+    ASSERT_EQ(stats.transfers, 0);
+    ASSERT_EQ(stats.host_blocks_free, stats.host_blocks_total);
     pkv_cache_destroy(shared->cache);
 }
 
@@ -157,6 +196,7 @@ TEST(threads_share_a_cache) {
         run_workers(&shared, work);
         ASSERT_EQ(atomic_load(&shared.wrong), 0);
         ASSERT_GT(atomic_load(&shared.committed), ROUNDS / 4);
+        ASSERT_GT(atomic_load(&shared.swapped), ROUNDS / 20);
         close_shared(&shared);
     }
 }
@@ -226,13 +266,13 @@ static void* write_while_paused(void* arg) {
     return NULL;
 }
 
-static uint64_t write_visits(pkv_cache* cache) {
+static uint64_t visits(pkv_cache* cache, const char* point) {
     pkv_fault_info info = {.visits = 0};
     for (uint32_t i = 0; i < pkv_fault_count(); i++) {
         ASSERT_OK(pkv_fault_get(cache, i, &info));
-        if (strcmp(info.name, "device.write") == 0) return info.visits;
+        if (strcmp(info.name, point) == 0) return info.visits;
     }
-    ASSERT(!"there is no point device.write");
+    ASSERT(!"there is no such point");
     return 0;
 }
 
@@ -247,7 +287,7 @@ TEST(a_plan_cannot_end_while_a_write_runs) {
     if (status == PKV_ENOTSUP) SKIP("this build has no fault points");
     ASSERT_OK(status);
     ASSERT_EQ(pthread_create(&thread, NULL, write_while_paused, &job), 0);
-    while (write_visits(cache) == 0)
+    while (visits(cache, "device.write") == 0)
         sched_yield();
     const int commit = pkv_plan_commit(cache, job.plan);
     const int abort = pkv_plan_abort(cache, job.plan);
@@ -257,5 +297,50 @@ TEST(a_plan_cannot_end_while_a_write_runs) {
     ASSERT_STATUS(abort, PKV_EBUSY);
     ASSERT_OK(job.status);
     ASSERT_OK(pkv_plan_commit(cache, job.plan));
+    pkv_cache_destroy(cache);
+}
+
+struct waiting {
+    pkv_cache* cache;
+    pkv_transfer transfer;
+    int status;
+};
+
+static void* wait_while_paused(void* arg) {
+    struct waiting* job = arg;
+    job->status = pkv_transfer_wait(job->cache, job->transfer);
+    return NULL;
+}
+
+/* One thread is in the device with a transfer; others are told so, and the cache works on. */
+TEST(a_transfer_is_in_one_call_at_a_time) {
+    pkv_config config = fixture_config();
+    config.host_blocks = 4;
+    pkv_cache* cache = fixture_create(&config);
+    const uint32_t token = 1;
+    const pkv_seq seq = fixture_seq(cache, 0);
+    const pkv_seq other = fixture_seq(cache, 0);
+    struct waiting job = {.cache = cache, .status = 1};
+    pthread_t thread;
+    uint32_t done;
+    fixture_extend(cache, seq, &token, 1);
+    const int status = pkv_faults_set(cache, "device.transfer.done=pause", 0);
+    if (status == PKV_ENOTSUP) SKIP("this build has no fault points");
+    ASSERT_OK(status);
+    ASSERT_OK(pkv_seq_swap_out(cache, seq, &job.transfer));
+    ASSERT_EQ(pthread_create(&thread, NULL, wait_while_paused, &job), 0);
+    while (visits(cache, "device.transfer.done") == 0)
+        sched_yield();
+    const int polled = pkv_transfer_poll(cache, job.transfer, &done);
+    const int waited = pkv_transfer_wait(cache, job.transfer);
+    const int cancelled = pkv_transfer_cancel(cache, job.transfer);
+    fixture_extend(cache, other, &token, 1);
+    ASSERT_OK(pkv_faults_set(cache, NULL, 0));
+    ASSERT_EQ(pthread_join(thread, NULL), 0);
+    ASSERT_STATUS(polled, PKV_EBUSY);
+    ASSERT_STATUS(waited, PKV_EBUSY);
+    ASSERT_STATUS(cancelled, PKV_EBUSY);
+    ASSERT_OK(job.status);
+    ASSERT_EQ(fixture_info(cache, seq).residence, PKV_AWAY);
     pkv_cache_destroy(cache);
 }

@@ -2,7 +2,8 @@
  * name.
  *
  * A cache is brought into a state in which all structures are in use: a fork that shares a leaf,
- * cached prefixes, an open plan, appended tokens, extents that are full, partly used and free.
+ * cached prefixes, an open plan, appended tokens, extents that are full, partly used and free, a
+ * sequence that is away and one that is leaving.
  * pkv_check finds nothing. Then one number in it is changed, and pkv_check must name the invariant.
  * */
 #include "unit.h"
@@ -10,15 +11,16 @@
 #include "core/cache.h"
 
 /* Blocks of 1 MiB, so that an extent holds two of them (or one, with tiny limits). */
-enum { BLOCK_TOKENS = 16, BLOCKS = 12 };
+enum { BLOCK_TOKENS = 16, BLOCKS = 16 };
 
-enum { PARENT, CHILD, PLANNED, APPENDED, GONE, SEQS };
+enum { PARENT, CHILD, PLANNED, APPENDED, GONE, AWAY, LEAVING, SEQS };
 
 struct world {
     pkv_cache* cache;
     pkv_seq handles[SEQS];
     struct pkvi_seq* seqs[SEQS];
     struct pkvi_plan* plan;
+    struct pkvi_transfer* transfer;
 };
 
 static void grow(pkv_cache* cache, pkv_seq seq, uint32_t count) {
@@ -27,6 +29,13 @@ static void grow(pkv_cache* cache, pkv_seq seq, uint32_t count) {
         tokens[i] = 7 * i + (uint32_t)seq.id;
     ASSERT_OK(pkv_seq_append(cache, seq, tokens, count, NULL));
     ASSERT_OK(pkv_seq_commit(cache, seq));
+}
+
+/* Tokens without names, so that they are not cached. */
+static void swap_out(struct world* w, uint32_t seq, pkv_transfer* transfer) {
+    ASSERT_OK(pkv_seq_append(w->cache, w->handles[seq], NULL, 20, NULL));
+    ASSERT_OK(pkv_seq_commit(w->cache, w->handles[seq]));
+    ASSERT_OK(pkv_seq_swap_out(w->cache, w->handles[seq], transfer));
 }
 
 static void open_world(struct world* w) {
@@ -39,6 +48,7 @@ static void open_world(struct world* w) {
         .layers = 8, .kv_heads = 4, .key_dim = 256, .block_tokens = BLOCK_TOKENS};
     config.blocks = BLOCKS;
     config.sequences_max = SEQS + 1;
+    config.host_blocks = 6;
     config.seed = 3;
     ASSERT_OK(pkv_cache_create(&config, &w->cache));
     for (uint32_t i = 0; i < SEQS; i++)
@@ -50,8 +60,13 @@ static void open_world(struct world* w) {
     const pkv_entry entry = {w->handles[PLANNED], NULL, 20};
     ASSERT_OK(pkv_plan_begin(w->cache, &entry, 1, &plan));
     ASSERT_OK(pkv_seq_append(w->cache, w->handles[APPENDED], NULL, 3, NULL));
-    for (uint32_t i = 0; i < GONE; i++)
-        ASSERT_OK(pkvi_seq_find(&w->cache->seqs, w->handles[i], &w->seqs[i]));
+    pkv_transfer transfer;
+    swap_out(w, AWAY, &transfer);
+    ASSERT_OK(pkv_transfer_wait(w->cache, transfer));
+    swap_out(w, LEAVING, &transfer);
+    ASSERT_OK(pkvi_transfer_find(&w->cache->transfers, transfer, &w->transfer));
+    for (uint32_t i = 0; i < SEQS; i++)
+        if (i != GONE) ASSERT_OK(pkvi_seq_find(&w->cache->seqs, w->handles[i], &w->seqs[i]));
     ASSERT_OK(pkvi_plan_find(&w->cache->plans, plan, &w->plan));
     ASSERT_GE(w->cache->arena.free_count, 2);
     ASSERT_EQ(w->cache->prefix.idle_count, 2);
@@ -116,6 +131,18 @@ DAMAGE(bucket_out_of_range, cache->prefix.chain[block_of(w, PARENT, 0)] = BLOCKS
 DAMAGE(planned_without_plan, w->seqs[PARENT]->in_plan = true)
 DAMAGE(plan_without_planned, w->seqs[PLANNED]->in_plan = false)
 DAMAGE(plan_of_a_dead_sequence, w->plan->seqs[0] = w->handles[GONE])
+DAMAGE(slot_named_twice, w->seqs[LEAVING]->host_head = w->seqs[AWAY]->host_head)
+DAMAGE(slot_lost, cache->tier.free_head = cache->tier.next[cache->tier.free_head])
+DAMAGE(slot_free_count, cache->tier.free_count--)
+DAMAGE(slot_that_is_not, cache->tier.free_head = cache->tier.slot_count)
+DAMAGE(slot_of_no_page, cache->tier.page[w->seqs[AWAY]->host_head] = 9)
+DAMAGE(away_without_slots, w->seqs[AWAY]->host_head = PKVI_NONE)
+DAMAGE(resident_with_slots, w->seqs[APPENDED]->host_head = w->seqs[AWAY]->host_head)
+DAMAGE(away_with_blocks, w->seqs[PARENT]->residence = PKV_AWAY)
+DAMAGE(leaving_without_transfer, w->transfer->seq = w->seqs[PARENT])
+DAMAGE(arriving_by_a_way_out, w->seqs[LEAVING]->residence = PKV_ARRIVING)
+DAMAGE(transfer_count_high, cache->transfers.open_count++)
+DAMAGE(failed_without_arriving, w->seqs[PLANNED]->arrival = PKV_EIO)
 DAMAGE(row_not_of_the_table, w->plan->block_table[1] = w->plan->block_table[0])
 
 static const struct {
@@ -158,6 +185,18 @@ static const struct {
     {"planned_without_plan", planned_without_plan, "L1"},
     {"plan_without_planned", plan_without_planned, "L1"},
     {"plan_of_a_dead_sequence", plan_of_a_dead_sequence, "L1"},
+    {"slot_named_twice", slot_named_twice, "H1"},
+    {"slot_lost", slot_lost, "H1"},
+    {"slot_free_count", slot_free_count, "H1"},
+    {"slot_that_is_not", slot_that_is_not, "H1"},
+    {"slot_of_no_page", slot_of_no_page, "H2"},
+    {"away_without_slots", away_without_slots, "H2"},
+    {"resident_with_slots", resident_with_slots, "H2"},
+    {"away_with_blocks", away_with_blocks, "H2"},
+    {"leaving_without_transfer", leaving_without_transfer, "H3"},
+    {"arriving_by_a_way_out", arriving_by_a_way_out, "H3"},
+    {"transfer_count_high", transfer_count_high, "H3"},
+    {"failed_without_arriving", failed_without_arriving, "H3"},
     {"row_not_of_the_table", row_not_of_the_table, "L2"},
 };
 

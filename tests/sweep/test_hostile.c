@@ -10,13 +10,13 @@
 #define UNIT_NO_MAIN
 #include "unit.h"
 
-enum { DIM = 16, SEQS = 6, DEAD = 64 };
+enum { DIM = 16, SEQS = 7, DEAD = 64 };
 
 static uint64_t calls_wanted = 1000000;
 static uint64_t seed = 1;
 
-/* A cache in the middle of its life: sequences that are empty, committed, reserved and in a
- * plan. */
+/* A cache in the middle of its life: sequences that are empty, committed, reserved, in a plan and
+ * away. */
 struct world {
     pkv_cache* cache;
     pkv_cache* other; /* of the same shape, with the same life */
@@ -26,11 +26,12 @@ struct world {
     pkv_plan foreign_plan;
     pkv_seq dead_seqs[DEAD];
     pkv_plan dead_plans[DEAD];
+    pkv_transfer dead_transfer;
     uint64_t random;
     uint64_t counts[32]; /* calls by the status they gave, negated */
 };
 
-enum { EMPTY, COMMITTED, RESERVED, PLANNED, FORKED, SPARE };
+enum { EMPTY, COMMITTED, RESERVED, PLANNED, FORKED, SPARE, GONE };
 
 static uint64_t next(struct world* w) {
     uint64_t x = w->random += 0x9e3779b97f4a7c15;
@@ -57,6 +58,7 @@ static pkv_cache* open_cache(uint64_t cache_seed) {
     config.sequences_max = SEQS + 1;
     config.plan_tokens_max = 8;
     config.trace_events_max = 4;
+    config.host_blocks = 4;
     config.seed = cache_seed;
     ASSERT_OK(pkv_cache_create(&config, &cache));
     return cache;
@@ -64,7 +66,7 @@ static pkv_cache* open_cache(uint64_t cache_seed) {
 
 static const uint32_t tokens[16] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
 
-static void live_a_while(pkv_cache* cache, pkv_seq* seqs, pkv_plan* plan) {
+static void live_a_while(pkv_cache* cache, pkv_seq* seqs, pkv_plan* plan, pkv_transfer* transfer) {
     for (uint32_t i = 0; i < SEQS; i++)
         if (i != FORKED) ASSERT_OK(pkv_seq_create(cache, i % 2, &seqs[i]));
     ASSERT_OK(pkv_seq_append(cache, seqs[COMMITTED], tokens, 5, NULL));
@@ -73,6 +75,10 @@ static void live_a_while(pkv_cache* cache, pkv_seq* seqs, pkv_plan* plan) {
     ASSERT_OK(pkv_seq_fork(cache, seqs[COMMITTED], &seqs[FORKED]));
     const pkv_entry entry = {seqs[PLANNED], tokens, 3};
     ASSERT_OK(pkv_plan_begin(cache, &entry, 1, plan));
+    ASSERT_OK(pkv_seq_append(cache, seqs[GONE], tokens, 3, NULL));
+    ASSERT_OK(pkv_seq_commit(cache, seqs[GONE]));
+    ASSERT_OK(pkv_seq_swap_out(cache, seqs[GONE], transfer));
+    ASSERT_OK(pkv_transfer_wait(cache, *transfer));
 }
 
 static void open_world(struct world* w) {
@@ -80,8 +86,9 @@ static void open_world(struct world* w) {
     *w = (struct world){.random = seed};
     w->cache = open_cache(2 * seed + 1);
     w->other = open_cache(2 * seed + 2);
-    live_a_while(w->cache, w->seqs, &w->plan);
-    live_a_while(w->other, seqs, &w->foreign_plan);
+    pkv_transfer foreign;
+    live_a_while(w->cache, w->seqs, &w->plan, &w->dead_transfer);
+    live_a_while(w->other, seqs, &w->foreign_plan, &foreign);
     w->foreign = seqs[COMMITTED];
 }
 
@@ -496,6 +503,92 @@ static int bad_cache_call(struct world* w) {
     }
 }
 
+static int bad_swap(struct world* w) {
+    pkv_transfer transfer;
+    switch (below(w, 9)) {
+    case 0:
+        return pkv_seq_swap_out(NULL, w->seqs[COMMITTED], &transfer);
+    case 1:
+        return pkv_seq_swap_out(w->cache, bad_seq(w), &transfer);
+    case 2:
+        return pkv_seq_swap_out(w->cache, w->seqs[RESERVED + below(w, 2)], &transfer);
+    case 3:
+        return pkv_seq_swap_out(w->cache, w->seqs[COMMITTED], NULL);
+    case 4:
+        return pkv_seq_swap_out(w->cache, w->seqs[GONE], &transfer);
+    case 5:
+        return pkv_seq_swap_in(NULL, w->seqs[GONE], &transfer);
+    case 6:
+        return pkv_seq_swap_in(w->cache, bad_seq(w), &transfer);
+    case 7:
+        return pkv_seq_swap_in(w->cache, w->seqs[GONE], NULL);
+    default:
+        return pkv_seq_swap_in(w->cache, w->seqs[EMPTY + below(w, 5)], &transfer);
+    }
+}
+
+/* None is under way. */
+static pkv_transfer bad_transfer(struct world* w) {
+    switch (below(w, 4)) {
+    case 0:
+        return w->dead_transfer;
+    case 1:
+        return (pkv_transfer){w->seqs[below(w, SEQS)].id};
+    case 2:
+        return (pkv_transfer){flip_bits(w, w->dead_transfer.id)};
+    default:
+        return (pkv_transfer){next(w)};
+    }
+}
+
+static int bad_transfer_call(struct world* w) {
+    const pkv_transfer transfer = bad_transfer(w);
+    uint32_t done;
+    switch (below(w, 6)) {
+    case 0:
+        return pkv_transfer_poll(NULL, transfer, &done);
+    case 1:
+        return pkv_transfer_poll(w->cache, transfer, &done);
+    case 2:
+        return pkv_transfer_poll(w->cache, transfer, NULL);
+    case 3:
+        return pkv_transfer_wait(w->cache, transfer);
+    case 4: /* zero is allowed */
+        return pkv_transfer_cancel(w->cache, transfer.id == 0 ? (pkv_transfer){7} : transfer);
+    default:
+        return pkv_transfer_cancel(NULL, transfer);
+    }
+}
+
+/* What needs K/V of a sequence that is away. */
+static int away_call(struct world* w) {
+    static float k[16 * DIM];
+    const pkv_array array = array_of(k);
+    const pkv_seq gone = w->seqs[GONE];
+    const pkv_entry entries[2] = {{w->seqs[EMPTY], tokens, 2}, {gone, tokens, 1}};
+    uint32_t number;
+    pkv_seq child;
+    pkv_plan plan;
+    switch (below(w, 8)) {
+    case 0:
+        return pkv_seq_match(w->cache, gone, tokens, 4, &number);
+    case 1:
+        return pkv_seq_fork(w->cache, gone, &child);
+    case 2:
+        return pkv_seq_truncate(w->cache, gone, below(w, 4));
+    case 3:
+        return pkv_seq_append(w->cache, gone, tokens, 1, NULL);
+    case 4:
+        return pkv_seq_write(w->cache, gone, 0, &array, &array);
+    case 5:
+        return pkv_seq_read(w->cache, gone, 0, 0, 2, &array, NULL);
+    case 6:
+        return pkv_seq_blocks(w->cache, gone, 0, 0, 1, &number);
+    default:
+        return pkv_plan_begin(w->cache, entries, 2, &plan);
+    }
+}
+
 static int bad_specification(struct world* w) {
     static const char letters[] = "=*%->;().,0159 abcdefgmrsu.EIO";
     char spec[24];
@@ -508,9 +601,10 @@ static int bad_specification(struct world* w) {
 }
 
 static int (*const bad_calls[])(struct world* w) = {
-    bad_create, bad_match,  bad_fork,      bad_truncate,  bad_free,       bad_info,
-    bad_blocks, bad_append, bad_seq_write, bad_commit,    bad_read,       bad_begin,
-    bad_write,  bad_attend, bad_end,       bad_plan_info, bad_cache_call, bad_specification,
+    bad_create, bad_match,         bad_fork,      bad_truncate,  bad_free,       bad_info,
+    bad_blocks, bad_append,        bad_seq_write, bad_commit,    bad_read,       bad_begin,
+    bad_write,  bad_attend,        bad_end,       bad_plan_info, bad_cache_call, bad_specification,
+    bad_swap,   bad_transfer_call, away_call,
 };
 
 /* ---- The test -------------------------------------------------------------------------------- */
