@@ -109,9 +109,8 @@ def test_errors_name_what_is_wrong() -> None:
             sequence.close()
         transfer.wait()
     assert transfer.ended
-    with make_cache() as cache, cache.sequence() as sequence:
-        with pytest.raises(pagedkv.NotSupported):
-            sequence.swap_out()
+    with make_cache() as cache, cache.sequence() as homely, pytest.raises(pagedkv.NotSupported):
+        homely.swap_out()
 
 
 def test_close_while_away() -> None:
@@ -143,9 +142,9 @@ def test_failure_loses_nothing(spec: str, error: type[pagedkv.Error]) -> None:
             assert transfer.ended
             assert sequence.residence == "resident"
         sequence.swap_out().wait()
-        with pagedkv.faults(f"device.transfer.done={spec}"), pytest.raises(error):
-            with sequence.swap_in():
-                pass
+        faults = pagedkv.faults(f"device.transfer.done={spec}")
+        with faults, pytest.raises(error), sequence.swap_in():
+            pass
         assert sequence.residence == "away"
         overwrite(cache)
         sequence.swap_in().wait()

@@ -85,6 +85,9 @@ struct Config {
     memory: Hook,
     parallel: Hook,
     device_ordinal: u32,
+    host_blocks: u32,
+    transfers_max: u32,
+    swap_layers: u32,
 }
 
 #[repr(C)]
