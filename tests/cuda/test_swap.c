@@ -25,7 +25,7 @@ static pkv_config config_of(uint32_t dtype) {
     config.blocks = BLOCKS;
     config.sequences_max = 8;
     config.plan_tokens_max = ROWS_MAX;
-    config.host_blocks = 8;
+    config.host_blocks = 10;
     config.swap_layers = 1;
     config.seed = 1;
     return config;
@@ -324,6 +324,29 @@ TEST(a_copy_does_not_wait_for_steps_of_others) {
     ASSERT_GT(overlapped, SEEDS / 2);
 }
 
+/* Blocks may have been zeroed, or copied into, and not used further: that is work to wait for too. */
+TEST(a_copy_waits_for_scrubs_and_copies_on_write) {
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+        pkv_cache* cache = open_with_seed(seed);
+        struct arrays arrays = arrays_open(seed);
+        const pkv_seq seq = new_seq(cache, 1);
+        pkv_seq child;
+        fill(cache, seq, 70, &arrays);
+        ASSERT_OK(pkv_seq_fork(cache, seq, &child));
+        ASSERT_OK(pkvi_gpu_stream_wait(NULL));
+        ASSERT_OK(pkv_plan_abort(cache, begin(cache, child, 1))); /* its tail stays copied */
+        swap_out(cache, child);
+        swap_out(cache, seq);
+        use_all_blocks(cache);
+        ASSERT_OK(pkv_plan_abort(cache, begin(cache, new_seq(cache, 3), 80))); /* zeroed */
+        swap_in(cache, child);
+        ASSERT_OK(pkvi_gpu_stream_wait(NULL));
+        expect_keys(cache, child, 70, &arrays);
+        arrays_close(&arrays);
+        pkv_cache_destroy(cache);
+    }
+}
+
 TEST(another_stream_is_waited_for_as_well) {
     for (uint64_t seed = 1; seed <= SEEDS; seed++) {
         pkv_cache* cache = open_with_seed(seed);
@@ -358,8 +381,10 @@ static void step_all_layers(pkv_cache* cache, pkv_plan plan, struct arrays array
     }
 }
 
+/* Full pages and new tokens in a page of their own, or a page that arrives and is written to. */
 TEST(a_plan_is_right_though_its_sequence_is_still_arriving) {
-    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+    for (uint64_t seed = 1; seed <= 3 * SEEDS; seed++) {
+        const uint32_t length = seed % 2 ? 64 : 70;
         pkv_cache* cache = open_with_seed(seed);
         struct arrays prompt = arrays_open(seed);
         struct arrays wanted[LAYERS];
@@ -369,7 +394,7 @@ TEST(a_plan_is_right_though_its_sequence_is_still_arriving) {
             got[layer] = arrays_open(seed + 7 * layer);
         }
         const pkv_seq seq = new_seq(cache, 1);
-        fill(cache, seq, 70, &prompt);
+        fill(cache, seq, length, &prompt);
         pkv_plan plan = begin(cache, seq, 3);
         step_all_layers(cache, plan, wanted);
         ASSERT_OK(pkv_plan_abort(cache, plan));
@@ -393,7 +418,7 @@ TEST(a_plan_is_right_though_its_sequence_is_still_arriving) {
         ASSERT_EQ(done, 1);
         ASSERT_OK(pkv_plan_commit(cache, plan));
         ASSERT_OK(pkv_check(cache, NULL));
-        expect_keys(cache, seq, 70, &prompt);
+        expect_keys(cache, seq, length, &prompt);
         arrays_close(&prompt);
         pkv_cache_destroy(cache);
     }
@@ -469,6 +494,7 @@ static bool fail_at(enum emulator_call call, uint32_t n, bool is_in) {
     emulator_reset(n + 1);
     if (status == PKV_OK) ASSERT_OK(pkv_transfer_cancel(cache, transfer));
     if (status != PKV_OK) ASSERT_STATUS(status, PKV_EIO);
+    ASSERT_EQ(emulator_used().queued, 0); /* no copy is left behind */
     ASSERT_EQ(residence(cache, seq), is_in ? PKV_AWAY : PKV_RESIDENT);
     ASSERT_OK(pkv_check(cache, NULL));
     use_all_blocks(cache);
@@ -499,7 +525,9 @@ TEST(a_swap_can_be_given_up_at_any_time) {
         struct arrays arrays = arrays_open(seed);
         const pkv_seq seq = new_seq(cache, 1);
         fill(cache, seq, 70, &arrays);
+        ASSERT_OK(pkvi_gpu_stream_wait(NULL));
         ASSERT_OK(pkv_transfer_cancel(cache, start_out(cache, seq)));
+        ASSERT_EQ(emulator_used().queued, 0); /* no copy is left behind */
         ASSERT_EQ(residence(cache, seq), PKV_RESIDENT);
         swap_out(cache, seq);
         const pkv_transfer transfer = start_in(cache, seq);

@@ -192,3 +192,37 @@ def test_read_into_works_on_the_cpu_too() -> None:
             cache.read_into(seq, 0, k_back, v_back, begin=3)
         with pytest.raises(pagedkv.InvalidArgument, match="v: expected shape"):
             cache.read_into(seq, 0, k_back, v_back[:3])
+
+
+def test_a_step_begins_while_its_sequence_is_arriving(gpu: Gpu) -> None:
+    options = {"host_blocks": 8, "swap_layers": 1, "dtype": "f16"}
+    rng = np.random.default_rng(5)
+    prompt = gpu.array(rng.standard_normal((20, 2, 64)).astype(np.float16))
+    new = gpu.array(rng.standard_normal((1, 2, 64)).astype(np.float16))
+    q = gpu.array(rng.standard_normal((1, 4, 64)).astype(np.float32))
+    with pagedkv.Cache(**GEOMETRY, **options, device="cuda") as cache:
+        sequence = cache.sequence()
+        with cache.step([(sequence, list(range(20)))]) as step:
+            for layer in range(2):
+                step.write(layer, prompt, prompt)
+        outs = [gpu.array(np.zeros((1, 4, 64), np.float32)) for _ in range(4)]
+        for swaps in (False, True):
+            transfer = None
+            if swaps:
+                sequence.swap_out().wait()
+                transfer = sequence.swap_in()
+            step = cache.step([(sequence, [99])])
+            for layer in range(2):
+                step.write(layer, new, new)
+                step.attend(layer, q, out=outs[2 * swaps + layer])
+            if transfer is None:
+                step.abort()
+                continue
+            with pytest.raises(pagedkv.Busy):
+                transfer.cancel()
+            transfer.wait()
+            step.commit()
+        results = [out.read() for out in outs]
+        np.testing.assert_array_equal(results[0], results[2])
+        np.testing.assert_array_equal(results[1], results[3])
+        assert len(sequence) == 21
