@@ -329,7 +329,9 @@ PKV_API const char* pkv_cache_isa(const pkv_cache* cache);
  *            f16 or bf16. Sums are f32.
  *   Types    key_dim and value_dim are the same and one of 64, 96, 128, 256; K and V are stored in
  *            the same type, f16, bf16, i8 or e4m3; block_tokens is a multiple of 16; at most 128
- *            query heads share a KV head. Others give PKV_ENOTSUP.
+ *            query heads share a KV head. Others give PKV_ENOTSUP. Compute capability 8.6 to 8.9 has
+ *            the shared memory for dims 64 and 96, and for 128 in i8 and e4m3; caches of f16 and bf16
+ *            take q in f32 there with dim 64, and on 8.0 with dims up to 128.
  *   GPUs     Compute capability 8.0 (Ampere) or newer.
  *   Failure  After an error that the GPU does not recover from, every call that needs it gives
  *            PKV_EDEVICE. The process lives, and the cache can be destroyed. */

@@ -469,6 +469,29 @@ TEST(what_has_no_kernel_is_refused_with_a_list) {
     expect_nothing_left();
 }
 
+/* Compute capability 8.9 has 99 KiB for a thread block, 8.0 has 163. */
+TEST(what_needs_more_shared_memory_than_there_is_is_refused) {
+    needs_emulator();
+    emulator_reset(32);
+    emulator_set_shared(99 * 1024);
+    pkv_config config = config_of("cuda");
+    ASSERT_OK(pkv_config_check(&config, NULL, NULL));
+    config.groups[0].key_dim = config.groups[0].value_dim = 128;
+    expect_refused(&config, "groups[0].key_dim: the GPU has too little shared memory");
+    config.groups[0].k_dtype = config.groups[0].v_dtype = PKV_I8;
+    ASSERT_OK(pkv_config_check(&config, NULL, NULL));
+    emulator_set_shared(60 * 1024); /* bf16 and dim 64: with q in f32 it takes 72 KiB */
+    pkv_cache* cache = open_on("cuda");
+    struct arrays arrays = arrays_open(1);
+    const pkv_plan plan = begin(cache, new_seq(cache), 1);
+    ASSERT_OK(write_layer(cache, plan, 0, &arrays));
+    ASSERT_STATUS(attend_layer(cache, plan, 0, &arrays), PKV_ENOTSUP);
+    pkv_cache_destroy(cache);
+    arrays_close(&arrays);
+    emulator_set_shared(227 * 1024);
+    expect_nothing_left();
+}
+
 TEST(bad_arguments_change_nothing) {
     emulator_reset(32);
     pkv_cache* cache = open_on("cuda");

@@ -67,6 +67,7 @@ struct Emulator {
     uint64_t clock_ns = 0;
     uint64_t copy_ns = 1000; /* each, in a batch */
     uint64_t kernel_ns = 8000;
+    uint64_t shared_bytes = 227 * 1024;
     const char* absent = nullptr;
     Stream legacy; /* the default stream */
 
@@ -245,7 +246,7 @@ int pkvi_gpu_describe(int ordinal, pkvi_gpu_properties* properties) {
     properties->compute_major = 9;
     properties->multiprocessors = 3;
     properties->memory_bytes = (uint64_t)1 << 40;
-    properties->shared_bytes = 227 * 1024;
+    properties->shared_bytes = emulator().shared_bytes;
     return PKV_OK;
 }
 
@@ -455,6 +456,11 @@ void emulator_reset(uint64_t seed) {
         e.failures[call] = {};
         e.counts[call] = 0;
     }
+}
+
+void emulator_set_shared(uint64_t bytes) {
+    const Guard guard(emulator().lock);
+    emulator().shared_bytes = bytes;
 }
 
 void emulator_set_costs(uint64_t copy_ns, uint64_t kernel_ns) {

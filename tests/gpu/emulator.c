@@ -29,6 +29,10 @@ void emulator_reset(uint64_t seed) {
     (void)seed;
 }
 
+void emulator_set_shared(uint64_t bytes) {
+    (void)bytes;
+}
+
 uint64_t emulator_count(enum emulator_call call) {
     (void)call;
     return 0;

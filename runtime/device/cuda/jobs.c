@@ -177,8 +177,11 @@ static int attend(struct pkvi_gpu* gpu, const struct pkvi_attend_job* job) {
     return launch_rounds(gpu, &call, tables);
 }
 
-static int check_attend(const struct pkvi_attend_job* job) {
-    if (job->query_heads / job->layout->group.kv_heads > PKVI_GPU_GROUP_HEADS_MAX)
+static int check_attend(const struct pkvi_gpu* gpu, const struct pkvi_attend_job* job) {
+    const pkv_group_config* group = &job->layout->group;
+    const bool is_f32 = job->q.dtype == PKV_F32;
+    if (job->query_heads / group->kv_heads > PKVI_GPU_GROUP_HEADS_MAX) return PKV_ENOTSUP;
+    if (pkvi_gpu_shared_bytes(group->key_dim, group->k_dtype, is_f32) > gpu->shared_bytes)
         return PKV_ENOTSUP;
     if (!reaches(&job->q) || !reaches(&job->out)) return PKV_EINVAL;
     if (job->lse == NULL) return PKV_OK;
@@ -190,7 +193,7 @@ int pkvi_gpu_attend(struct pkvi_device* device, const struct pkvi_attend_job* jo
     struct pkvi_gpu* gpu = pkvi_gpu_of(device);
     int before;
     PKVI_TRY(pkvi_gpu_enter(gpu, pkvi_fault_check(gpu->faults, PKVI_FAULT_DEVICE_ATTEND), &before));
-    int status = check_attend(job);
+    int status = check_attend(gpu, job);
     if (status == PKV_OK) status = pkvi_gpu_swaps_use_table(&gpu->swaps, job, gpu->stream);
     if (status == PKV_OK) status = attend(gpu, job);
     return pkvi_gpu_leave(gpu, before, status);

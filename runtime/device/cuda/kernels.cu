@@ -89,6 +89,18 @@ int pkvi_gpu_launch_prefill(const pkvi_gpu_attend* job, uint32_t blocks, pkvi_gp
         PKV_ENOTSUP);
 }
 
+uint64_t pkvi_gpu_shared_bytes(uint32_t dim, uint32_t k_dtype, bool is_f32) {
+    return (uint64_t)visit(
+        k_dtype, dim, is_f32,
+        [](auto with) {
+            using of_decode = decode_shape<with.dtype, with.dim, with.parts>;
+            using of_prefill = prefill_shape<with.dtype, with.dim, with.parts>;
+            return of_decode::shared_bytes > of_prefill::shared_bytes ? of_decode::shared_bytes
+                                                                      : of_prefill::shared_bytes;
+        },
+        0);
+}
+
 uint32_t pkvi_gpu_decode_blocks_per_multiprocessor(uint32_t dim, uint32_t k_dtype) {
     return (uint32_t)visit(
         k_dtype, dim, false,

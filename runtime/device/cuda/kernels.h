@@ -115,6 +115,9 @@ struct pkvi_gpu_attend {
 /* Is there a kernel for K and V of these types and this dim? */
 bool pkvi_gpu_has_kernel(uint32_t dim, uint32_t k_dtype, uint32_t v_dtype);
 
+/* The shared memory that one thread block of attention needs at most, with queries in f32 or not. */
+uint64_t pkvi_gpu_shared_bytes(uint32_t dim, uint32_t k_dtype, bool is_f32);
+
 /* Start `blocks` thread blocks that work off the items in order. Items of decode have at most
  * PKVI_GPU_DECODE_ROWS rows; those of prefill PKVI_GPU_PREFILL_ROWS and one split. */
 int pkvi_gpu_launch_decode(const struct pkvi_gpu_attend* job, uint32_t blocks,

@@ -12,22 +12,23 @@ static int refuse(const char* sentence, const char** why) {
     return PKV_ENOTSUP;
 }
 
-static int check_ordinal(const pkv_config* config, const char** why) {
-    struct pkvi_gpu_properties properties;
+static int check_gpu(const pkv_config* config, struct pkvi_gpu_properties* properties,
+                     const char** why) {
     int count = 0;
     PKVI_TRY(pkvi_gpu_count(&count));
     if (config->device_ordinal >= (uint32_t)count)
         return refuse("device_ordinal: there are not so many GPUs", why);
-    PKVI_TRY(pkvi_gpu_describe((int)config->device_ordinal, &properties));
-    if (properties.compute_major < OLDEST_COMPUTE_MAJOR)
+    PKVI_TRY(pkvi_gpu_describe((int)config->device_ordinal, properties));
+    if (properties->compute_major < OLDEST_COMPUTE_MAJOR)
         return refuse("device_ordinal: the GPU is older than Ampere (compute capability 8.0)", why);
     return PKV_OK;
 }
 
 static int check(const pkv_config* config, const char** why) {
     const pkv_group_config* group = &config->groups[0];
+    struct pkvi_gpu_properties properties;
     *why = "device: the GPU has failed";
-    PKVI_TRY(check_ordinal(config, why));
+    PKVI_TRY(check_gpu(config, &properties, why));
     if (group->value_dim != group->key_dim)
         return refuse("groups[0].value_dim: the same as key_dim on \"cuda\"", why);
     if (!pkvi_gpu_has_kernel(group->key_dim, PKV_F16, PKV_F16))
@@ -38,6 +39,8 @@ static int check(const pkv_config* config, const char** why) {
         return refuse("groups[0].v_dtype: f16, bf16, i8 or e4m3 on \"cuda\"", why);
     if (!pkvi_gpu_has_kernel(group->key_dim, group->k_dtype, group->v_dtype))
         return refuse("groups[0].v_dtype: the same as k_dtype on \"cuda\"", why);
+    if (pkvi_gpu_shared_bytes(group->key_dim, group->k_dtype, false) > properties.shared_bytes)
+        return refuse("groups[0].key_dim: the GPU has too little shared memory for it", why);
     if (group->block_tokens % PKVI_GPU_TILE_TOKENS != 0)
         return refuse("groups[0].block_tokens: a multiple of 16 on \"cuda\"", why);
     return PKV_OK;
