@@ -17,7 +17,7 @@ struct pkvi_gpu {
     int ordinal;
     uint32_t multiprocessors;
     uint64_t shared_bytes; /* that a thread block may have */
-    pthread_mutex_t lock; /* of all that follows */
+    pthread_mutex_t lock;  /* of all that follows */
     bool has_lock;
     bool has_failed; /* for good */
     struct pkvi_gpu_stream* stream;
