@@ -324,7 +324,8 @@ PKV_API const char* pkv_cache_isa(const pkv_cache* cache);
  *            return before it is done. Arrays must stay as they are until it is. An error of the
  *            GPU may be reported by a later call.
  *   Numbers  NaN and infinity are not looked for, since that would have to wait for the GPU: there
- *            is no PKV_ENONFINITE, what comes in goes out. Queries and softmax weights are rounded
+ *            is no PKV_ENONFINITE. NaN and infinity come out again, as NaN of other bits perhaps,
+ *            and where they are in V also in rows that stand up to 15 tokens before them. Queries and softmax weights are rounded
  *            to bf16, with a cache of f16 to f16; to twice as many bits when q is f32 and the cache
  *            f16 or bf16. Sums are f32.
  *   Types    key_dim and value_dim are the same and one of 64, 96, 128, 256; K and V are stored in
@@ -333,13 +334,18 @@ PKV_API const char* pkv_cache_isa(const pkv_cache* cache);
  *            the shared memory for dims 64 and 96, and for 128 in i8 and e4m3; caches of f16 and bf16
  *            take q in f32 there with dim 64, and on 8.0 with dims up to 128.
  *   GPUs     Compute capability 8.0 (Ampere) or newer.
+ *   Graphs   Calls of an open plan may be captured once a layer of it has been written and attended
+ *            to outside (before, they give PKV_ENOTSUP). The graph may be launched until the plan
+ *            ends or plans_max others have begun. Start no transfer, and change no stream, while one
+ *            is captured.
  *   Failure  After an error that the GPU does not recover from, every call that needs it gives
  *            PKV_EDEVICE. The process lives, and the cache can be destroyed. */
 
 /* Work in the order of `stream` from now on: a cudaStream_t of the cache's GPU, or NULL, as at the
  * beginning, for the legacy default stream. What was put into the stream before this call comes
  * first; both streams must exist during this call, and the new one as long as it is in use.
- * Errors  PKV_EINVAL (also: a stream of another GPU), PKV_ENOTSUP (another device than "cuda"),
+ * Errors  PKV_EINVAL (also: a stream of another GPU, and cudaStreamPerThread; what is no stream at all
+ *         the driver may not survive), PKV_ENOTSUP (another device than "cuda"),
  *         PKV_EIO, PKV_EDEVICE. */
 PKV_API int pkv_cache_set_stream(pkv_cache* cache, void* stream);
 

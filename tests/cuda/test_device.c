@@ -318,6 +318,28 @@ TEST(a_step_does_not_wait) {
 }
 
 /* Two plans are open at once and take turns, in two streams that the emulator runs as it likes. */
+/* A graph would copy tables again whenever it is launched, from memory that holds others by then. */
+TEST(tables_are_not_sent_while_a_stream_is_captured) {
+    needs_emulator();
+    emulator_reset(24);
+    pkv_cache* cache = open_on("cuda");
+    struct arrays arrays = arrays_open(7);
+    const pkv_plan plan = begin(cache, new_seq(cache), 1);
+    emulator_set_captured(true);
+    ASSERT_STATUS(write_layer(cache, plan, 0, &arrays), PKV_ENOTSUP);
+    ASSERT_STATUS(attend_layer(cache, plan, 0, &arrays), PKV_ENOTSUP);
+    emulator_set_captured(false);
+    ASSERT_OK(write_layer(cache, plan, 0, &arrays));
+    ASSERT_OK(attend_layer(cache, plan, 0, &arrays));
+    emulator_set_captured(true); /* they are there now */
+    ASSERT_OK(write_layer(cache, plan, 1, &arrays));
+    ASSERT_OK(attend_layer(cache, plan, 1, &arrays));
+    emulator_set_captured(false);
+    pkv_cache_destroy(cache);
+    arrays_close(&arrays);
+    expect_nothing_left();
+}
+
 TEST(streams_change_without_losing_order) {
     emulator_reset(23);
     pkv_cache* cuda = open_on("cuda");

@@ -115,6 +115,14 @@ static void* take(size_t count, size_t size) {
     return memory;
 }
 
+/* Memory of the device itself, where partial results pass between thread blocks as they do in use. */
+static void* take_on_device(size_t bytes, bool is_zeroed) {
+    void* memory;
+    finish(pkvi_gpu_alloc(bytes, &memory));
+    if (is_zeroed) finish(pkvi_gpu_zero(memory, bytes, stream));
+    return memory;
+}
+
 static void attend(struct scene* scene) {
     const struct pkvi_attend_job job = scene_job(scene);
     const pkv_group_config* group = &job.layout->group;
@@ -133,6 +141,10 @@ static void attend(struct scene* scene) {
         .partial_rows = (uint32_t)bounds.entry_partial_rows,
     };
     pkvi_gpu_split(&shape, &work);
+    const size_t merges_bytes = (work.merges + 1) * sizeof(uint32_t);
+    void* pinned;
+    finish(pkvi_gpu_alloc_pinned(merges_bytes, &pinned));
+    const uint32_t* merges = pinned;
     uint32_t* count = take(1, sizeof *count);
     const size_t partial_floats = (size_t)bounds.entry_partial_rows * (group->key_dim + 2);
     struct pkvi_gpu_attend on = {
@@ -151,10 +163,9 @@ static void attend(struct scene* scene) {
         .scale = job.scale,
         .softcap = job.softcap,
         .item_count = count,
-        .partials = take(partial_floats, sizeof(float)),
-        .merges = take(work.merges + 1, sizeof(uint32_t)),
+        .partials = take_on_device(partial_floats * sizeof(float), false),
+        .merges = take_on_device(merges_bytes, true),
     };
-    memset(on.partials, 0xff, partial_floats * sizeof(float));
     for (uint32_t r = 0, begin = 0; r < work.rounds; begin = work.round_ends[r++]) {
         *count = work.round_ends[r] - begin;
         on.items = work.decode + begin;
@@ -163,11 +174,13 @@ static void attend(struct scene* scene) {
     *count = work.prefill_count;
     on.items = work.prefill;
     if (work.prefill_count > 0) finish(pkvi_gpu_launch_prefill(&on, grid_blocks, stream));
+    finish(pkvi_gpu_copy(pinned, on.merges, merges_bytes, stream));
     for (uint32_t i = 0; i < work.merges; i++)
-        if (on.merges[i] != 0) exit(2);
+        if (merges[i] != 0) exit(2);
     memory_give(count);
-    memory_give(on.partials);
-    memory_give(on.merges);
+    pkvi_gpu_free_pinned(pinned);
+    pkvi_gpu_free(on.partials);
+    pkvi_gpu_free(on.merges);
     memory_give(work.decode);
     memory_give(work.prefill);
     memory_give(work.round_ends);

@@ -68,6 +68,7 @@ struct Emulator {
     uint64_t copy_ns = 1000; /* each, in a batch */
     uint64_t kernel_ns = 8000;
     uint64_t shared_bytes = 227 * 1024;
+    bool is_captured = false;
     const char* absent = nullptr;
     Stream legacy; /* the default stream */
 
@@ -318,6 +319,13 @@ int pkvi_gpu_stream_check(pkvi_gpu_stream* stream, int ordinal) {
     return is_known ? PKV_OK : PKV_EINVAL;
 }
 
+int pkvi_gpu_stream_is_captured(pkvi_gpu_stream* stream, bool* is_captured) {
+    (void)stream;
+    const Guard guard(emulator().lock);
+    *is_captured = emulator().is_captured;
+    return PKV_OK;
+}
+
 int pkvi_gpu_stream_wait(pkvi_gpu_stream* stream) {
     const Guard guard(emulator().lock);
     const Stream* waited = stream_of(stream);
@@ -456,6 +464,11 @@ void emulator_reset(uint64_t seed) {
         e.failures[call] = {};
         e.counts[call] = 0;
     }
+}
+
+void emulator_set_captured(bool is_captured) {
+    const Guard guard(emulator().lock);
+    emulator().is_captured = is_captured;
 }
 
 void emulator_set_shared(uint64_t bytes) {

@@ -159,6 +159,7 @@ GPU_DEVICE bool is_last_split(const pkvi_gpu_attend& job, const pkvi_gpu_item& i
     gpu::fence();
     gpu::sync_block();
     if (gpu::thread() == 0) {
+        gpu::fence(); /* what the others stored, which the barrier has shown to this thread */
         *flag = gpu::count_up(&job.merges[item.merge]) + 1;
         if (*flag == item.splits) job.merges[item.merge] = 0; /* for the next launch */
         gpu::fence();

@@ -39,7 +39,11 @@ struct pkvi_gpu_cell* pkvi_gpu_cell_find(struct pkvi_gpu_cells* cells, struct pk
     return NULL;
 }
 
-int pkvi_gpu_cell_take(struct pkvi_gpu_cells* cells, struct pkvi_gpu_cell** cell) {
+int pkvi_gpu_cell_take(struct pkvi_gpu_cells* cells, struct pkvi_gpu_stream* stream,
+                       struct pkvi_gpu_cell** cell) {
+    bool is_captured;
+    PKVI_TRY(pkvi_gpu_stream_is_captured(stream, &is_captured));
+    if (is_captured) return PKV_ENOTSUP;
     struct pkvi_gpu_cell* oldest = &cells->cells[0];
     for (uint32_t i = 1; i < cells->count; i++)
         if (cells->cells[i].used < oldest->used) oldest = &cells->cells[i];

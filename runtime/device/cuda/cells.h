@@ -46,8 +46,11 @@ void pkvi_gpu_cells_close(struct pkvi_gpu_cells* cells, struct pkvi_mem* mem);
 /* The cell with `key`, or NULL. */
 struct pkvi_gpu_cell* pkvi_gpu_cell_find(struct pkvi_gpu_cells* cells, struct pkvi_gpu_key key);
 
-/* A cell whose staging memory may be filled; what it held is gone. */
-int pkvi_gpu_cell_take(struct pkvi_gpu_cells* cells, struct pkvi_gpu_cell** cell);
+/* A cell whose staging memory may be filled; what it held is gone.
+ * Errors  PKV_ENOTSUP while `stream`, in which it is to be sent, is captured: whenever the graph is
+ *         launched, the copy would take what staging memory holds then. And PKV_EIO, PKV_EDEVICE. */
+int pkvi_gpu_cell_take(struct pkvi_gpu_cells* cells, struct pkvi_gpu_stream* stream,
+                       struct pkvi_gpu_cell** cell);
 
 /* Send the first `bytes` of the staging memory; from now on the cell has `key`. */
 int pkvi_gpu_cell_send(struct pkvi_gpu_cell* cell, struct pkvi_gpu_key key, uint64_t bytes,

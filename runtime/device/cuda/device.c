@@ -211,7 +211,6 @@ static int open_parts(struct pkvi_gpu* gpu, const struct pkvi_device_config* con
     PKVI_TRY(pkvi_gpu_describe(gpu->ordinal, &properties));
     snprintf(gpu->isa, sizeof gpu->isa, "sm_%d%d", properties.compute_major,
              properties.compute_minor);
-    gpu->multiprocessors = properties.multiprocessors;
     gpu->shared_bytes = properties.shared_bytes;
     if (!pkvi_gpu_limits_of(config, &gpu->limits)) return PKV_ENOMEM;
     gpu->slots_max = config->plan_tokens_max;

@@ -15,7 +15,6 @@ struct pkvi_gpu {
     struct pkvi_clock* clock;
     char isa[16];
     int ordinal;
-    uint32_t multiprocessors;
     uint64_t shared_bytes; /* that a thread block may have */
     pthread_mutex_t lock;  /* of all that follows */
     bool has_lock;

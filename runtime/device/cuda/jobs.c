@@ -49,7 +49,7 @@ static int send_slots(struct pkvi_gpu* gpu, uint64_t plan, const uint32_t* slots
     const struct pkvi_gpu_key key = {plan, 0};
     struct pkvi_gpu_cell* cell = pkvi_gpu_cell_find(&gpu->slot_cells, key);
     if (cell == NULL) {
-        PKVI_TRY(pkvi_gpu_cell_take(&gpu->slot_cells, &cell));
+        PKVI_TRY(pkvi_gpu_cell_take(&gpu->slot_cells, gpu->stream, &cell));
         memcpy(cell->staging, slots, count * sizeof *slots);
         PKVI_TRY(pkvi_gpu_cell_send(cell, key, count * sizeof *slots, gpu->stream));
     }
@@ -117,7 +117,7 @@ static int send_tables(struct pkvi_gpu* gpu, const struct pkvi_attend_job* job,
     const struct pkvi_gpu_key key = {job->plan, job->query_heads};
     struct pkvi_gpu_cell* cell = pkvi_gpu_cell_find(&gpu->table_cells, key);
     const bool is_there = cell != NULL;
-    if (!is_there) PKVI_TRY(pkvi_gpu_cell_take(&gpu->table_cells, &cell));
+    if (!is_there) PKVI_TRY(pkvi_gpu_cell_take(&gpu->table_cells, gpu->stream, &cell));
     struct pkvi_gpu_tables* tables = &gpu->tables[cell - gpu->table_cells.cells];
     *there = tables;
     if (is_there) return PKV_OK;
@@ -127,29 +127,21 @@ static int send_tables(struct pkvi_gpu* gpu, const struct pkvi_attend_job* job,
     return pkvi_gpu_cell_send(cell, key, bytes, gpu->stream);
 }
 
-static uint32_t smaller(uint32_t a, uint32_t b) {
-    return a < b ? a : b;
-}
-
+/* One thread block for each item: the hardware hands them out as others end. */
 static int launch_rounds(struct pkvi_gpu* gpu, struct pkvi_gpu_attend* call,
                          const struct pkvi_gpu_tables* tables) {
-    const struct pkvi_gpu_blocks* blocks = &call->blocks;
-    const uint32_t decode_max = gpu->multiprocessors * pkvi_gpu_decode_blocks_per_multiprocessor(
-                                                           blocks->dim, blocks->k_dtype);
-    const uint32_t prefill_max = gpu->multiprocessors * pkvi_gpu_prefill_blocks_per_multiprocessor(
-                                                            blocks->dim, blocks->k_dtype);
     uint32_t begin = 0;
     for (uint32_t r = 0; r < tables->rounds; r++) {
         const uint32_t end = tables->round_ends[r];
         call->items = tables->decode + begin;
         call->item_count = tables->counts + r;
-        PKVI_TRY(pkvi_gpu_launch_decode(call, smaller(end - begin, decode_max), gpu->stream));
+        PKVI_TRY(pkvi_gpu_launch_decode(call, end - begin, gpu->stream));
         begin = end;
     }
     if (tables->prefill_count == 0) return PKV_OK;
     call->items = tables->prefill;
     call->item_count = tables->counts + tables->rounds;
-    return pkvi_gpu_launch_prefill(call, smaller(tables->prefill_count, prefill_max), gpu->stream);
+    return pkvi_gpu_launch_prefill(call, tables->prefill_count, gpu->stream);
 }
 
 static int attend(struct pkvi_gpu* gpu, const struct pkvi_attend_job* job) {

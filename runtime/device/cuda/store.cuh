@@ -102,12 +102,21 @@ struct alignas(16) piece {
     uint64_t halves[2];
 };
 
+enum { GATHER_PIECES = 4 }; /* that a thread has under way: host memory is far away */
+
 GPU_KERNEL(STORE_THREADS, 1) gather(const gather_job job) {
     for (uint32_t i = gpu::block(); i < job.count; i += gpu::blocks()) {
         const piece* from = (const piece*)job.copies[i].from;
         piece* to = (piece*)job.copies[i].to;
-        for (uint64_t j = gpu::thread(); j < job.pieces; j += STORE_THREADS)
-            to[j] = from[j];
+        for (uint64_t j = gpu::thread(); j < job.pieces; j += GATHER_PIECES * STORE_THREADS) {
+            piece pieces[GATHER_PIECES];
+#pragma unroll
+            for (uint32_t k = 0; k < GATHER_PIECES; k++)
+                if (j + k * STORE_THREADS < job.pieces) pieces[k] = from[j + k * STORE_THREADS];
+#pragma unroll
+            for (uint32_t k = 0; k < GATHER_PIECES; k++)
+                if (j + k * STORE_THREADS < job.pieces) to[j + k * STORE_THREADS] = pieces[k];
+        }
     }
 }
 

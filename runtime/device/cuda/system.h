@@ -52,6 +52,8 @@ int pkvi_gpu_stream_open(struct pkvi_gpu_stream** stream);
 void pkvi_gpu_stream_close(struct pkvi_gpu_stream* stream);
 /* PKV_EINVAL unless the stream is one of device `ordinal`. */
 int pkvi_gpu_stream_check(struct pkvi_gpu_stream* stream, int ordinal);
+/* Does what is put into the stream go into a graph, to be done when that is launched? */
+int pkvi_gpu_stream_is_captured(struct pkvi_gpu_stream* stream, bool* is_captured);
 int pkvi_gpu_stream_wait(struct pkvi_gpu_stream* stream); /* until all of it is done */
 
 int pkvi_gpu_event_open(struct pkvi_gpu_event** event);

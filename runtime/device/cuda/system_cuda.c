@@ -28,6 +28,8 @@ int pkvi_gpu_status_of(int error) {
     case cudaErrorInvalidResourceHandle:
         return PKV_EINVAL;
     case cudaErrorNoKernelImageForDevice:
+    case cudaErrorInvalidDeviceFunction:
+    case cudaErrorUnsupportedPtxVersion:
     case cudaErrorNotSupported:
         return PKV_ENOTSUP;
     /* After these the context is of no use to anybody. */
@@ -45,6 +47,13 @@ int pkvi_gpu_status_of(int error) {
     case cudaErrorDevicesUnavailable:
     case cudaErrorCudartUnloading:
     case cudaErrorUnknown:
+    case cudaErrorContextIsDestroyed:
+    case cudaErrorMpsClientTerminated:
+#if CUDART_VERSION >= 13000
+    case cudaErrorContained:
+    case cudaErrorTensorMemoryLeak:
+    case cudaErrorExternalDevice:
+#endif
         return PKV_EDEVICE;
     default:
         return cudaPeekAtLastError() == cudaSuccess ? PKV_EIO : PKV_EDEVICE;
@@ -158,7 +167,7 @@ bool pkvi_gpu_reaches(const void* memory) {
     if (pkvi_gpu_status_of((int)cudaPointerGetAttributes(&attributes, memory)) != PKV_OK)
         return false;
     if (attributes.type == cudaMemoryTypeDevice && attributes.device != present) return false;
-    return attributes.devicePointer == memory;
+    return attributes.type != cudaMemoryTypeUnregistered && attributes.devicePointer == memory;
 }
 
 /* ---- Streams and events ---------------------------------------------------------------------- */
@@ -175,8 +184,10 @@ void pkvi_gpu_stream_close(struct pkvi_gpu_stream* stream) {
     pkvi_gpu_status_of((int)cudaStreamDestroy(stream_of(stream)));
 }
 
+/* cudaStreamPerThread is another stream in each thread, and so gives no order. */
 int pkvi_gpu_stream_check(struct pkvi_gpu_stream* stream, int ordinal) {
-    if (stream == NULL) return PKV_OK;
+    if (stream == NULL || stream_of(stream) == cudaStreamLegacy) return PKV_OK;
+    if (stream_of(stream) == cudaStreamPerThread) return PKV_EINVAL;
 #if CUDART_VERSION >= 12080
     int device;
     TRY_CUDA(cudaStreamGetDevice(stream_of(stream), &device));
@@ -187,6 +198,13 @@ int pkvi_gpu_stream_check(struct pkvi_gpu_stream* stream, int ordinal) {
     TRY_CUDA(cudaStreamGetFlags(stream_of(stream), &flags));
     return PKV_OK;
 #endif
+}
+
+int pkvi_gpu_stream_is_captured(struct pkvi_gpu_stream* stream, bool* is_captured) {
+    enum cudaStreamCaptureStatus status;
+    TRY_CUDA(cudaStreamIsCapturing(stream_of(stream), &status));
+    *is_captured = status != cudaStreamCaptureStatusNone;
+    return PKV_OK;
 }
 
 int pkvi_gpu_stream_wait(struct pkvi_gpu_stream* stream) {
