@@ -154,7 +154,7 @@ def test_failure_loses_nothing(spec: str, error: type[pagedkv.Error]) -> None:
 
 def test_swapping_beside_computing() -> None:
     """Threads swap sequences of their own while others compute."""
-    with make(blocks=24, host_blocks=12, transfers=3, threads=2) as cache:
+    with make(blocks=24, host_blocks=12, transfers=3, plans=3, threads=2) as cache:
         wrong: list[str] = []
 
         def work(number: int) -> None:
