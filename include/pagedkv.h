@@ -47,9 +47,9 @@
  *   Errors    Functions return PKV_OK (0) or a negative status. A call that fails changes nothing;
  *             the exceptions are named where they stand, at pkv_plan_begin and pkv_write. Results
  *             come through out-pointers, which are written only on success.
- *   Handles   pkv_seq, pkv_plan and pkv_transfer are values. A zero, stale, forged or foreign handle gives
- *             PKV_ESTALE and is never undefined behaviour. Pointers must be valid or NULL where
- *             that is allowed; a NULL that is not allowed gives PKV_EINVAL.
+ *   Handles   pkv_seq, pkv_plan and pkv_transfer are values. A zero, stale, forged or foreign
+ *             handle gives PKV_ESTALE and is never undefined behaviour. Pointers must be valid or
+ *             NULL where that is allowed; a NULL that is not allowed gives PKV_EINVAL.
  *   Threads   Every function may be called from any thread at any time, except that
  *             pkv_cache_destroy must be the last. A mutex per cache orders the bookkeeping; the
  *             heavy calls (pkv_write, pkv_attend, pkv_seq_read, pkv_seq_write) work outside it and
@@ -325,28 +325,28 @@ PKV_API const char* pkv_cache_isa(const pkv_cache* cache);
  *            GPU may be reported by a later call.
  *   Numbers  NaN and infinity are not looked for, since that would have to wait for the GPU: there
  *            is no PKV_ENONFINITE. NaN and infinity come out again, as NaN of other bits perhaps,
- *            and where they are in V also in rows that stand up to 15 tokens before them. Queries and softmax weights are rounded
- *            to bf16, with a cache of f16 to f16; to twice as many bits when q is f32 and the cache
- *            f16 or bf16. Sums are f32.
+ *            and where they are in V also in rows that stand up to 15 tokens before them. Queries
+ *            and softmax weights are rounded to bf16, with a cache of f16 to f16; to twice as many
+ *            bits when q is f32 and the cache f16 or bf16. Sums are f32.
  *   Types    key_dim and value_dim are the same and one of 64, 96, 128, 256; K and V are stored in
  *            the same type, f16, bf16, i8 or e4m3; block_tokens is a multiple of 16; at most 128
- *            query heads share a KV head. Others give PKV_ENOTSUP. Compute capability 8.6 to 8.9 has
- *            the shared memory for dims 64 and 96, and for 128 in i8 and e4m3; caches of f16 and bf16
- *            take q in f32 there with dim 64, and on 8.0 with dims up to 128.
+ *            query heads share a KV head. Others give PKV_ENOTSUP. Compute capability 8.6 to 8.9
+ *            has the shared memory for dims 64 and 96, and for 128 in i8 and e4m3; caches of f16
+ *            and bf16 take q in f32 there with dim 64, and on 8.0 with dims up to 128.
  *   GPUs     Compute capability 8.0 (Ampere) or newer.
  *   Graphs   Calls of an open plan may be captured once a layer of it has been written and attended
  *            to outside (before, they give PKV_ENOTSUP). The graph may be launched until the plan
- *            ends or plans_max others have begun. Start no transfer, and change no stream, while one
- *            is captured.
+ *            ends or plans_max others have begun. Start no transfer, and change no stream, while
+ *            one is captured.
  *   Failure  After an error that the GPU does not recover from, every call that needs it gives
  *            PKV_EDEVICE. The process lives, and the cache can be destroyed. */
 
 /* Work in the order of `stream` from now on: a cudaStream_t of the cache's GPU, or NULL, as at the
  * beginning, for the legacy default stream. What was put into the stream before this call comes
  * first; both streams must exist during this call, and the new one as long as it is in use.
- * Errors  PKV_EINVAL (also: a stream of another GPU, and cudaStreamPerThread; what is no stream at all
- *         the driver may not survive), PKV_ENOTSUP (another device than "cuda"),
- *         PKV_EIO, PKV_EDEVICE. */
+ * Errors  PKV_EINVAL (also: a stream of another GPU, and cudaStreamPerThread; what is no stream at
+ *         all the driver may not survive), PKV_ENOTSUP (another device than "cuda"), PKV_EIO,
+ *         PKV_EDEVICE. */
 PKV_API int pkv_cache_set_stream(pkv_cache* cache, void* stream);
 
 /* ---- Sequences ------------------------------------------------------------------------------- */
@@ -442,8 +442,8 @@ PKV_API int pkv_seq_commit(pkv_cache* cache, pkv_seq seq);
 
 /* ---- Swapping --------------------------------------------------------------------------------
  *
- * Sequences that wait can wait in host memory: config.host_blocks blocks of it, taken when the cache
- * is created (pinned on "cuda"). Their K/V moves while others are computed:
+ * Sequences that wait can wait in host memory: config.host_blocks blocks of it, taken when the
+ * cache is created (pinned on "cuda"). Their K/V moves while others are computed:
  *
  *     resident --swap_out--> leaving --done--> away --swap_in--> arriving --done--> resident
  *
@@ -454,9 +454,10 @@ PKV_API int pkv_seq_commit(pkv_cache* cache, pkv_seq seq);
  *   away                the sequence holds no block of the pool. pkv_seq_get_info, pkv_seq_free and
  *                       pkv_seq_swap_in work; every other call gives PKV_EAWAY
  *
- * Blocks that are shared with other sequences stay with those; the sequence that leaves takes its own
- * copy along. Pages behind the window stay as they are. On "cpu" and "sim" the bytes move inside
- * pkv_transfer_poll, some MiB at a time, and pkv_transfer_wait: the library has no threads for it. */
+ * Blocks that are shared with other sequences stay with those; the sequence that leaves takes its
+ * own copy along. Pages behind the window stay as they are. On "cpu" and "sim" the bytes move
+ * inside pkv_transfer_poll, some MiB at a time, and pkv_transfer_wait: the library has no threads
+ * for it. */
 
 enum pkv_residence { PKV_RESIDENT = 0, PKV_LEAVING = 1, PKV_AWAY = 2, PKV_ARRIVING = 3 };
 
@@ -475,8 +476,8 @@ typedef struct pkv_transfer {
 PKV_API int pkv_seq_swap_out(pkv_cache* cache, pkv_seq seq, pkv_transfer* transfer);
 
 /* Start moving a sequence back. All its blocks are reserved now, or none; cached ones are evicted
- * when that is enough. When it has arrived its full pages are offered to the prefix index again, and
- * those that it has already are shared.
+ * when that is enough. When it has arrived its full pages are offered to the prefix index again,
+ * and those that it has already are shared.
  * Errors  PKV_EINVAL (also: it is not away), PKV_ESTALE, PKV_EBUSY (leaving, arriving, or
  *         transfers_max transfers are under way), PKV_ENOTSUP, PKV_ENOBLOCKS, PKV_ENOLEAVES,
  *         PKV_EIO, PKV_EDEVICE. After the last two, cached blocks that were evicted stay so. */
@@ -484,11 +485,11 @@ PKV_API int pkv_seq_swap_in(pkv_cache* cache, pkv_seq seq, pkv_transfer* transfe
 
 /* Ask whether a transfer is done; never waits long.
  * done    set to 1 when it is: the sequence is away or resident, and the handle dies. Else 0.
- * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (another call on this transfer runs). Every other status
- *         is that of the transfer, PKV_EIO (also: bytes were damaged on the way), PKV_ETIMEDOUT,
- *         PKV_EDEVICE: it has failed, its handle dies, and the sequence is where it was before,
- *         resident or away, with nothing lost. A sequence that a plan names by then is away again
- *         when the plan is aborted; cached blocks that were evicted stay so. */
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (another call on this transfer runs). Every other
+ *         status is that of the transfer, PKV_EIO (also: bytes were damaged on the way),
+ *         PKV_ETIMEDOUT, PKV_EDEVICE: it has failed, its handle dies, and the sequence is where it
+ *         was before, resident or away, with nothing lost. A sequence that a plan names by then is
+ *         away again when the plan is aborted; cached blocks that were evicted stay so. */
 PKV_API int pkv_transfer_poll(pkv_cache* cache, pkv_transfer transfer, uint32_t* done);
 
 /* Wait until a transfer is done; the handle dies.
@@ -498,8 +499,8 @@ PKV_API int pkv_transfer_wait(pkv_cache* cache, pkv_transfer transfer);
 /* Give a transfer up: the sequence is where it was before, resident or away, with nothing lost, and
  * the handle dies. Returns when the device touches neither copy any more, which can take as long as
  * the copies that it has begun. A zero handle is allowed and does nothing.
- * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (another call on this transfer runs, or a plan names the
- *         sequence). */
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (another call on this transfer runs, or a plan names
+ *         the sequence). */
 PKV_API int pkv_transfer_cancel(pkv_cache* cache, pkv_transfer transfer);
 
 /* ---- Steps: plan, write, attend, commit ------------------------------------------------------ */
@@ -533,12 +534,12 @@ typedef struct pkv_plan_info {
  * written are copied first. When free blocks do not suffice, the least recently used cached ones
  * are evicted, but only when that is enough.
  * Errors  PKV_EINVAL (also: count 0, a sequence named twice), PKV_ESTALE, PKV_EBUSY (a sequence
- *         with reserved tokens or in a plan, or plans_max plans are open), PKV_EAWAY, PKV_ETOOBIG (a limit, or
- *         more blocks than there are: it can never fit), PKV_ENOBLOCKS (not now: other
- *         sequences must end, or this one be freed and computed again), PKV_ENOLEAVES,
- *         PKV_EIO and PKV_ETIMEDOUT (copy or scrub failed).
- *         After PKV_EIO and PKV_ETIMEDOUT no sequence has changed, but cached blocks that were
- *         evicted to make room, and zeroed free blocks, stay so. */
+ *         with reserved tokens or in a plan, or plans_max plans are open), PKV_EAWAY, PKV_ETOOBIG
+ *         (a limit, or more blocks than there are: it can never fit), PKV_ENOBLOCKS (not now: other
+ *         sequences must end, or this one be freed and computed again), PKV_ENOLEAVES, PKV_EIO and
+ *         PKV_ETIMEDOUT (copy or scrub failed). After PKV_EIO and PKV_ETIMEDOUT no sequence has
+ *         changed, but cached blocks that were evicted to make room, and zeroed free blocks, stay
+ *         so. */
 PKV_API int pkv_plan_begin(pkv_cache* cache, const pkv_entry* entries, uint32_t count,
                            pkv_plan* plan);
 
