@@ -109,8 +109,8 @@ INLINE void qk_products(const int rows, const int vectors, const uint32_t dtype,
                affine[i]);
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++)
         sums[r * vectors + i] =
-            v_multiply_add(arithmetic_of(dtype), half, k[i], q + (size_t)r * queries->row_bytes,
-                           sums[r * vectors + i]);
+            v_multiply_add(arithmetic_of(dtype), half, rows > ROWS_STREAMED_MAX, k[i],
+                           q + (size_t)r * queries->row_bytes, sums[r * vectors + i]);
 }
 
 INLINE void qk_dims(const int rows, const int vectors, const uint32_t dtype,
@@ -242,10 +242,10 @@ INLINE void pv_products(const int rows, const int vectors, const uint32_t dtype,
     }
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++) {
         const size_t group = grouped ? (d + (uint32_t)i * WIDTH) / PKVI_GROUP_DIMS : 0;
-        out[r * vectors + i] = v_multiply_add(arithmetic_of(dtype), half, operand[i],
-                                              weights + (size_t)r * sums->row_bytes +
-                                                  group * PKVI_CHUNK_TOKENS * sizeof(int16_t),
-                                              out[r * vectors + i]);
+        out[r * vectors + i] = v_multiply_add(
+            arithmetic_of(dtype), half, rows > ROWS_STREAMED_MAX, operand[i],
+            weights + (size_t)r * sums->row_bytes + group * PKVI_CHUNK_TOKENS * sizeof(int16_t),
+            out[r * vectors + i]);
     }
 }
 

@@ -205,8 +205,8 @@ INLINE struct operand load_v(const uint32_t dtype, const unsigned char* tile, ui
 
 /* sum + operand * (factor 0, factor 1), which are two floats, bf16 or int16 at `factors`. Floats in
  * two halves: first all first elements and then all second ones, so that few are in registers. */
-INLINE vf v_multiply_add(const enum arithmetic arithmetic, const int half, struct operand operand,
-                         const void* factors, vf sum) {
+INLINE vf v_multiply_add(const enum arithmetic arithmetic, const int half, const bool many_sums,
+                         struct operand operand, const void* factors, vf sum) {
     if (arithmetic == FLOATS) {
         const float* two = factors;
         return v_fma(half == 0 ? operand.first : operand.second, v_set(two[half]), sum);
@@ -214,7 +214,7 @@ INLINE vf v_multiply_add(const enum arithmetic arithmetic, const int half, struc
     uint32_t pair;
     memcpy(&pair, factors, sizeof pair);
     if (arithmetic == BF16S) return v_dot_bf16(sum, operand.pairs, (vu){0} + pair);
-    return v_dot_int16(sum, operand.pairs, (vu){0} + pair);
+    return v_dot_int16(sum, operand.pairs, (vu){0} + pair, many_sums);
 }
 
 /* The sum that v_multiply_add has made, as floats. */
