@@ -156,19 +156,19 @@ static int host_transfer(struct pkvi_device* device, const struct pkvi_transfer_
 
 /* One that is to fail does so in its middle. */
 static uint32_t end_of(const struct pkvi_transfer_list* list) {
-    return list->fate.action == PKVI_ACT_RETURN ? list->count / 2 : list->count;
+    return list->fate.fault.action == PKVI_ACT_RETURN ? list->count / 2 : list->count;
 }
 
 static int finish_transfer(struct host* host, const struct pkvi_transfer_list* list) {
-    switch (list->fate.action) {
+    switch (list->fate.fault.action) {
     case PKVI_ACT_RETURN:
-        return list->fate.status;
+        return list->fate.fault.status;
     case PKVI_ACT_DELAY:
-        pkvi_clock_sleep(host->clock, list->fate.argument);
+        pkvi_clock_sleep(host->clock, list->fate.fault.argument);
         return PKV_OK;
     case PKVI_ACT_CORRUPT:
-        pkvi_transfer_list_corrupt(list, list->fate.argument, list->fate.random);
-        return list->fate.argument > 0 ? PKV_EIO : PKV_OK;
+        pkvi_transfer_list_corrupt(list, list->fate.fault.argument, list->fate.fault.random);
+        return list->fate.fault.argument > 0 ? PKV_EIO : PKV_OK;
     default:
         return PKV_OK;
     }
@@ -178,7 +178,7 @@ static int host_transfer_poll(struct pkvi_device* device, uint32_t index, bool* 
     struct host* host = host_of(device);
     struct pkvi_transfer_list* list = &host->transfers[index];
     *has_ended = false;
-    if (pkvi_transfer_fate(list, host->faults).action == PKVI_ACT_DROP) return PKV_OK;
+    if (pkvi_transfer_learn(&list->fate, host->faults).action == PKVI_ACT_DROP) return PKV_OK;
     pkvi_transfer_list_copy(list, end_of(list), POLL_BYTES);
     *has_ended = list->done == end_of(list);
     return *has_ended ? finish_transfer(host, list) : PKV_OK;
@@ -187,7 +187,8 @@ static int host_transfer_poll(struct pkvi_device* device, uint32_t index, bool* 
 static int host_transfer_wait(struct pkvi_device* device, uint32_t index) {
     struct host* host = host_of(device);
     struct pkvi_transfer_list* list = &host->transfers[index];
-    if (pkvi_transfer_fate(list, host->faults).action == PKVI_ACT_DROP) return PKV_ETIMEDOUT;
+    if (pkvi_transfer_learn(&list->fate, host->faults).action == PKVI_ACT_DROP)
+        return PKV_ETIMEDOUT;
     pkvi_transfer_list_copy(list, end_of(list), UINT64_MAX);
     return finish_transfer(host, list);
 }

@@ -289,8 +289,8 @@ static int sim_transfer(struct pkvi_device* device, const struct pkvi_transfer_j
 
 /* Learn what will become of the transfer; `late` says how much later its pairs are due. */
 static struct pkvi_fault draw_fate(struct sim* sim, struct transfer* transfer, uint64_t* late) {
-    const bool is_first = !transfer->list->has_fate;
-    const struct pkvi_fault fate = pkvi_transfer_fate(transfer->list, sim->faults);
+    const bool is_first = !transfer->list->fate.is_known;
+    const struct pkvi_fault fate = pkvi_transfer_learn(&transfer->list->fate, sim->faults);
     *late = is_first && fate.action == PKVI_ACT_DELAY ? fate.argument : 0;
     return fate;
 }

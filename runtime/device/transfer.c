@@ -27,19 +27,13 @@ void pkvi_transfer_list_fill(struct pkvi_transfer_list* list, const struct pkvi_
     list->bytes = job->layout->block_bytes;
     list->count = job->count;
     list->done = 0;
-    list->has_fate = false;
+    list->fate.is_known = false;
     for (uint32_t i = 0; i < job->count; i++) {
         unsigned char* block = pkvi_space_block(job->space, job->blocks[i]);
         unsigned char* slot = pkvi_transfer_host(job, i);
         list->pairs[i] =
             (struct pkvi_copy_pair){job->is_in ? block : slot, job->is_in ? slot : block};
     }
-}
-
-struct pkvi_fault pkvi_transfer_fate(struct pkvi_transfer_list* list, struct pkvi_faults* faults) {
-    if (!list->has_fate) list->fate = pkvi_fault_visit(faults, PKVI_FAULT_DEVICE_TRANSFER_DONE);
-    list->has_fate = true;
-    return list->fate;
 }
 
 void pkvi_transfer_list_copy(struct pkvi_transfer_list* list, uint32_t end, uint64_t bytes) {

@@ -12,13 +12,25 @@ struct pkvi_copy_pair {
     const unsigned char* from;
 };
 
+/* What device.transfer.done says of a transfer, which visits it once. */
+struct pkvi_transfer_fate {
+    bool is_known;
+    struct pkvi_fault fault;
+};
+
+static inline struct pkvi_fault pkvi_transfer_learn(struct pkvi_transfer_fate* fate,
+                                                    struct pkvi_faults* faults) {
+    if (!fate->is_known) fate->fault = pkvi_fault_visit(faults, PKVI_FAULT_DEVICE_TRANSFER_DONE);
+    fate->is_known = true;
+    return fate->fault;
+}
+
 struct pkvi_transfer_list {
     struct pkvi_copy_pair* pairs; /* [transfer_pairs_max] */
     uint64_t bytes;               /* of each */
     uint32_t count;
     uint32_t done; /* pairs that have been copied, for those who go in order */
-    bool has_fate; /* the fault point has been visited */
-    struct pkvi_fault fate;
+    struct pkvi_transfer_fate fate;
 };
 
 /* Lists for config->transfers_max transfers; *lists is NULL when there are none. Close what was
@@ -28,9 +40,6 @@ int pkvi_transfer_lists_open(const struct pkvi_device_config* config,
 void pkvi_transfer_lists_close(struct pkvi_transfer_list* lists, struct pkvi_mem* mem);
 
 void pkvi_transfer_list_fill(struct pkvi_transfer_list* list, const struct pkvi_transfer_job* job);
-
-/* Visit device.transfer.done, once for each transfer, and say what it was told there. */
-struct pkvi_fault pkvi_transfer_fate(struct pkvi_transfer_list* list, struct pkvi_faults* faults);
 
 /* Copy pairs in order until `end` of them are done or `bytes` have been copied; at least one. */
 void pkvi_transfer_list_copy(struct pkvi_transfer_list* list, uint32_t end, uint64_t bytes);

@@ -13,6 +13,7 @@
 #include "kernel/rig.h"
 
 #include "base/hash.h"
+#include "device/cuda/arguments.h"
 #include "device/cuda/split.h"
 #include "device/cuda/system.h"
 #include "emulator/control.h"
@@ -55,37 +56,11 @@ static struct shape draw_shape(uint64_t seed) {
 
 /* ---- Running kernels ------------------------------------------------------------------------- */
 
-static struct pkvi_gpu_blocks blocks_of(const struct pkvi_layout* layout,
-                                        const struct pkvi_space* space, uint32_t layer) {
-    return (struct pkvi_gpu_blocks){
-        .base = space->base,
-        .extent_bytes = space->extent_bytes,
-        .block_bytes = space->block_bytes,
-        .layer_offset = layer * layout->layer_bytes,
-        .k_head_bytes = layout->k_head_bytes,
-        .v_head_bytes = layout->v_head_bytes,
-        .v_offset = layout->v_offset,
-        .k_scale_offset = layout->k_scale_offset,
-        .v_scale_offset = layout->v_scale_offset,
-        .blocks_per_extent = space->blocks_per_extent,
-        .block_tokens = layout->group.block_tokens,
-        .kv_heads = layout->group.kv_heads,
-        .dim = layout->group.key_dim,
-        .k_dtype = layout->group.k_dtype,
-        .v_dtype = layout->group.v_dtype,
-    };
-}
-
-static struct pkvi_gpu_array array_of(const pkv_array* array) {
-    return (struct pkvi_gpu_array){array->data, array->row_stride, array->head_stride,
-                                   array->dtype};
-}
-
 static struct pkvi_gpu_kv kv_of(const struct pkvi_kv_job* job) {
     return (struct pkvi_gpu_kv){
-        .blocks = blocks_of(job->layout, job->space, job->layer),
-        .k = array_of(&job->k),
-        .v = array_of(&job->v),
+        .blocks = pkvi_gpu_blocks_of(job->layout, job->space, job->layer),
+        .k = pkvi_gpu_array_of(&job->k),
+        .v = pkvi_gpu_array_of(&job->v),
         .slots = job->slots,
         .tokens = job->tokens,
     };
@@ -148,9 +123,9 @@ static void attend(struct scene* scene) {
     uint32_t* count = take(1, sizeof *count);
     const size_t partial_floats = (size_t)bounds.entry_partial_rows * (group->key_dim + 2);
     struct pkvi_gpu_attend on = {
-        .blocks = blocks_of(job.layout, job.space, job.layer),
-        .q = array_of(&job.q),
-        .out = array_of(&job.out),
+        .blocks = pkvi_gpu_blocks_of(job.layout, job.space, job.layer),
+        .q = pkvi_gpu_array_of(&job.q),
+        .out = pkvi_gpu_array_of(&job.out),
         .lse = job.lse,
         .starts = job.starts,
         .lengths = job.lengths,

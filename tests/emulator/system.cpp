@@ -243,10 +243,7 @@ int pkvi_gpu_count(int* count) {
 int pkvi_gpu_describe(int ordinal, pkvi_gpu_properties* properties) {
     if (ordinal != 0) return PKV_EINVAL;
     *properties = {};
-    std::strcpy(properties->name, "emulated");
     properties->compute_major = 9;
-    properties->multiprocessors = 3;
-    properties->memory_bytes = (uint64_t)1 << 40;
     properties->shared_bytes = emulator().shared_bytes;
     return PKV_OK;
 }

@@ -60,15 +60,17 @@ static int gpu_alloc(struct pkvi_device* device, uint64_t bytes, void** base) {
     return pkvi_gpu_leave(gpu, before, status);
 }
 
-/* Memory goes back also on a device that has failed; the driver may refuse it. */
-static void gpu_free(struct pkvi_device* device, void* base, uint64_t bytes) {
-    struct pkvi_gpu* gpu = pkvi_gpu_of(device);
+void pkvi_gpu_give_back(struct pkvi_gpu* gpu, void* memory, void (*give)(void* memory)) {
     int before;
-    (void)bytes;
     if (pkvi_gpu_select(gpu->ordinal, &before) != PKV_OK) return;
     pkvi_gpu_wait();
-    pkvi_gpu_free(base);
+    give(memory);
     pkvi_gpu_select(before, NULL);
+}
+
+static void gpu_free(struct pkvi_device* device, void* base, uint64_t bytes) {
+    (void)bytes;
+    pkvi_gpu_give_back(pkvi_gpu_of(device), base, pkvi_gpu_free);
 }
 
 /* How a copy that was told to misbehave ends. A bit cannot be flipped from here; a byte can be

@@ -45,6 +45,10 @@ int pkvi_gpu_enter(struct pkvi_gpu* gpu, int status, int* before);
 /* Let go, and hand `status` on; PKV_EDEVICE is remembered. */
 int pkvi_gpu_leave(struct pkvi_gpu* gpu, int before, int status);
 
+/* Free what the device or a host tier had, with `give`, when nothing uses it any more; also on a
+ * device that has failed, where the driver may refuse it. */
+void pkvi_gpu_give_back(struct pkvi_gpu* gpu, void* memory, void (*give)(void* memory));
+
 /* The operations of the vtable that start kernels. */
 int pkvi_gpu_write(struct pkvi_device* device, const struct pkvi_kv_job* job);
 int pkvi_gpu_read(struct pkvi_device* device, const struct pkvi_kv_job* job);

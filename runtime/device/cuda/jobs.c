@@ -1,37 +1,9 @@
 /* jobs.c - write, read and attend on the CUDA device: sends what kernels need to know, once for
  * each plan, and starts them. */
+#include "device/cuda/arguments.h"
 #include "device/cuda/gpu.h"
-#include "device/cuda/kernels.h"
 
 #include <string.h>
-
-/* ---- What kernels are given ------------------------------------------------------------------ */
-
-static struct pkvi_gpu_blocks blocks_of(const struct pkvi_layout* layout,
-                                        const struct pkvi_space* space, uint32_t layer) {
-    return (struct pkvi_gpu_blocks){
-        .base = space->base,
-        .extent_bytes = space->extent_bytes,
-        .block_bytes = space->block_bytes,
-        .layer_offset = layer * layout->layer_bytes,
-        .k_head_bytes = layout->k_head_bytes,
-        .v_head_bytes = layout->v_head_bytes,
-        .v_offset = layout->v_offset,
-        .k_scale_offset = layout->k_scale_offset,
-        .v_scale_offset = layout->v_scale_offset,
-        .blocks_per_extent = space->blocks_per_extent,
-        .block_tokens = layout->group.block_tokens,
-        .kv_heads = layout->group.kv_heads,
-        .dim = layout->group.key_dim,
-        .k_dtype = layout->group.k_dtype,
-        .v_dtype = layout->group.v_dtype,
-    };
-}
-
-static struct pkvi_gpu_array array_of(const pkv_array* array) {
-    return (struct pkvi_gpu_array){array->data, array->row_stride, array->head_stride,
-                                   array->dtype};
-}
 
 /* ---- Write and read -------------------------------------------------------------------------- */
 
@@ -60,9 +32,9 @@ static int send_slots(struct pkvi_gpu* gpu, uint64_t plan, const uint32_t* slots
 /* A job of a plan goes in one piece; others may be of any size. */
 static int move(struct pkvi_gpu* gpu, const struct pkvi_kv_job* job, launch_kv* launch) {
     struct pkvi_gpu_kv piece = {
-        .blocks = blocks_of(job->layout, job->space, job->layer),
-        .k = array_of(&job->k),
-        .v = array_of(&job->v),
+        .blocks = pkvi_gpu_blocks_of(job->layout, job->space, job->layer),
+        .k = pkvi_gpu_array_of(&job->k),
+        .v = pkvi_gpu_array_of(&job->v),
     };
     for (uint32_t done = 0; done < job->tokens; done += piece.tokens) {
         const uint32_t rest = job->tokens - done;
@@ -149,9 +121,9 @@ static int attend(struct pkvi_gpu* gpu, const struct pkvi_attend_job* job) {
     const struct pkvi_gpu_tables* tables;
     PKVI_TRY(send_tables(gpu, job, &tables));
     struct pkvi_gpu_attend call = {
-        .blocks = blocks_of(job->layout, job->space, job->layer),
-        .q = array_of(&job->q),
-        .out = array_of(&job->out),
+        .blocks = pkvi_gpu_blocks_of(job->layout, job->space, job->layer),
+        .q = pkvi_gpu_array_of(&job->q),
+        .out = pkvi_gpu_array_of(&job->out),
         .lse = job->lse,
         .starts = tables->starts,
         .lengths = tables->lengths,

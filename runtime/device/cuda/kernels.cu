@@ -101,18 +101,6 @@ uint64_t pkvi_gpu_shared_bytes(uint32_t dim, uint32_t k_dtype, bool is_f32) {
         0);
 }
 
-uint32_t pkvi_gpu_decode_blocks_per_multiprocessor(uint32_t dim, uint32_t k_dtype) {
-    return (uint32_t)visit(
-        k_dtype, dim, false,
-        [](auto with) { return (int)decode_shape<with.dtype, with.dim, with.parts>::blocks; }, 1);
-}
-
-uint32_t pkvi_gpu_prefill_blocks_per_multiprocessor(uint32_t dim, uint32_t k_dtype) {
-    (void)dim;
-    (void)k_dtype;
-    return 1;
-}
-
 enum { STORE_BLOCKS_MAX = 4096 };
 
 static uint32_t store_blocks(const pkvi_gpu_kv* job) {

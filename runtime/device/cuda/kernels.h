@@ -125,10 +125,6 @@ int pkvi_gpu_launch_decode(const struct pkvi_gpu_attend* job, uint32_t blocks,
 int pkvi_gpu_launch_prefill(const struct pkvi_gpu_attend* job, uint32_t blocks,
                             struct pkvi_gpu_stream* stream);
 
-/* How many thread blocks of a kernel one multiprocessor holds at a time. */
-uint32_t pkvi_gpu_decode_blocks_per_multiprocessor(uint32_t dim, uint32_t k_dtype);
-uint32_t pkvi_gpu_prefill_blocks_per_multiprocessor(uint32_t dim, uint32_t k_dtype);
-
 /* ---- Copies ---------------------------------------------------------------------------------- */
 
 /* A copy of `bytes`, a multiple of 16, between addresses that the device can reach: its own memory

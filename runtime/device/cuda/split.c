@@ -1,6 +1,8 @@
 /* split.c - see split.h. */
 #include "device/cuda/split.h"
 
+#include "base/limits.h"
+
 enum {
     DECODE_ROWS_MAX = 64, /* rows of an entry and KV head: with more it is prefill */
     SPLITS_MAX = 64,
@@ -41,6 +43,14 @@ struct pkvi_gpu_bounds pkvi_gpu_bounds_of(uint32_t entries, uint32_t tokens,
         .prefill_items = (rows / PKVI_GPU_PREFILL_ROWS + entries) * kv_heads,
         .entry_partial_rows = DECODE_ROWS_MAX * splits * kv_heads,
     };
+}
+
+uint32_t pkvi_gpu_partial_rows(const struct pkvi_gpu_bounds* bounds, uint32_t entries,
+                               uint32_t dim) {
+    const uint64_t most = PKVI_PARTIALS_BYTES / ((dim + 2) * sizeof(float));
+    uint64_t rows = bounds->entry_partial_rows * entries;
+    if (rows > most) rows = most;
+    return (uint32_t)(rows < bounds->entry_partial_rows ? bounds->entry_partial_rows : rows);
 }
 
 /* The visible tiles of one row tile, cut into pieces that differ by one tile at most. */

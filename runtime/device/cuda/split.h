@@ -98,6 +98,11 @@ struct pkvi_gpu_bounds pkvi_gpu_bounds_of(uint32_t entries, uint32_t tokens,
                                           uint32_t sequence_tokens, uint32_t kv_heads,
                                           uint32_t group_heads);
 
+/* Rows of partial results to have room for, with plans of `entries`: PKVI_PARTIALS_BYTES of them, or
+ * what one entry needs. */
+uint32_t pkvi_gpu_partial_rows(const struct pkvi_gpu_bounds* bounds, uint32_t entries,
+                               uint32_t dim);
+
 void pkvi_gpu_split(const struct pkvi_gpu_shape* shape, struct pkvi_gpu_work* work);
 
 #ifdef __cplusplus

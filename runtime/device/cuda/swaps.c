@@ -169,7 +169,7 @@ static void open_swap(struct pkvi_gpu_swaps* swaps, const struct pkvi_transfer_j
     struct pkvi_gpu_swap* swap = &swaps->swaps[job->index];
     swap->is_open = true;
     swap->is_in = job->is_in;
-    swap->has_fate = false;
+    swap->fate.is_known = false;
     swap->count = job->count;
     swap->ordered = 0;
     swap->first_to = pair_of(job, 0, 0).to;

@@ -26,15 +26,14 @@
 
 #include "device/cuda/kernels.h"
 #include "device/cuda/system.h"
-#include "device/device.h"
+#include "device/transfer.h"
 
 enum { PKVI_GPU_STEPS = 32 };
 
 struct pkvi_gpu_swap {
     bool is_open;
     bool is_in;
-    bool has_fate;
-    struct pkvi_fault fate;
+    struct pkvi_transfer_fate fate;
     uint32_t count;
     uint32_t ordered;                   /* leading groups that the compute stream waits for */
     uint32_t* blocks;                   /* [pairs_max] */

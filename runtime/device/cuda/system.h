@@ -22,11 +22,8 @@ struct pkvi_gpu_stream; /* a cudaStream_t; NULL is the legacy default stream */
 struct pkvi_gpu_event;  /* a cudaEvent_t */
 
 struct pkvi_gpu_properties {
-    char name[256];
     int compute_major;
     int compute_minor;
-    uint32_t multiprocessors;
-    uint64_t memory_bytes;
     uint64_t shared_bytes; /* that one thread block may have */
 };
 

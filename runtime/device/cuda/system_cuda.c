@@ -104,20 +104,15 @@ static int attribute(int ordinal, enum cudaDeviceAttr which, int* value) {
 }
 
 int pkvi_gpu_describe(int ordinal, struct pkvi_gpu_properties* properties) {
-    struct cudaDeviceProp all;
+    int major;
+    int minor;
     int shared_bytes;
-    TRY_CUDA(cudaGetDeviceProperties(&all, ordinal));
-    const int status = attribute(ordinal, cudaDevAttrMaxSharedMemoryPerBlockOptin, &shared_bytes);
+    int status = attribute(ordinal, cudaDevAttrComputeCapabilityMajor, &major);
+    if (status == PKV_OK) status = attribute(ordinal, cudaDevAttrComputeCapabilityMinor, &minor);
+    if (status == PKV_OK)
+        status = attribute(ordinal, cudaDevAttrMaxSharedMemoryPerBlockOptin, &shared_bytes);
     if (status != PKV_OK) return status;
-    *properties = (struct pkvi_gpu_properties){
-        .compute_major = all.major,
-        .compute_minor = all.minor,
-        .multiprocessors = (uint32_t)all.multiProcessorCount,
-        .memory_bytes = all.totalGlobalMem,
-        .shared_bytes = (uint64_t)shared_bytes,
-    };
-    _Static_assert(sizeof properties->name == sizeof all.name, "both are 256 bytes");
-    memcpy(properties->name, all.name, sizeof all.name);
+    *properties = (struct pkvi_gpu_properties){major, minor, (uint64_t)shared_bytes};
     return PKV_OK;
 }
 

@@ -12,15 +12,6 @@ static uint64_t aligned(uint64_t bytes) {
 
 /* Partial results of 256 sequences at 4k tokens with 32 query heads of 128 dims take 34 MB. What
  * does not fit into PKVI_PARTIALS_BYTES runs in a further round, after the first. */
-static uint32_t choose_partial_rows(const struct pkvi_device_config* config,
-                                    const struct pkvi_gpu_bounds* bounds) {
-    const uint64_t row_bytes = (config->layout.group.value_dim + 2) * sizeof(float);
-    uint64_t rows = bounds->entry_partial_rows * config->plan_sequences_max;
-    if (rows > PKVI_PARTIALS_BYTES / row_bytes) rows = PKVI_PARTIALS_BYTES / row_bytes;
-    if (rows < bounds->entry_partial_rows) rows = bounds->entry_partial_rows;
-    return (uint32_t)rows;
-}
-
 bool pkvi_gpu_limits_of(const struct pkvi_device_config* config, struct pkvi_gpu_limits* limits) {
     const pkv_group_config* group = &config->layout.group;
     const uint64_t seqs = config->plan_sequences_max;
@@ -32,7 +23,8 @@ bool pkvi_gpu_limits_of(const struct pkvi_device_config* config, struct pkvi_gpu
     if (bounds->decode_items > UINT32_MAX) return false;
     if (bounds->prefill_items > UINT32_MAX) return false;
     const uint64_t numbers = (seqs + 1) + seqs + (seqs + 1) + seqs * pages;
-    limits->partial_rows = choose_partial_rows(config, bounds);
+    limits->partial_rows =
+        pkvi_gpu_partial_rows(bounds, config->plan_sequences_max, group->value_dim);
     limits->tables_bytes =
         numbers * sizeof(uint32_t) +
         (bounds->decode_items + bounds->prefill_items) * sizeof(struct pkvi_gpu_item) +

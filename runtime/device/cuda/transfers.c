@@ -18,13 +18,8 @@ int pkvi_gpu_alloc_host(struct pkvi_device* device, uint64_t bytes, void** base)
 }
 
 void pkvi_gpu_free_host(struct pkvi_device* device, void* base, uint64_t bytes) {
-    struct pkvi_gpu* gpu = pkvi_gpu_of(device);
-    int before;
     (void)bytes;
-    if (pkvi_gpu_select(gpu->ordinal, &before) != PKV_OK) return;
-    pkvi_gpu_wait();
-    pkvi_gpu_free_pinned(base);
-    pkvi_gpu_select(before, NULL);
+    pkvi_gpu_give_back(pkvi_gpu_of(device), base, pkvi_gpu_free_pinned);
 }
 
 int pkvi_gpu_transfer(struct pkvi_device* device, const struct pkvi_transfer_job* job) {
@@ -35,13 +30,9 @@ int pkvi_gpu_transfer(struct pkvi_device* device, const struct pkvi_transfer_job
     return pkvi_gpu_leave(gpu, before, pkvi_gpu_swaps_start(&gpu->swaps, job, gpu->stream));
 }
 
-/* Once for each transfer. One call at a time works on it, so that no lock is needed. */
+/* One call at a time works on a transfer, so that no lock is needed. */
 static struct pkvi_fault fate_of(struct pkvi_gpu* gpu, uint32_t index) {
-    struct pkvi_gpu_swap* swap = &gpu->swaps.swaps[index];
-    if (!swap->has_fate)
-        swap->fate = pkvi_fault_visit(gpu->faults, PKVI_FAULT_DEVICE_TRANSFER_DONE);
-    swap->has_fate = true;
-    return swap->fate;
+    return pkvi_transfer_learn(&gpu->swaps.swaps[index].fate, gpu->faults);
 }
 
 /* Wait until the device touches nothing of the transfer any more. */

@@ -1,9 +1,10 @@
-/* problem.c - see problem.h. Launches are those of the library: the same cut of the work, grids as
- * large as its own, partial results in as much memory. */
+/* problem.c - see problem.h. Launches are those of the library: the same cut of the work, one
+ * thread block an item, partial results in as much memory. */
 #include "gpu/problem.h"
 
 #include "base/hash.h"
 #include "device/cpu/element.h"
+#include "device/cuda/arguments.h"
 #include "device/cuda/split.h"
 #include <math.h>
 #include <stdio.h>
@@ -12,9 +13,8 @@
 
 enum {
     BLOCK_TOKENS = 16,
-    CHUNK_TOKENS = 1 << 16,    /* written at a time */
-    PARTIALS_BYTES = 64 << 20, /* as in tables.c */
-    MEMORY_SHARE = 60,         /* percent of the memory that is free */
+    CHUNK_TOKENS = 1 << 16, /* written at a time */
+    MEMORY_SHARE = 60,      /* percent of the memory that is free */
 };
 
 /* Tables of one batch; arrays in host memory, and what is sent of them in device memory. */
@@ -38,8 +38,6 @@ struct problem {
     struct pkvi_gpu_item* prefill;
     uint32_t blocks;
     uint32_t layers;
-    uint32_t decode_grid;
-    uint32_t prefill_grid;
     void* memory[16]; /* all that is to be freed */
     uint32_t memory_count;
 };
@@ -126,13 +124,6 @@ static uint32_t place_blocks(struct tables* tables) {
     return count;
 }
 
-static uint32_t partial_rows(const struct pkvi_gpu_bounds* bounds, uint32_t entries, uint32_t dim) {
-    const uint64_t most = PARTIALS_BYTES / ((dim + 2) * sizeof(float));
-    uint64_t rows = bounds->entry_partial_rows * entries;
-    if (rows > most) rows = most;
-    return (uint32_t)(rows < bounds->entry_partial_rows ? bounds->entry_partial_rows : rows);
-}
-
 static void cut_work(const struct problem_shape* shape, struct tables* tables) {
     const uint32_t group_heads = shape->query_heads / shape->kv_heads;
     const struct pkvi_gpu_bounds bounds =
@@ -147,35 +138,27 @@ static void cut_work(const struct problem_shape* shape, struct tables* tables) {
         .decode = take_host(bounds.decode_items, sizeof(struct pkvi_gpu_item)),
         .prefill = take_host(bounds.prefill_items, sizeof(struct pkvi_gpu_item)),
         .round_ends = take_host(tables->entries, sizeof(uint32_t)),
-        .partial_rows = partial_rows(&bounds, tables->entries, shape->dim),
+        .partial_rows = pkvi_gpu_partial_rows(&bounds, tables->entries, shape->dim),
     };
     pkvi_gpu_split(&cut, &tables->work);
 }
 
 /* ---- The pool -------------------------------------------------------------------------------- */
 
+/* A layer of a pool whose blocks hold all layers, or of one that holds all blocks of a layer
+ * together. */
 static struct pkvi_gpu_blocks blocks_of(const struct problem* problem, unsigned char* pool,
                                         uint32_t layer) {
-    const struct pkvi_layout* layout = &problem->layout;
     const bool is_layer_major = problem->shape.is_layer_major;
-    const uint64_t layer_bytes = problem->blocks * layout->layer_bytes;
-    return (struct pkvi_gpu_blocks){
-        .base = pool + (is_layer_major ? layer * layer_bytes : 0),
-        .extent_bytes = problem->blocks * layout->layer_bytes * problem->layers,
-        .block_bytes = layout->layer_bytes * (is_layer_major ? 1 : problem->layers),
-        .layer_offset = is_layer_major ? 0 : layer * layout->layer_bytes,
-        .k_head_bytes = layout->k_head_bytes,
-        .v_head_bytes = layout->v_head_bytes,
-        .v_offset = layout->v_offset,
-        .k_scale_offset = layout->k_scale_offset,
-        .v_scale_offset = layout->v_scale_offset,
+    const uint64_t slab_bytes = problem->layout.layer_bytes;
+    const uint64_t block_bytes = slab_bytes * (is_layer_major ? 1 : problem->layers);
+    const struct pkvi_space space = {
+        .base = pool + (is_layer_major ? layer * problem->blocks * slab_bytes : 0),
+        .extent_bytes = problem->blocks * block_bytes,
+        .block_bytes = block_bytes,
         .blocks_per_extent = problem->blocks,
-        .block_tokens = BLOCK_TOKENS,
-        .kv_heads = problem->shape.kv_heads,
-        .dim = problem->shape.dim,
-        .k_dtype = problem->shape.dtype,
-        .v_dtype = problem->shape.dtype,
     };
+    return pkvi_gpu_blocks_of(&problem->layout, &space, is_layer_major ? 0 : layer);
 }
 
 /* Slots of tokens first .. first + count of all tokens of all entries, one after the other. */
@@ -240,12 +223,8 @@ static uint32_t choose_layers(const struct problem* problem, const struct machin
     return room < problem->shape.layers ? (uint32_t)room : problem->shape.layers;
 }
 
-static uint32_t grid(uint32_t items, uint32_t most) {
-    return items < most ? items : most;
-}
-
-static void prepare_call(struct problem* problem, const struct machine* machine,
-                         unsigned char* pool, struct pkvi_gpu_stream* stream) {
+static void prepare_call(struct problem* problem, unsigned char* pool,
+                         struct pkvi_gpu_stream* stream) {
     const struct problem_shape* shape = &problem->shape;
     const struct tables* host = &problem->host;
     const struct pkvi_gpu_work* work = &host->work;
@@ -277,10 +256,6 @@ static void prepare_call(struct problem* problem, const struct machine* machine,
     };
     MUST(pkvi_gpu_zero(problem->call.merges, (work->merges + 1) * sizeof(uint32_t), stream));
     machine_fill(problem->call.q.data, host->tokens * row, 99, stream);
-    problem->decode_grid = machine->multiprocessors *
-                           pkvi_gpu_decode_blocks_per_multiprocessor(shape->dim, shape->dtype);
-    problem->prefill_grid = machine->multiprocessors *
-                            pkvi_gpu_prefill_blocks_per_multiprocessor(shape->dim, shape->dtype);
 }
 
 struct problem* problem_open(const struct problem_shape* shape, const struct machine* machine,
@@ -303,7 +278,7 @@ struct problem* problem_open(const struct problem_shape* shape, const struct mac
     problem->layers = choose_layers(problem, machine);
     unsigned char* pool =
         take(problem, problem->blocks * problem->layout.layer_bytes * problem->layers);
-    prepare_call(problem, machine, pool, stream);
+    prepare_call(problem, pool, stream);
     fill_pool(problem, pool, stream);
     return problem;
 }
@@ -359,13 +334,12 @@ static void attend_layer(struct problem* problem, uint32_t layer, struct pkvi_gp
     for (uint32_t r = 0; r < work->rounds; begin = work->round_ends[r++]) {
         call.items = problem->decode + begin;
         call.item_count = problem->counts + r;
-        MUST(pkvi_gpu_launch_decode(&call, grid(work->round_ends[r] - begin, problem->decode_grid),
-                                    stream));
+        MUST(pkvi_gpu_launch_decode(&call, work->round_ends[r] - begin, stream));
     }
     if (work->prefill_count == 0) return;
     call.items = problem->prefill;
     call.item_count = problem->counts + work->rounds;
-    MUST(pkvi_gpu_launch_prefill(&call, grid(work->prefill_count, problem->prefill_grid), stream));
+    MUST(pkvi_gpu_launch_prefill(&call, work->prefill_count, stream));
 }
 
 void problem_attend(void* problem, struct pkvi_gpu_stream* stream) {
