@@ -42,7 +42,7 @@ static int open_memory(pkv_cache* cache, struct pkvi_hash_key key) {
                             cache->config.blocks, sizes->blocks_per_extent));
     PKVI_TRY(pkvi_tier_open(&cache->tier, cache->device, mem, &cache->faults, &cache->layout,
                             cache->config.host_blocks));
-    PKVI_TRY(pkvi_prefix_open(&cache->prefix, &cache->pool, mem, key));
+    PKVI_TRY(pkvi_prefix_open(&cache->prefix, &cache->pool, mem, key, &pkvi_policy_lru));
     return pkvi_leaves_open(&cache->leaves, &cache->prefix, mem, cache->config.table_leaves_max);
 }
 
@@ -151,7 +151,8 @@ void pkvi_cache_destroy(pkv_cache* cache) {
 }
 
 uint32_t pkvi_cache_active_blocks(const pkv_cache* cache) {
-    return cache->pool.block_count - cache->pool.free_count - cache->prefix.idle_count;
+    return cache->pool.block_count - cache->pool.free_count -
+           pkvi_prefix_idle_count(&cache->prefix);
 }
 
 void pkvi_cache_note_peak(pkv_cache* cache) {
@@ -165,7 +166,7 @@ void pkvi_cache_stats(const pkv_cache* cache, pkv_stats* stats) {
     stats->blocks_total = cache->pool.block_count;
     stats->blocks_free = cache->pool.free_count;
     stats->blocks_active = pkvi_cache_active_blocks(cache);
-    stats->blocks_cached = cache->prefix.idle_count;
+    stats->blocks_cached = pkvi_prefix_idle_count(&cache->prefix);
     stats->extents_total = cache->arena.extent_count;
     stats->extents_used = cache->arena.extent_count - cache->arena.free_count;
     stats->sequences = cache->seqs.alive_count;

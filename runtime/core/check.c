@@ -166,23 +166,35 @@ static const char* check_chain(pkv_cache* cache, uint32_t bucket, uint32_t* node
     return NULL;
 }
 
-static const char* check_idle(const pkv_cache* cache) {
+static const char* check_list(const pkv_cache* cache, const struct pkvi_list* list) {
     const struct pkvi_prefix* prefix = &cache->prefix;
     uint32_t listed = 0;
     uint32_t previous = PKVI_NONE;
-    for (uint32_t b = prefix->idle_head; b != PKVI_NONE; b = prefix->idle_next[b]) {
-        EXPECT(++listed <= prefix->idle_count, "X2");
+    for (uint32_t b = list->head; b != PKVI_NONE; b = prefix->candidates[b].next) {
+        EXPECT(b < cache->pool.block_count, "X2");
+        EXPECT(++listed <= list->count, "X2");
         EXPECT(prefix->indexed[b], "X2");
         EXPECT(cache->pool.refs[b] == 1, "X2");
-        EXPECT(prefix->idle_previous[b] == previous, "X2");
+        EXPECT(prefix->candidates[b].previous == previous, "X2");
         previous = b;
     }
-    EXPECT(prefix->idle_tail == previous, "X2");
+    EXPECT(list->tail == previous, "X2");
+    EXPECT(list->count == listed, "X2");
+    return NULL;
+}
+
+static const char* check_idle(const pkv_cache* cache) {
+    const struct pkvi_domain* domain = &cache->prefix.domain;
+    uint32_t listed = 0;
+    for (uint32_t i = 0; i < PKVI_DOMAIN_LISTS; i++) {
+        CHECK(check_list(cache, &domain->lists[i]));
+        listed += domain->lists[i].count;
+    }
     uint32_t idle = 0;
     for (uint32_t b = 0; b < cache->pool.block_count; b++)
-        idle += prefix->indexed[b] && cache->pool.refs[b] == 1;
-    EXPECT(listed == prefix->idle_count, "X2");
-    EXPECT(idle == prefix->idle_count, "X2");
+        idle += cache->prefix.indexed[b] && cache->pool.refs[b] == 1;
+    EXPECT(listed == domain->idle_count, "X2");
+    EXPECT(idle == domain->idle_count, "X2");
     return NULL;
 }
 
@@ -404,8 +416,10 @@ static uint64_t digest_free_lists(const pkv_cache* cache, uint64_t digest) {
 
 static uint64_t digest_prefix(const pkv_cache* cache, uint64_t digest) {
     const struct pkvi_prefix* prefix = &cache->prefix;
-    for (uint32_t b = prefix->idle_head; b != PKVI_NONE; b = prefix->idle_next[b])
-        digest = fold(digest, b);
+    const struct pkvi_domain* domain = &prefix->domain;
+    for (uint32_t i = 0; i < PKVI_DOMAIN_LISTS; i++)
+        for (uint32_t b = domain->lists[i].head; b != PKVI_NONE; b = prefix->candidates[b].next)
+            digest = fold(digest, b);
     for (uint32_t b = 0; b < cache->pool.block_count; b++)
         if (prefix->indexed[b])
             digest = fold(digest, (uint64_t)prefix->parent[b] << 32 | prefix->parent_generation[b]);

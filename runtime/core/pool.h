@@ -27,8 +27,7 @@
 #define PKVI_CORE_POOL_H
 
 #include "core/arena.h"
-
-#define PKVI_NONE UINT32_MAX /* end of a list, no block, no extent */
+#include "core/policy/policy.h"
 
 /* What written[] says of a block's bytes. Mixed ones are foreign to everybody. */
 enum pkvi_bytes { PKVI_BYTES_ZERO, PKVI_BYTES_OWNED, PKVI_BYTES_MIXED };

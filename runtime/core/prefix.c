@@ -34,22 +34,21 @@ static uint32_t bucket_count_for(uint32_t blocks) {
 }
 
 int pkvi_prefix_open(struct pkvi_prefix* prefix, struct pkvi_pool* pool, struct pkvi_mem* mem,
-                     struct pkvi_hash_key key) {
+                     struct pkvi_hash_key key, const struct pkvi_policy* policy) {
     const uint32_t blocks = pool->block_count;
     const uint32_t buckets = bucket_count_for(blocks);
     *prefix = (struct pkvi_prefix){
         .pool = pool,
         .key = key,
         .bucket_mask = buckets - 1,
-        .idle_head = PKVI_NONE,
-        .idle_tail = PKVI_NONE,
     };
-    uint32_t** const arrays[] = {
-        &prefix->chain,      &prefix->bucket,        &prefix->parent,   &prefix->parent_generation,
-        &prefix->generation, &prefix->idle_previous, &prefix->idle_next};
+    uint32_t** const arrays[] = {&prefix->chain, &prefix->bucket, &prefix->parent,
+                                 &prefix->parent_generation, &prefix->generation};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof(uint32_t), (void**)arrays[i]));
     PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *prefix->indexed, (void**)&prefix->indexed));
+    PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *prefix->candidates, (void**)&prefix->candidates));
+    pkvi_domain_init(&prefix->domain, policy, prefix->candidates);
     PKVI_TRY(pkvi_mem_take(mem, buckets, sizeof(uint32_t), (void**)&prefix->buckets));
     for (uint32_t i = 0; i < buckets; i++)
         prefix->buckets[i] = PKVI_NONE;
@@ -58,9 +57,8 @@ int pkvi_prefix_open(struct pkvi_prefix* prefix, struct pkvi_pool* pool, struct 
 
 void pkvi_prefix_close(struct pkvi_prefix* prefix, struct pkvi_mem* mem) {
     pkvi_mem_give(mem, prefix->buckets);
+    pkvi_mem_give(mem, prefix->candidates);
     pkvi_mem_give(mem, prefix->indexed);
-    pkvi_mem_give(mem, prefix->idle_next);
-    pkvi_mem_give(mem, prefix->idle_previous);
     pkvi_mem_give(mem, prefix->generation);
     pkvi_mem_give(mem, prefix->parent_generation);
     pkvi_mem_give(mem, prefix->parent);
@@ -98,7 +96,18 @@ uint32_t pkvi_prefix_bucket(const struct pkvi_prefix* prefix, uint32_t block) {
                      prefix->parent_generation[block], pkvi_pool_tokens(prefix->pool, block));
 }
 
-uint32_t pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block, uint32_t parent) {
+static struct pkvi_domain* domain_of(struct pkvi_prefix* prefix, uint32_t block) {
+    (void)block;
+    return &prefix->domain;
+}
+
+/* May its policy choose it? */
+static bool is_idle(const struct pkvi_prefix* prefix, uint32_t block) {
+    return prefix->indexed[block] && prefix->pool->refs[block] == 1;
+}
+
+uint32_t pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block, uint32_t parent,
+                            const struct pkvi_origin* origin) {
     assert(!prefix->indexed[block]);
     assert(parent == PKVI_NONE || prefix->indexed[parent]);
     const uint32_t* tokens = pkvi_pool_tokens(prefix->pool, block);
@@ -115,6 +124,8 @@ uint32_t pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block, uint32_t
     prefix->indexed[block] = 1;
     prefix->node_count++;
     pkvi_pool_ref(prefix->pool, block);
+    struct pkvi_domain* domain = domain_of(prefix, block);
+    domain->policy->enter(domain, block, origin);
     return block;
 }
 
@@ -128,50 +139,34 @@ static void remove_node(struct pkvi_prefix* prefix, uint32_t node) {
     prefix->node_count--;
 }
 
-static void idle_append(struct pkvi_prefix* prefix, uint32_t block) {
-    prefix->idle_previous[block] = prefix->idle_tail;
-    prefix->idle_next[block] = PKVI_NONE;
-    if (prefix->idle_tail == PKVI_NONE)
-        prefix->idle_head = block;
-    else
-        prefix->idle_next[prefix->idle_tail] = block;
-    prefix->idle_tail = block;
-    prefix->idle_count++;
-}
+/* ---- What the policy sees -------------------------------------------------------------------- */
 
-static void idle_remove(struct pkvi_prefix* prefix, uint32_t block) {
-    const uint32_t previous = prefix->idle_previous[block];
-    const uint32_t next = prefix->idle_next[block];
-    if (previous == PKVI_NONE)
-        prefix->idle_head = next;
-    else
-        prefix->idle_next[previous] = next;
-    if (next == PKVI_NONE)
-        prefix->idle_tail = previous;
-    else
-        prefix->idle_previous[next] = previous;
-    prefix->idle_count--;
-}
-
-static bool is_idle(const struct pkvi_prefix* prefix, uint32_t block) {
-    return prefix->indexed[block] && prefix->pool->refs[block] == 1;
+void pkvi_prefix_use(struct pkvi_prefix* prefix, uint32_t block) {
+    struct pkvi_domain* domain = domain_of(prefix, block);
+    domain->policy->use(domain, block);
 }
 
 void pkvi_prefix_ref(struct pkvi_prefix* prefix, uint32_t block) {
-    if (is_idle(prefix, block)) idle_remove(prefix, block);
+    if (is_idle(prefix, block)) {
+        struct pkvi_domain* domain = domain_of(prefix, block);
+        domain->policy->hold(domain, block);
+    }
     pkvi_pool_ref(prefix->pool, block);
 }
 
 void pkvi_prefix_unref(struct pkvi_prefix* prefix, uint32_t block) {
     pkvi_pool_unref(prefix->pool, block);
-    if (is_idle(prefix, block)) idle_append(prefix, block);
+    if (!is_idle(prefix, block)) return;
+    struct pkvi_domain* domain = domain_of(prefix, block);
+    domain->policy->rest(domain, block);
 }
 
-uint32_t pkvi_prefix_evict(struct pkvi_prefix* prefix) {
-    assert(prefix->idle_count > 0);
-    const uint32_t block = prefix->idle_head;
-    idle_remove(prefix, block);
-    remove_node(prefix, block);
-    pkvi_pool_unref(prefix->pool, block);
-    return block;
+void pkvi_prefix_evict(struct pkvi_prefix* prefix, struct pkvi_domain* domain, uint32_t count,
+                       uint32_t* blocks) {
+    assert(count <= domain->idle_count);
+    for (uint32_t i = 0; i < count; i++) {
+        blocks[i] = domain->policy->evict(domain);
+        remove_node(prefix, blocks[i]);
+        pkvi_pool_unref(prefix->pool, blocks[i]);
+    }
 }

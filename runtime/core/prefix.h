@@ -12,12 +12,12 @@
  * moves on, which makes its children unreachable at once without visiting them. They go as they get
  * old.
  *
- * Blocks that only the index names are idle: a list in the order in which their last holder let go.
- * Eviction takes from its front (least recently used). Sequences let go from their last page to
- * their first, so children stand before their parents and leaves go first.
+ * Blocks that only the index names are idle, and a policy says which of them goes first when room
+ * is needed (policy/policy.h). Sequences let go from their last page to their first, so that a
+ * policy can let leaves go before their parents.
  *
  * Holds   X1  a node's block has one reference from the index
- *         X2  idle  <=>  indexed and refs == 1
+ *         X2  idle, that is on a list of its domain  <=>  indexed and refs == 1
  *         X3  every node is on the chain of its hash bucket; no two nodes have equal keys
  *         X4  tokens of a node's block never change, since a block with a second holder is copied
  *             before it is written
@@ -29,6 +29,7 @@
 #define PKVI_CORE_PREFIX_H
 
 #include "base/hash.h"
+#include "core/policy/policy.h"
 #include "core/pool.h"
 
 struct pkvi_prefix {
@@ -41,17 +42,14 @@ struct pkvi_prefix {
     uint32_t* parent;            /* [block] parent's block, or PKVI_NONE: first page */
     uint32_t* parent_generation; /* [block] of the parent when the child was indexed */
     uint32_t* generation;        /* [block] counts how often it left the index */
-    uint32_t* idle_previous;     /* [block] neighbours on the idle list */
-    uint32_t* idle_next;
-    uint8_t* indexed; /* [block] 1: the block is a node */
-    uint32_t idle_head;
-    uint32_t idle_tail;
-    uint32_t idle_count;
+    uint8_t* indexed;            /* [block] 1: the block is a node */
     uint32_t node_count;
+    struct pkvi_candidate* candidates; /* [block] */
+    struct pkvi_domain domain;         /* to which all blocks belong */
 };
 
 int pkvi_prefix_open(struct pkvi_prefix* prefix, struct pkvi_pool* pool, struct pkvi_mem* mem,
-                     struct pkvi_hash_key key);
+                     struct pkvi_hash_key key, const struct pkvi_policy* policy);
 void pkvi_prefix_close(struct pkvi_prefix* prefix, struct pkvi_mem* mem);
 
 /* The node of `tokens` [block_tokens] under `parent` (PKVI_NONE: first page), or PKVI_NONE. */
@@ -60,16 +58,27 @@ uint32_t pkvi_prefix_find(const struct pkvi_prefix* prefix, uint64_t tenant, uin
 
 /* Make `block`, whose tokens and owner are set, a node, unless there is one with the same key.
  * Returns the node: `block`, or the older one. pre: the parent is indexed. */
-uint32_t pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block, uint32_t parent);
+uint32_t pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block, uint32_t parent,
+                            const struct pkvi_origin* origin);
 
-/* A table takes or drops a reference to `block`: keeps the idle list right. */
+/* A table takes or drops a reference to `block`, a node or not. */
 void pkvi_prefix_ref(struct pkvi_prefix* prefix, uint32_t block);
 void pkvi_prefix_unref(struct pkvi_prefix* prefix, uint32_t block);
+
+/* A request found node `block` in the index, or computed it once more; pkvi_prefix_ref follows. */
+void pkvi_prefix_use(struct pkvi_prefix* prefix, uint32_t block);
 
 /* The bucket that node `block` belongs into, by its own record. */
 uint32_t pkvi_prefix_bucket(const struct pkvi_prefix* prefix, uint32_t block);
 
-/* Drop the block that was idle longest, and return its number. pre: idle_count > 0. */
-uint32_t pkvi_prefix_evict(struct pkvi_prefix* prefix);
+/* Idle blocks of all domains. */
+static inline uint32_t pkvi_prefix_idle_count(const struct pkvi_prefix* prefix) {
+    return prefix->domain.idle_count;
+}
+
+/* Drop `count` idle blocks of `domain`, which its policy chooses; their numbers go to `blocks`.
+ * pre: count <= domain->idle_count. */
+void pkvi_prefix_evict(struct pkvi_prefix* prefix, struct pkvi_domain* domain, uint32_t count,
+                       uint32_t* blocks);
 
 #endif

@@ -95,7 +95,7 @@ static int decide_evictions(pkv_cache* cache, uint64_t blocks, uint32_t* evictio
     if (blocks > cache->pool.block_count) return PKV_ETOOBIG;
     if (blocks > cache->pool.free_count) {
         *evictions = (uint32_t)blocks - cache->pool.free_count;
-        if (*evictions > cache->prefix.idle_count) return PKV_ENOBLOCKS;
+        if (*evictions > pkvi_prefix_idle_count(&cache->prefix)) return PKV_ENOBLOCKS;
         PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_PREFIX_EVICT));
     }
     return pkvi_pool_admit(&cache->pool, (uint32_t)blocks, *evictions);
@@ -104,10 +104,10 @@ static int decide_evictions(pkv_cache* cache, uint64_t blocks, uint32_t* evictio
 /* ---- Take and move --------------------------------------------------------------------------- */
 
 static void take_blocks(pkv_cache* cache, uint32_t blocks, uint32_t evictions) {
-    for (uint32_t i = 0; i < evictions; i++) {
-        const uint32_t block = pkvi_prefix_evict(&cache->prefix);
-        pkvi_trace_note_often(&cache->trace, "prefix.evict", block, i);
-    }
+    uint32_t* const victims = cache->scratch.blocks;
+    pkvi_prefix_evict(&cache->prefix, &cache->prefix.domain, evictions, victims);
+    for (uint32_t i = 0; i < evictions; i++)
+        pkvi_trace_note_often(&cache->trace, "prefix.evict", victims[i], i);
     cache->stats.evictions += evictions;
     pkvi_pool_take(&cache->pool, blocks, cache->scratch.blocks);
 }

@@ -111,6 +111,7 @@ int pkvi_seq_fork(pkv_cache* cache, const struct pkvi_seq* seq, pkv_seq* handle)
     child->tenant = seq->tenant;
     child->length = seq->length;
     child->known = seq->known;
+    child->matched = seq->matched;
     child->rolled_end = seq->rolled_end;
     pkvi_table_fork(&cache->leaves, &seq->table, &child->table);
     cache->stats.forks++;
@@ -158,11 +159,13 @@ int pkvi_seq_match(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* token
     if (pkvi_leaves_for(pages) > cache->leaves.free_count) return PKV_ENOLEAVES;
 
     for (uint32_t page = 0; page < pages; page++) {
+        pkvi_prefix_use(&cache->prefix, blocks[page]);
         pkvi_prefix_ref(&cache->prefix, blocks[page]);
         pkvi_table_push(&cache->leaves, &seq->table, blocks[page]);
     }
     seq->length = pages * cache->pool.block_tokens;
     seq->known = seq->length;
+    seq->matched = pages;
     cache->stats.prefix_query_tokens += count;
     cache->stats.prefix_hit_tokens += seq->length;
     pkvi_cache_note_peak(cache);
@@ -225,6 +228,7 @@ void pkvi_seq_drop_reserved(pkv_cache* cache, struct pkvi_seq* seq) {
 /* Another sequence computed the same page first: use its block and give ours back. */
 static void share_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page, uint32_t block) {
     const uint32_t own = pkvi_table_get(&cache->leaves, &seq->table, page);
+    pkvi_prefix_use(&cache->prefix, block);
     pkvi_prefix_ref(&cache->prefix, block);
     pkvi_table_set(&cache->leaves, &seq->table, page, block);
     pkvi_prefix_unref(&cache->prefix, own);
@@ -232,8 +236,9 @@ static void share_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page, ui
     cache->stats.prefix_duplicates++;
 }
 
-/* Put one full page into the index. False when it cannot be: it or its prefix is not there. */
-static bool index_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page) {
+/* Put one full page into the index, of those before `end`. False when it cannot be: it or its
+ * prefix is not there. */
+static bool index_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page, uint32_t end) {
     uint32_t parent = PKVI_NONE;
     if (page > 0) {
         parent = pkvi_table_get(&cache->leaves, &seq->table, page - 1);
@@ -242,7 +247,8 @@ static bool index_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page) {
     }
     const uint32_t block = pkvi_table_get(&cache->leaves, &seq->table, page);
     if (block == PKV_NO_BLOCK) return false;
-    const uint32_t node = pkvi_prefix_insert(&cache->prefix, block, parent);
+    const struct pkvi_origin origin = {page, seq->matched, end - 1 - page};
+    const uint32_t node = pkvi_prefix_insert(&cache->prefix, block, parent, &origin);
     if (node != block)
         share_page(cache, seq, page, node);
     else
@@ -257,7 +263,7 @@ static void index_new_pages(pkv_cache* cache, struct pkvi_seq* seq, uint32_t old
     const uint32_t known = seq->known < seq->length ? seq->known : seq->length;
     const uint32_t end = pkvi_pool_page(&cache->pool, known);
     for (uint32_t page = pkvi_pool_page(&cache->pool, old_length); page < end; page++)
-        if (!index_page(cache, seq, page)) return;
+        if (!index_page(cache, seq, page, end)) return;
 }
 
 void pkvi_seq_index(pkv_cache* cache, struct pkvi_seq* seq) {

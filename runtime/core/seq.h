@@ -23,6 +23,7 @@ struct pkvi_seq {
     uint32_t length;
     uint32_t reserved;
     uint32_t known;
+    uint32_t matched;    /* pages that it found in the index when it began */
     uint32_t rolled_end; /* first page that has not been considered for roll-off */
     uint32_t version;    /* moves on when an entry of the table changes or goes */
     uint32_t readers;    /* calls that read it outside the lock */

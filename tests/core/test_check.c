@@ -69,7 +69,7 @@ static void open_world(struct world* w) {
         if (i != GONE) ASSERT_OK(pkvi_seq_find(&w->cache->seqs, w->handles[i], &w->seqs[i]));
     ASSERT_OK(pkvi_plan_find(&w->cache->plans, plan, &w->plan));
     ASSERT_GE(w->cache->arena.free_count, 2);
-    ASSERT_EQ(w->cache->prefix.idle_count, 2);
+    ASSERT_EQ(w->cache->prefix.domain.idle_count, 2);
 }
 
 /* ---- Damage ---------------------------------------------------------------------------------- */
@@ -87,6 +87,10 @@ static struct pkvi_extent* extent_of(const struct world* w, uint32_t block) {
     return &w->cache->pool.extents[block / w->cache->pool.space.blocks_per_extent];
 }
 
+static struct pkvi_list* idle_list(const struct world* w) {
+    return &w->cache->prefix.domain.lists[0];
+}
+
 #define DAMAGE(name, statement)                                                                    \
     static void name(struct world* w) {                                                            \
         pkv_cache* cache = w->cache;                                                               \
@@ -98,7 +102,7 @@ DAMAGE(extent_free_twice, cache->arena.free_list[0] = cache->arena.free_list[1])
 DAMAGE(extent_that_is_not, cache->arena.free_list[0] = cache->arena.extent_count)
 DAMAGE(extra_reference, cache->pool.refs[block_of(w, PARENT, 0)]++)
 DAMAGE(lost_reference, cache->pool.refs[block_of(w, PLANNED, 1)]--)
-DAMAGE(lost_index_reference, cache->pool.refs[cache->prefix.idle_head]--)
+DAMAGE(lost_index_reference, cache->pool.refs[idle_list(w)->head]--)
 DAMAGE(free_count_high, cache->pool.free_count++)
 DAMAGE(free_count_low, cache->pool.free_count--)
 DAMAGE(extent_use_high, extent_of(w, block_of(w, PARENT, 0))->used++)
@@ -118,11 +122,12 @@ DAMAGE(pages_without_length, w->seqs[APPENDED]->reserved = 0)
 DAMAGE(alive_count_high, cache->seqs.alive_count++)
 DAMAGE(reserved_in_a_shared_leaf, w->seqs[PARENT]->length--; w->seqs[PARENT]->reserved++)
 DAMAGE(more_known_than_there_are, w->seqs[PARENT]->known = 41)
-DAMAGE(idle_count_high, cache->prefix.idle_count++)
-DAMAGE(idle_list_cut, cache->prefix.idle_next[cache->prefix.idle_head] = PKVI_NONE)
-DAMAGE(idle_list_ring, cache->prefix.idle_next[cache->prefix.idle_tail] = cache->prefix.idle_head)
-DAMAGE(idle_list_back, cache->prefix.idle_previous[cache->prefix.idle_tail] = PKVI_NONE)
-DAMAGE(idle_in_use, cache->prefix.idle_head = block_of(w, PARENT, 0))
+DAMAGE(idle_count_high, cache->prefix.domain.idle_count++)
+DAMAGE(idle_list_cut, cache->prefix.candidates[idle_list(w)->head].next = PKVI_NONE)
+DAMAGE(idle_list_ring, cache->prefix.candidates[idle_list(w)->tail].next = idle_list(w)->head)
+DAMAGE(idle_list_back, cache->prefix.candidates[idle_list(w)->tail].previous = PKVI_NONE)
+DAMAGE(idle_list_short, idle_list(w)->count--)
+DAMAGE(idle_in_use, idle_list(w)->head = block_of(w, PARENT, 0))
 DAMAGE(node_count_low, cache->prefix.node_count--)
 DAMAGE(node_unmarked, cache->prefix.indexed[block_of(w, PARENT, 1)] = 0)
 DAMAGE(node_marked, cache->prefix.indexed[block_of(w, PARENT, 2)] = 1)
@@ -176,6 +181,7 @@ static const struct {
     {"idle_list_cut", idle_list_cut, "X2"},
     {"idle_list_ring", idle_list_ring, "X2"},
     {"idle_list_back", idle_list_back, "X2"},
+    {"idle_list_short", idle_list_short, "X2"},
     {"idle_in_use", idle_in_use, "X2"},
     {"node_count_low", node_count_low, "X3"},
     {"node_unmarked", node_unmarked, "X3"},
@@ -236,9 +242,8 @@ TEST(equal_nodes_are_found) {
     struct world w;
     pkv_report report;
     open_world(&w);
-    struct pkvi_prefix* prefix = &w.cache->prefix;
     const uint32_t first = block_of(&w, PARENT, 0);
-    const uint32_t second = prefix->idle_tail; /* a first page too: freed last */
+    const uint32_t second = idle_list(&w)->tail; /* a first page too: freed last */
     memcpy(pkvi_pool_tokens(&w.cache->pool, second), pkvi_pool_tokens(&w.cache->pool, first),
            BLOCK_TOKENS * sizeof(uint32_t));
     ASSERT_STATUS(pkv_check(w.cache, &report), PKV_ECORRUPT);
@@ -254,9 +259,10 @@ TEST(the_digest_sees_what_sequences_see_and_nothing_else) {
     pkv_report after;
     uint32_t matched;
     const uint32_t token = 1;
+    uint32_t block;
     open_world(&w);
     ASSERT_OK(pkv_check(w.cache, &before));
-    pkvi_prefix_evict(&w.cache->prefix);
+    pkvi_prefix_evict(&w.cache->prefix, &w.cache->prefix.domain, 1, &block);
     ASSERT_OK(pkv_check(w.cache, &after));
     ASSERT_EQ(after.sequences_digest, before.sequences_digest);
     ASSERT_NE(after.cache_digest, before.cache_digest);
