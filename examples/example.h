@@ -75,7 +75,8 @@ static inline int example_step(pkv_cache* cache, pkv_seq seq, const uint32_t* to
     for (uint32_t layer = 0; layer < LAYERS; layer++) {
         pkv_array keys = {k, PKV_F32, 0, 0};
         pkv_array values = {v, PKV_F32, 0, 0};
-        pkv_attention attention = {{q, PKV_F32, 0, 0}, {out, PKV_F32, 0, 0}, NULL, HEADS, 0, 0};
+        pkv_attention attention = {
+            {q, PKV_F32, 0, 0}, {out, PKV_F32, 0, 0}, NULL, HEADS, 0, 0, NULL};
         OK(pkv_write(cache, plan, layer, &keys, &values));
         OK(pkv_attend(cache, plan, layer, &attention));
     }

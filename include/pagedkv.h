@@ -318,8 +318,8 @@ PKV_API const char* pkv_cache_isa(const pkv_cache* cache);
  * library of its own, libpagedkv_cuda.so, which is looked for beside this library, or at
  * $PKV_CUDA_LIBRARY, when the device is first named. What differs from the CPU:
  *
- *   Arrays   pkv_array and lse are memory that the GPU reaches: its own, managed, or pinned. Other
- *            pointers give PKV_EINVAL.
+ *   Arrays   pkv_array, lse and sink_logits are memory that the GPU reaches: its own, managed, or
+ *            pinned. Other pointers give PKV_EINVAL.
  *   Order    Everything is put into one stream, the caller's (pkv_cache_set_stream), and the calls
  *            return before it is done. Arrays must stay as they are until it is. An error of the
  *            GPU may be reported by a later call.
@@ -564,6 +564,10 @@ typedef struct pkv_attention {
     uint32_t query_heads; /* a multiple of kv_heads, at most 65536 */
     float scale;          /* 0: 1 / sqrt(key_dim) */
     float softcap;        /* c > 0: scores become c * tanh(score / c) */
+    /* [query_heads] learned sinks, or NULL. The logit of a head takes part in its softmax as one
+     * more score, as it is (no scale, no soft cap, no window), and has no value: weights then add
+     * up to less than 1. It is part of the sum whose log is `lse`. */
+    const float* sink_logits;
 } pkv_attention;
 
 /* Attend from the plan's new tokens to all tokens of their sequences up to themselves. K and V of
@@ -578,8 +582,8 @@ typedef struct pkv_attention {
  * many threads run; on "cuda", chunks of more rows than 64 (tokens times query heads of a KV head)
  * are summed in another order than shorter ones, and their last bits may differ.
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_ERANGE (layer), PKV_ETOOBIG (over 2^30 rows of tokens times
- *         heads), PKV_ENONFINITE (in q; out is untouched),
- *         PKV_EIO, PKV_EDEVICE.
+ *         heads), PKV_ENONFINITE (in q or sink_logits; out is
+ *         untouched), PKV_EIO, PKV_EDEVICE.
  * Threads calls for different layers or plans may run at once; the thread pool serves one at a
  * time. */
 PKV_API int pkv_attend(pkv_cache* cache, pkv_plan plan, uint32_t layer,

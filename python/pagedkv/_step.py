@@ -117,6 +117,7 @@ class Step:
         lse: NDArray[np.float32] | None = None,
         *,
         dtype: str | None = None,
+        sink_logits: Any = None,
     ) -> Query: ...
 
     @overload
@@ -130,6 +131,7 @@ class Step:
         lse: NDArray[np.float32] | None = None,
         *,
         dtype: str | None = None,
+        sink_logits: Any = None,
     ) -> Output: ...
 
     def attend(
@@ -142,6 +144,7 @@ class Step:
         lse: NDArray[np.float32] | None = None,
         *,
         dtype: str | None = None,
+        sink_logits: Any = None,
     ) -> Any:
         """Attention from the new tokens to all tokens of their sequences up to themselves.
 
@@ -156,10 +159,12 @@ class Step:
         softcap  c > 0: scores become c * tanh(score / c)
         lse      float32 [step.tokens, heads], written: natural logarithm of the softmax sum
         dtype    "bf16" when q and out are uint16 arrays that hold bfloat16
+        sink_logits  float32 [heads]: learned sinks, a further score of each head, as it is, that
+                 has no value; part of the sum of `lse`
         Returns  out; on a GPU it is complete when the stream of the cache has come to it
 
-        Raises InvalidArgument, StaleHandle, OutOfRange (layer), NonFinite (in q; out is untouched),
-        DeviceIOError, DeviceFailed, NotSupported. The GIL is released.
+        Raises InvalidArgument, StaleHandle, OutOfRange (layer), NonFinite (in q or sink_logits; out
+        is untouched), DeviceIOError, DeviceFailed, NotSupported. The GIL is released.
         """
         cache = self._cache
         index = cache._layer(layer)
@@ -188,17 +193,19 @@ class Step:
         call.scale = 0.0 if scale is None else finite("scale", scale)
         call.softcap = _softcap(softcap)
         if lse is not None:
-            call.lse = _lse_pointer(lse, (self.tokens, heads), cache.device)
+            call.lse = _floats("lse", lse, (self.tokens, heads), cache.device, writable=True)
+        if sink_logits is not None:
+            call.sink_logits = _floats("sink_logits", sink_logits, (heads,), cache.device)
         status = lib.pkv_attend(cache._live(), self._handle, index, call)
         if status == lib.PKV_EINVAL and cache.device == "cuda":
             raise InvalidArgument(
-                "q, out or lse: expected memory that the GPU of the cache reaches, "
+                "q, out, lse or sink_logits: expected memory that the GPU of the cache reaches, "
                 "and elements that do not overlap each other"
             )
         if status == lib.PKV_EINVAL:
             raise InvalidArgument("out: expected elements that do not overlap each other")
         if status:
-            raise self._error(status, "Step.attend: q")
+            raise self._error(status, "Step.attend: q or sink_logits")
         return out
 
     @property
@@ -334,11 +341,14 @@ def _softcap(softcap: float) -> float:
     return value
 
 
-def _lse_pointer(lse: Any, shape: tuple[int, int], device: str) -> Any:
-    words = "[step.tokens, heads]"
-    found = arrays.expect("lse", lse, shape, words, "f32", writable=True, device=device)
-    if found.strides != (4 * shape[1], 4) or found.pointer % 4:
-        raise InvalidArgument("lse: expected a contiguous, aligned array")
+def _floats(
+    name: str, array: Any, shape: tuple[int, ...], device: str, writable: bool = False
+) -> Any:
+    """A pointer to a packed array of float32, which has a number for each head in each row."""
+    words = "[step.tokens, heads]" if len(shape) > 1 else "[heads]"
+    found = arrays.expect(name, array, shape, words, "f32", writable=writable, device=device)
+    if found.strides != (4 * shape[-1], 4)[-len(shape) :] or found.pointer % 4:
+        raise InvalidArgument(f"{name}: expected a contiguous, aligned array")
     return ffi.cast("float*", found.pointer)
 
 

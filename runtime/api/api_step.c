@@ -99,6 +99,7 @@ static int check_attention(const pkv_attention* attention, const pkv_group_confi
     if (attention->query_heads % group->kv_heads != 0) return PKV_EINVAL;
     if (!isfinite(attention->scale)) return PKV_EINVAL;
     if (!isfinite(attention->softcap)) return PKV_EINVAL;
+    if ((uintptr_t)attention->sink_logits % sizeof(float) != 0) return PKV_EINVAL;
     return attention->softcap >= 0.0F ? PKV_OK : PKV_EINVAL;
 }
 
@@ -120,6 +121,7 @@ static int attend_rows(pkv_cache* cache, const struct pkvi_plan* plan, uint64_t 
         .scale = attention->scale,
         .softcap = attention->softcap,
         .lse = attention->lse,
+        .sink_logits = attention->sink_logits,
         .plan = id,
     };
     if (job.scale == 0.0F) job.scale = 1.0F / sqrtf((float)group->key_dim);

@@ -117,7 +117,8 @@ struct pkvi_attend_job {
     float softcap; /* 0: none */
     pkv_array q;   /* strides filled in */
     pkv_array out;
-    float* lse; /* [tokens][query_heads] or NULL */
+    float* lse;               /* [tokens][query_heads] or NULL */
+    const float* sink_logits; /* [query_heads] or NULL */
     uint64_t plan;
 };
 

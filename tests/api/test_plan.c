@@ -259,6 +259,38 @@ TEST(attention_with_a_zero_query_is_the_mean) {
     pkv_cache_destroy(cache);
 }
 
+/* Sinks below all scores, among them, and far above: the last one takes all the weight. */
+TEST(sinks_take_weight_from_the_values) {
+    pkv_cache* cache = fixture_open();
+    const uint32_t tokens[6] = {1, 2, 3, 4, 5, 6};
+    const pkv_seq seq = fixture_seq(cache, 0);
+    fixture_extend(cache, seq, tokens, 5);
+    const pkv_entry entry = {seq, tokens + 5, 1};
+    const pkv_plan plan = begin(cache, &entry, 1);
+    ASSERT_OK(fixture_write(cache, plan, tokens + 5));
+    float q[3][FIXTURE_DIM] = {{0}};
+    float out[3][FIXTURE_DIM];
+    float lse[3];
+    const float sinks[3] = {-3e38F, logf(2), 1e6F};
+    const pkv_attention attention = {.q = {.data = q},
+                                     .out = {.data = out},
+                                     .lse = lse,
+                                     .query_heads = 3,
+                                     .softcap = 0.25F,
+                                     .sink_logits = sinks};
+    ASSERT_OK(pkv_attend(cache, plan, 0, &attention));
+    double mean = 0;
+    for (uint32_t i = 0; i < 6; i++)
+        mean -= (1000.0 * tokens[i] + i) / 6;
+    ASSERT_NEAR(out[0][3], mean, 1e-3);
+    ASSERT_NEAR(lse[0], log(6), 1e-6);
+    ASSERT_NEAR(out[1][3], mean * 6 / 8, 1e-3);
+    ASSERT_NEAR(lse[1], log(8), 1e-6);
+    ASSERT_NEAR(out[2][3], 0, 0);
+    ASSERT_NEAR(lse[2], 1e6, 0.1);
+    pkv_cache_destroy(cache);
+}
+
 TEST(attention_arguments_are_checked) {
     pkv_config config = fixture_config();
     config.groups[0].kv_heads = 2;
@@ -287,6 +319,19 @@ TEST(attention_arguments_are_checked) {
     bad = good;
     bad.softcap = -1;
     ASSERT_STATUS(pkv_attend(cache, plan, 0, &bad), PKV_EINVAL);
+    bad = good;
+    float sinks[5] = {0};
+    bad.sink_logits = (const float*)(void*)((char*)sinks + 1);
+    ASSERT_STATUS(pkv_attend(cache, plan, 0, &bad), PKV_EINVAL);
+    bad.sink_logits = sinks;
+    ASSERT_OK(pkv_attend(cache, plan, 0, &bad));
+    out[0] = 42;
+    for (uint32_t head = 0; head < 4; head++) {
+        sinks[head] = head % 2 == 0 ? NAN : -INFINITY;
+        ASSERT_STATUS(pkv_attend(cache, plan, 0, &bad), PKV_ENONFINITE);
+        sinks[head] = 0;
+    }
+    ASSERT_NEAR(out[0], 42, 0);
     bad = good;
     bad.out.data = NULL;
     ASSERT_STATUS(pkv_attend(cache, plan, 0, &bad), PKV_EINVAL);

@@ -196,6 +196,22 @@ MUTANTS = [
         "gpu::load_matrices(a, q_row + part * part_bytes + step * 32);",
         "gpu::load_matrices(a, q_row + step * 32);",
     ),
+    Mutant("a sink in base e", "attend.cuh", "row)] * log2_e;", "row)];"),
+    Mutant(
+        "the sink of another head",
+        "attend.cuh",
+        "job.sink_logits[query_head(job, item, row)]",
+        "job.sink_logits[row % job.group_heads]",
+    ),
+    Mutant(
+        "a sink in each split",
+        "attend.cuh",
+        "to[d] = value.out;",
+        "to[d] = join_sink(job, item, row, value).out;",
+    ),
+    Mutant(
+        "prefill without sinks", "attend.cuh", "* whole.out / whole.sum);", "/ state.sum[half]);"
+    ),
     Mutant("lse in base 2", "attend.cuh", "0.693147181F", "1.0F"),
     # Splits
     Mutant(

@@ -65,13 +65,17 @@ struct arrays {
     float* q;
     float* out;
     float* lse;
+    float* sinks;
 };
 
 static struct arrays arrays_open(uint64_t seed) {
     const uint64_t kv = (uint64_t)ROWS_MAX * HEADS * DIM;
-    return (struct arrays){random_floats(kv, seed), random_floats(kv, seed + 1),
-                           random_floats(kv * GROUP, seed + 2), floats(kv * GROUP),
-                           floats((uint64_t)ROWS_MAX * HEADS * GROUP)};
+    return (struct arrays){random_floats(kv, seed),
+                           random_floats(kv, seed + 1),
+                           random_floats(kv * GROUP, seed + 2),
+                           floats(kv * GROUP),
+                           floats((uint64_t)ROWS_MAX * HEADS * GROUP),
+                           random_floats((uint64_t)HEADS * GROUP, seed + 3)};
 }
 
 static void arrays_close(struct arrays* arrays) {
@@ -80,6 +84,7 @@ static void arrays_close(struct arrays* arrays) {
     pkvi_gpu_free_pinned(arrays->q);
     pkvi_gpu_free_pinned(arrays->out);
     pkvi_gpu_free_pinned(arrays->lse);
+    pkvi_gpu_free_pinned(arrays->sinks);
 }
 
 static int write_layer(pkv_cache* cache, pkv_plan plan, uint32_t layer, const struct arrays* from) {
@@ -93,7 +98,8 @@ static int attend_layer(pkv_cache* cache, pkv_plan plan, uint32_t layer,
     const pkv_attention attention = {.q = {.data = arrays->q},
                                      .out = {.data = arrays->out},
                                      .lse = arrays->lse,
-                                     .query_heads = HEADS * GROUP};
+                                     .query_heads = HEADS * GROUP,
+                                     .sink_logits = arrays->sinks};
     return pkv_attend(cache, plan, layer, &attention);
 }
 
@@ -540,6 +546,11 @@ TEST(bad_arguments_change_nothing) {
     ASSERT_STATUS(attend_layer(cache, plan, 0, &bad), PKV_EINVAL);
     bad = arrays;
     bad.lse = (float*)(void*)((char*)arrays.lse + 2);
+    ASSERT_STATUS(attend_layer(cache, plan, 0, &bad), PKV_EINVAL);
+    bad = arrays;
+    bad.sinks = on_host;
+    ASSERT_STATUS(attend_layer(cache, plan, 0, &bad), PKV_EINVAL);
+    bad.sinks = (float*)(void*)((char*)arrays.sinks + 2);
     ASSERT_STATUS(attend_layer(cache, plan, 0, &bad), PKV_EINVAL);
     const pkv_attention many = {
         .q = {.data = arrays.q}, .out = {.data = arrays.out}, .query_heads = HEADS * 129};

@@ -127,6 +127,7 @@ static void attend(struct scene* scene) {
         .q = pkvi_gpu_array_of(&job.q),
         .out = pkvi_gpu_array_of(&job.out),
         .lse = job.lse,
+        .sink_logits = job.sink_logits,
         .starts = job.starts,
         .lengths = job.lengths,
         .block_table = job.block_table,

@@ -97,6 +97,8 @@ static void fill_queries(struct scene* scene) {
                                    value * shape->spread);
                 }
     }
+    for (uint32_t head = 0; head < shape->query_heads; head++)
+        scene->sink_logits[head] = 3.0F * value_at(shape, 4, 0, 0, head, 0);
 }
 
 /* ---- Blocks ---------------------------------------------------------------------------------- */
@@ -271,6 +273,7 @@ struct scene* scene_open(const struct shape* shape, uint64_t placement, write_fu
     const size_t lse_bytes = (size_t)tokens * shape->query_heads * sizeof(float);
     scene->lse = memory_take(lse_bytes);
     memset(scene->lse, 0xff, lse_bytes);
+    scene->sink_logits = memory_take(shape->query_heads * sizeof(float));
     fill_queries(scene);
     return scene;
 }
@@ -282,6 +285,7 @@ void scene_close(struct scene* scene) {
     cells_close(&scene->q);
     cells_close(&scene->out);
     memory_give(scene->lse);
+    memory_give(scene->sink_logits);
     memory_give(scene->block_table);
     memory_give(scene);
 }
@@ -303,6 +307,7 @@ struct pkvi_attend_job scene_job(struct scene* scene) {
         .q = scene->q.array,
         .out = scene->out.array,
         .lse = shape->no_lse ? NULL : scene->lse,
+        .sink_logits = shape->has_sink_logits ? scene->sink_logits : NULL,
     };
 }
 

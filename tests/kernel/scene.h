@@ -41,6 +41,7 @@ struct shape {
     uint32_t pad_elements; /* between rows and between heads of all arrays */
     bool head_major;       /* arrays [heads][rows][dim] */
     bool no_lse;
+    bool has_sink_logits;
     uint32_t threads;
 };
 
@@ -66,7 +67,8 @@ struct scene {
     uint32_t lengths[SCENE_ENTRIES_MAX];
     struct cells q;
     struct cells out;
-    float* lse; /* [tokens][query_heads] */
+    float* lse;         /* [tokens][query_heads] */
+    float* sink_logits; /* [query_heads] */
 };
 
 typedef int write_function(void* ctx, const struct pkvi_kv_job* job);

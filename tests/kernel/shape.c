@@ -109,6 +109,7 @@ struct shape shape_random(uint64_t seed) {
     shape.head_major = one_in(&random, 3);
     shape.no_lse = one_in(&random, 5);
     if (one_in(&random, 4)) shape.threads = 2 + below(&random, 3);
+    shape.has_sink_logits = one_in(&random, 3);
     return shape;
 }
 
@@ -117,14 +118,16 @@ const char* const shape_dtype_names[] = {"f32", "f16", "bf16", "i8", "e4m3", "e5
 void shape_print(const struct shape* shape) {
     const pkv_group_config* group = &shape->group;
     printf("  heads %u/%u dims %u/%u cache %s/%s block_tokens %u window %u sinks %u layers %u\n"
-           "  scale %g softcap %g spread %g arrays q %s out %s kv %s pad %u%s%s threads %u\n",
+           "  scale %g softcap %g spread %g arrays q %s out %s kv %s pad %u%s%s%s threads "
+           "%u\n",
            shape->query_heads, group->kv_heads, group->key_dim, group->value_dim,
            shape_dtype_names[group->k_dtype], shape_dtype_names[group->v_dtype],
            group->block_tokens, group->window, group->sinks, group->layers, (double)shape->scale,
            (double)shape->softcap, (double)shape->spread, shape_dtype_names[shape->q_dtype],
            shape_dtype_names[shape->out_dtype], shape_dtype_names[shape->kv_dtype],
            shape->pad_elements, shape->head_major ? " head-major" : "",
-           shape->no_lse ? " no lse" : "", shape->threads);
+           shape->no_lse ? " no lse" : "", shape->has_sink_logits ? " sink logits" : "",
+           shape->threads);
     for (uint32_t e = 0; e < shape->entry_count; e++)
         printf("  entry %u: length %u, new %u\n", e, shape->entries[e].length,
                shape->entries[e].fresh);

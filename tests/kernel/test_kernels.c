@@ -249,6 +249,18 @@ static void plant_softcap(struct scene* scene, struct pkvi_attend_job* job) {
     job->softcap = 0.0F;
 }
 
+static void plant_sink_logits(struct scene* scene, struct pkvi_attend_job* job) {
+    (void)job;
+    const float sink = scene->sink_logits[0];
+    scene->sink_logits[0] = scene->sink_logits[1];
+    scene->sink_logits[1] = sink;
+}
+
+static void plant_no_sink_logits(struct scene* scene, struct pkvi_attend_job* job) {
+    (void)scene;
+    job->sink_logits = NULL;
+}
+
 static void plant_page(struct scene* scene, struct pkvi_attend_job* job) {
     (void)job;
     const uint32_t page = scene->block_table[0];
@@ -263,9 +275,14 @@ static void plant_length(struct scene* scene, struct pkvi_attend_job* job) {
 }
 
 static const struct canary canaries[] = {
-    {"scale 5 % off", plant_scale},      {"window one short", plant_window},
-    {"one sink too many", plant_sinks},  {"no soft cap", plant_softcap},
-    {"two pages exchanged", plant_page}, {"one token beyond the end", plant_length},
+    {"scale 5 % off", plant_scale},
+    {"window one short", plant_window},
+    {"one sink too many", plant_sinks},
+    {"no soft cap", plant_softcap},
+    {"two pages exchanged", plant_page},
+    {"one token beyond the end", plant_length},
+    {"two sinks exchanged", plant_sink_logits},
+    {"no learned sink", plant_no_sink_logits},
 };
 
 /* Sees every planted mistake: 44 tokens, windowed, capped, in pages of 16. */
@@ -287,6 +304,7 @@ static struct shape canary_shape(uint32_t dtype) {
         .scale = 0.177F,
         .softcap = 2.0F,
         .spread = 1.0F,
+        .has_sink_logits = true,
         .threads = 1,
     };
 }

@@ -47,7 +47,7 @@ def grow(cache: pagedkv.Cache, sequence: pagedkv.Sequence, tokens: list[int]) ->
         write_all(step, tokens)
 
 
-def attention(q: Floats, k: Floats, v: Floats, first: int, **options: float) -> NDArray[np.float64]:
+def attention(q: Floats, k: Floats, v: Floats, first: int, **options: Any) -> NDArray[np.float64]:
     """softmax(scale q k^T) v in double precision.
 
     q [rows, heads, dim] stands at position `first` on; k and v [tokens, kv_heads, dim] at 0 on.
@@ -66,5 +66,7 @@ def attention(q: Floats, k: Floats, v: Floats, first: int, **options: float) -> 
         visible &= (token > position - window) | (token < options.get("sinks", 0))
     scores = np.where(visible, scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    return np.einsum("hrt,thd->rhd", weights, values)
+    total = weights.sum(axis=-1, keepdims=True)
+    if (sinks := options.get("sink_logits")) is not None:
+        total += np.exp(sinks[:, None, None] - scores.max(axis=-1, keepdims=True))
+    return np.einsum("hrt,thd->rhd", weights / total, values)

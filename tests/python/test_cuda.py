@@ -83,14 +83,15 @@ def drawn(*shape: int) -> NDArray[np.float32]:
 
 
 def test_a_step_agrees_with_the_cpu(gpu: Gpu) -> None:
-    k, v, q = drawn(20, 2, 64), drawn(20, 2, 64), drawn(20, 8, 64)
+    k, v, q, sinks = drawn(20, 2, 64), drawn(20, 2, 64), drawn(20, 8, 64), drawn(8)
     out, lse = gpu.array(np.zeros_like(q)), gpu.array(np.zeros((20, 8), np.float32))
     with pagedkv.Cache(**GEOMETRY, dtype="bf16", device="cuda") as cache:
         assert cache.isa == "sm_90"
         seq = cache.sequence()
         with cache.step([(seq, list(range(20)))]) as step:
             step.write(1, gpu.array(k), gpu.array(v))
-            assert step.attend(1, gpu.array(q), out, lse=lse) is out
+            there = gpu.array(sinks)
+            assert step.attend(1, gpu.array(q), out, lse=lse, sink_logits=there) is out
         k_back = gpu.array(np.zeros((15, 2, 64), np.float32))
         v_back = gpu.array(np.zeros((15, 2, 64), np.float32))
         cache.read_into(seq, 1, k_back, v_back, begin=5)
@@ -101,7 +102,7 @@ def test_a_step_agrees_with_the_cpu(gpu: Gpu) -> None:
         wanted_lse = np.zeros((20, 8), np.float32)
         with cache.step([(seq, list(range(20)))]) as step:
             step.write(1, k, v)
-            wanted = step.attend(1, q, lse=wanted_lse)
+            wanted = step.attend(1, q, lse=wanted_lse, sink_logits=sinks)
     assert np.abs(out.read() - wanted).max() < 0.03
     assert np.abs(lse.read() - wanted_lse).max() < 0.01
 

@@ -8,6 +8,8 @@ import pagedkv
 import pytest
 from support import BLOCK, DIM, HEADS, LAYERS, attention, grow, make_cache, vectors, write_all
 
+SINKS = np.array([-1.0, 0.5, 2.0, 4.0], np.float32)
+
 
 def test_attention_of_a_mixed_batch() -> None:
     """A prompt, a chunk behind committed tokens, and single tokens, in one step."""
@@ -35,13 +37,20 @@ def test_attention_of_a_mixed_batch() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"scale": 0.25}, {"softcap": 2.0}, {"window": 5}, {"window": 5, "sinks": 2}],
+    [
+        {"scale": 0.25},
+        {"softcap": 2.0},
+        {"window": 5},
+        {"window": 5, "sinks": 2},
+        {"sink_logits": SINKS},
+        {"sink_logits": SINKS, "softcap": 2.0},
+    ],
     ids=str,
 )
 def test_attention_options(options: dict[str, Any]) -> None:
     text = list(range(17))
     geometry = {key: options[key] for key in ("window", "sinks") if key in options}
-    call = {key: options[key] for key in ("scale", "softcap") if key in options}
+    call = {key: options[key] for key in ("scale", "softcap", "sink_logits") if key in options}
     with make_cache(**geometry) as cache, cache.sequence() as sequence:
         grow(cache, sequence, text[:10])
         with cache.step([(sequence, text[10:])]) as step:
@@ -283,6 +292,9 @@ def test_bad_layer(layer: Any) -> None:
         ({"lse": np.zeros((1, 3), np.float32)}, r"^lse: expected shape \(1, 4\)"),
         ({"lse": np.zeros((1, 4), np.float64)}, "^lse: expected f32"),
         ({"lse": np.zeros((1, 8), np.float32)[:, ::2]}, "^lse: expected a contiguous"),
+        ({"sink_logits": np.zeros(3, np.float32)}, r"^sink_logits: expected shape \(4\) = \[heads"),
+        ({"sink_logits": np.zeros(4)}, "^sink_logits: expected f32"),
+        ({"sink_logits": np.zeros(8, np.float32)[::2]}, "^sink_logits: expected a contiguous"),
     ],
 )
 def test_bad_attention_argument(options: dict[str, Any], message: str) -> None:
@@ -301,8 +313,11 @@ def test_not_a_number() -> None:
         q = vectors([1], 7, HEADS)
         q[0, 2, 3] = np.nan
         out = np.full_like(q, 5)
-        with pytest.raises(pagedkv.NonFinite, match="^Step.attend: q: "):
+        with pytest.raises(pagedkv.NonFinite, match="^Step.attend: q or sink_logits: "):
             step.attend(0, q, out)
+        infinite = np.full(HEADS, -np.inf, np.float32)
+        with pytest.raises(pagedkv.NonFinite, match="^Step.attend: q or sink_logits: "):
+            step.attend(0, vectors([1], 7, HEADS), out, sink_logits=infinite)
         assert (out == 5).all()
         k = vectors([1], 0)
         too_large = np.full_like(k, 1e6)

@@ -428,8 +428,9 @@ static int bad_write(struct world* w) {
 static int bad_attend(struct world* w) {
     float data[8 * DIM] = {0};
     float out[8 * DIM];
+    const float sinks[2] = {NAN, NAN};
     pkv_attention attention = {.q = array_of(data), .out = array_of(out), .query_heads = 1};
-    switch (below(w, 9)) {
+    switch (below(w, 10)) {
     case 0:
         return pkv_attend(NULL, w->plan, 0, &attention);
     case 1:
@@ -449,6 +450,9 @@ static int bad_attend(struct world* w) {
         break;
     case 7:
         attention.softcap = below(w, 2) ? -1.0F : NAN;
+        break;
+    case 8:
+        attention.sink_logits = (const float*)(const void*)((const char*)sinks + below(w, 4));
         break;
     default:
         attention.scale = below(w, 2) ? INFINITY : NAN;

@@ -294,8 +294,13 @@ static bool queries_are_finite(const struct pkvi_attend_job* job) {
     return true;
 }
 
+static bool sinks_are_finite(const struct pkvi_attend_job* job) {
+    const pkv_array sinks = {.data = (void*)(uintptr_t)job->sink_logits, .dtype = PKV_F32};
+    return sinks.data == NULL || head_is_finite(&sinks, 0, job->query_heads);
+}
+
 int pkvi_attender_run(struct pkvi_attender* attender, const struct pkvi_attend_job* job) {
-    if (!queries_are_finite(job)) return PKV_ENONFINITE;
+    if (!queries_are_finite(job) || !sinks_are_finite(job)) return PKV_ENONFINITE;
     pthread_mutex_lock(&attender->lock);
     attender->job = job;
     cut_job(attender, job);

@@ -5,7 +5,7 @@
  * scored (inner.h), masked, weighted and summed.
  *
  * Online softmax: a state is (output so far, highest score, sum of weights relative to it), with
- * the operations clear / update (one chunk) / merge (of two states) / finish.
+ * the operations clear / update (one chunk) / merge (of two states) / join a sink / finish.
  *
  * Holds   R1  a row's arithmetic is the same in every instance, whichever rows stand beside it
  *         R2  a chunk of which a row sees nothing leaves its state as it was (but for the sign of
@@ -555,11 +555,25 @@ static void load_queries(const struct context* context) {
         }
 }
 
+/* One more score in the softmax of a row that has seen all others. It has no value. */
+static void join_sink(const struct context* context, float* state, float logit) {
+    float* const max = state_max(context, state);
+    float* const sum = state_sum(context, state);
+    const float score = logit * LOG2_E;
+    const float before = *max;
+    *max = score > before ? score : before;
+    const float keep = v_exp2(v_set(before - *max))[0];
+    *sum = *sum * keep + v_exp2(v_set(score - *max))[0];
+    for (uint32_t d = 0; d < context->value_dim; d += WIDTH)
+        v_store(state + d, v_load(state + d) * keep);
+}
+
 /* Adding zero makes negative zeros positive: see R2. */
 static void finish_row(const struct context* context, uint32_t index, uint32_t row, float* state) {
     const struct pkvi_attend_job* job = context->job;
     const uint32_t to_row = array_row(context, row);
     const uint32_t head = query_head(context, index, row);
+    if (job->sink_logits != NULL) join_sink(context, state, job->sink_logits[head]);
     const float sum = *state_sum(context, state);
     const float factor = context->out_factor / sum;
     for (uint32_t d = 0; d < context->value_dim; d += WIDTH)

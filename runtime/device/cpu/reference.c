@@ -166,7 +166,10 @@ static void attend_query(const struct query* query) {
     double highest = -INFINITY;
     for (uint32_t p = 0; p <= query->position; p++)
         if (is_visible(query, p)) highest = fmax(highest, score(query, p));
-    double total = 0.0;
+    const double sink =
+        job->sink_logits != NULL ? (double)job->sink_logits[query->head] : -INFINITY;
+    highest = fmax(highest, sink);
+    double total = exp(sink - highest);
     double out[PKV_HEAD_DIM_MAX] = {0.0};
     for (uint32_t p = 0; p <= query->position; p++) {
         if (!is_visible(query, p)) continue;
@@ -188,6 +191,8 @@ static int check_queries(const struct pkvi_attend_job* job) {
         for (uint32_t head = 0; head < job->query_heads; head++)
             for (uint32_t d = 0; d < job->layout->group.key_dim; d++)
                 if (!isfinite(pkvi_array_get(&job->q, row, head, d))) return PKV_ENONFINITE;
+    for (uint32_t head = 0; job->sink_logits != NULL && head < job->query_heads; head++)
+        if (!isfinite(job->sink_logits[head])) return PKV_ENONFINITE;
     return PKV_OK;
 }
 

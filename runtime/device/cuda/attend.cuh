@@ -26,14 +26,38 @@ GPU_DEVICE source source_of(const pkvi_gpu_attend& job, const pkvi_gpu_item& ite
             pkvi_gpu_visible_to(&item, length, fresh, job.group_heads, job.window, job.sinks)};
 }
 
-/* The natural logarithm of a softmax's sum whose highest score is in base 2. */
+/* One element of a row's output, relative to the highest score, which is in base 2; and the sum of
+ * the weights. */
+struct merged {
+    float out;
+    float highest;
+    float sum;
+};
+
+GPU_DEVICE uint32_t query_head(const pkvi_gpu_attend& job, const pkvi_gpu_item& item,
+                               uint32_t row) {
+    return item.kv_head * job.group_heads + (item.row + row) % job.group_heads;
+}
+
+/* With one more score that has no value, where there is one: the sink of the query head. */
+GPU_DEVICE merged join_sink(const pkvi_gpu_attend& job, const pkvi_gpu_item& item, uint32_t row,
+                            merged state) {
+    const float log2_e = 1.44269504F;
+    if (job.sink_logits == nullptr) return state;
+    const float score = job.sink_logits[query_head(job, item, row)] * log2_e;
+    const float highest = fmaxf(state.highest, score);
+    const float keep = gpu::exp2(state.highest - highest);
+    return {state.out * keep, highest, state.sum * keep + gpu::exp2(score - highest)};
+}
+
+/* The natural logarithm of a softmax's sum. */
 GPU_DEVICE void store_lse(const pkvi_gpu_attend& job, const pkvi_gpu_item& item, uint32_t row,
-                          float highest, float sum) {
+                          const merged& state) {
     const float ln_2 = 0.693147181F;
     const uint32_t token = job.starts[item.entry] + (item.row + row) / job.group_heads;
-    const uint32_t head = item.kv_head * job.group_heads + (item.row + row) % job.group_heads;
     if (job.lse != nullptr)
-        job.lse[(size_t)token * job.query_heads + head] = (highest + gpu::log2(sum)) * ln_2;
+        job.lse[(size_t)token * job.query_heads + query_head(job, item, row)] =
+            (state.highest + gpu::log2(state.sum)) * ln_2;
 }
 
 /* ---- Decode ---------------------------------------------------------------------------------- */
@@ -57,13 +81,7 @@ template <uint32_t DTYPE, int DIM, int PARTS> struct decode_shape {
     static constexpr int blocks = shared_bytes <= 113 * 1024 ? 2 : 1;
 };
 
-/* One row's state merged from `count` ones, `stride` floats apart, in order: the element `d` of the
- * output, relative to the highest score. */
-struct merged {
-    float out;
-    float highest;
-    float sum;
-};
+/* One row's state merged from `count` ones, `stride` floats apart, in order: element `d`. */
 GPU_DEVICE merged merge_states(const float* states, uint32_t count, size_t stride, int dim,
                                uint32_t d) {
     merged result = {0.0F, -INFINITY, 0.0F};
@@ -95,8 +113,9 @@ GPU_DEVICE void merge_rows(const pkvi_gpu_attend& job, const pkvi_gpu_item& item
             if (d == 0) to[DIM] = value.highest;
             if (d == 0) to[DIM + 1] = value.sum;
         } else {
-            store_element(job.out, row_index(job, item, job.out, row) + d, value.out / value.sum);
-            if (d == 0) store_lse(job, item, row, value.highest, value.sum);
+            const merged whole = join_sink(job, item, row, value);
+            store_element(job.out, row_index(job, item, job.out, row) + d, whole.out / whole.sum);
+            if (d == 0) store_lse(job, item, row, whole);
         }
     }
 }
@@ -227,13 +246,15 @@ GPU_DEVICE void store_rows(const pkvi_gpu_attend& job, const pkvi_gpu_item& item
         const uint32_t row = gpu::warp() * WARP_ROWS + gpu::lane() / 4 + half * 8;
         if (row >= item.rows) continue;
         const uint64_t index = row_index(job, item, job.out, row);
+        const merged whole =
+            join_sink(job, item, row, {1.0F, state.highest[half], state.sum[half]});
 #pragma unroll
         for (int i = 0; i < DIM / 8; i++)
 #pragma unroll
             for (int column = 0; column < 2; column++)
                 store_element(job.out, index + output_dim<DTYPE>(i, column),
-                              state.out[i][2 * half + column] / state.sum[half]);
-        if (gpu::lane() % 4 == 0) store_lse(job, item, row, state.highest[half], state.sum[half]);
+                              state.out[i][2 * half + column] * whole.out / whole.sum);
+        if (gpu::lane() % 4 == 0) store_lse(job, item, row, whole);
     }
 }
 

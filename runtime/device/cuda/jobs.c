@@ -125,6 +125,7 @@ static int attend(struct pkvi_gpu* gpu, const struct pkvi_attend_job* job) {
         .q = pkvi_gpu_array_of(&job->q),
         .out = pkvi_gpu_array_of(&job->out),
         .lse = job->lse,
+        .sink_logits = job->sink_logits,
         .starts = tables->starts,
         .lengths = tables->lengths,
         .block_table = tables->block_table,
@@ -148,6 +149,7 @@ static int check_attend(const struct pkvi_gpu* gpu, const struct pkvi_attend_job
     if (pkvi_gpu_shared_bytes(group->key_dim, group->k_dtype, is_f32) > gpu->shared_bytes)
         return PKV_ENOTSUP;
     if (!reaches(&job->q) || !reaches(&job->out)) return PKV_EINVAL;
+    if (job->sink_logits != NULL && !pkvi_gpu_reaches(job->sink_logits)) return PKV_EINVAL;
     if (job->lse == NULL) return PKV_OK;
     if ((uintptr_t)job->lse % sizeof *job->lse != 0) return PKV_EINVAL;
     return pkvi_gpu_reaches(job->lse) ? PKV_OK : PKV_EINVAL;

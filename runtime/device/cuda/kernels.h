@@ -96,6 +96,7 @@ struct pkvi_gpu_attend {
     struct pkvi_gpu_array q;     /* [tokens][query_heads][dim] */
     struct pkvi_gpu_array out;   /* [tokens][query_heads][dim] */
     float* lse;                  /* [tokens][query_heads] or NULL */
+    const float* sink_logits;    /* [query_heads] or NULL */
     const uint32_t* starts;      /* [entries + 1] */
     const uint32_t* lengths;     /* [entries] */
     const uint32_t* block_table; /* [entries][table_stride] */

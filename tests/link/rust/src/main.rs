@@ -39,6 +39,7 @@ struct Attention {
     query_heads: u32,
     scale: f32,
     softcap: f32,
+    sink_logits: *const f32,
 }
 
 #[repr(C)]
@@ -175,6 +176,7 @@ fn compute(cache: &Owned, seq: Seq, tokens: &[u32]) -> Result<Vec<f32>, String> 
             query_heads: HEADS as u32,
             scale: 0.0,
             softcap: 0.0,
+            sink_logits: ptr::null(),
         };
         check(pkv_attend(cache.0, plan, 0, &attention))?;
         check(pkv_plan_commit(cache.0, plan))?;
