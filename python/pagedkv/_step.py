@@ -197,13 +197,8 @@ class Step:
         if sink_logits is not None:
             call.sink_logits = _floats("sink_logits", sink_logits, (heads,), cache.device)
         status = lib.pkv_attend(cache._live(), self._handle, index, call)
-        if status == lib.PKV_EINVAL and cache.device == "cuda":
-            raise InvalidArgument(
-                "q, out, lse or sink_logits: expected memory that the GPU of the cache reaches, "
-                "and elements that do not overlap each other"
-            )
         if status == lib.PKV_EINVAL:
-            raise InvalidArgument("out: expected elements that do not overlap each other")
+            raise _explain_attend(cache.device)
         if status:
             raise self._error(status, "Step.attend: q or sink_logits")
         return out
@@ -350,6 +345,15 @@ def _floats(
     if found.strides != (4 * shape[-1], 4)[-len(shape) :] or found.pointer % 4:
         raise InvalidArgument(f"{name}: expected a contiguous, aligned array")
     return ffi.cast("float*", found.pointer)
+
+
+def _explain_attend(device: str) -> InvalidArgument:
+    if device != "cuda":
+        return InvalidArgument("out: expected elements that do not overlap each other")
+    return InvalidArgument(
+        "q, out, lse or sink_logits: expected memory that the GPU of the cache reaches, "
+        "and elements that do not overlap each other"
+    )
 
 
 def _explain_types(pairs: Any) -> InvalidArgument | None:
