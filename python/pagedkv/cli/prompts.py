@@ -2,8 +2,9 @@
 
     {"prompt": "...", "id": "a-01", "group": "a", "max_tokens": 64}
 
-Only `prompt` is required. `samples`, `temperature`, `top_k`, `top_p` and `seed` may stand there
-too, and mean what the options of that name mean; an option that is given counts for all prompts.
+Only `prompt` is required. `samples`, `beam`, `temperature`, `top_k`, `top_p` and `seed` may stand
+there too, and mean what the options of that name mean; an option that is given counts for all
+prompts.
 
 A file is JSON lines when its first line starts with "{". Every line must be good: a mistake is
 reported as file:line, and nothing is served.
@@ -19,7 +20,7 @@ from typing import Any
 from pagedkv.engine import RequestError
 
 TEXTS = ("prompt", "id", "group")
-COUNTS = ("max_tokens", "samples")
+COUNTS = ("max_tokens", "samples", "beam")
 NUMBERS = ("temperature", "top_k", "top_p", "seed")  # ranges are SamplingParams' business
 FIELDS = TEXTS + COUNTS + NUMBERS
 

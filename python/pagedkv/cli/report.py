@@ -117,6 +117,7 @@ def _completion(done: Completion, tokenizer: Tokenizer) -> dict[str, Any]:
         "tokens": tokens,
         "text": tokenizer.decode(tokens),
         "finish": done.finish,
+        "score": done.score,
         "ttft": done.ttft,
         "tpot": done.tpot,
         "reused": done.reused,

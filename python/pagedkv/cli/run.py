@@ -20,6 +20,7 @@ from typing import Any
 import pagedkv
 from pagedkv.engine import (
     KV_DTYPES,
+    BeamParams,
     Completion,
     Difference,
     Engine,
@@ -36,6 +37,7 @@ from pagedkv.engine import (
     load_checkpoint,
     summarise,
 )
+from pagedkv.engine.beam import EarlyStopping
 
 from . import blas, report
 from .progress import ProgressBar, Rate
@@ -45,8 +47,10 @@ DATA = Path(pagedkv.__file__).parent / "data"
 MODEL = DATA / "docstrings-3m"
 PROMPTS = DATA / "prompts.jsonl"
 DEFAULTS = {
-    "max_tokens": 64, "samples": 1, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0,
+    "max_tokens": 64, "samples": 1, "beam": 0, "temperature": 0.0, "top_k": 0, "top_p": 1.0,
+    "seed": 0,
 }  # fmt: skip
+EARLY_STOPPING: dict[str, EarlyStopping] = {"false": False, "true": True, "never": "never"}
 # A model below this gains little by a second BLAS thread and may lose a lot (see blas.py).
 SMALL_MODEL_PARAMETERS = 50_000_000
 
@@ -77,6 +81,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--top-p", type=float, metavar="P", help="default 1: off" + own)
     add("--seed", type=int, metavar="S", help="of sampling, default 0" + own)
     add("--samples", type=at_least_1, metavar="N", help="of each prompt, default 1" + own)
+    add(
+        "--beam", type=at_least_1, metavar="N",
+        help="beams of a search for the likeliest output; --samples N: return the N best. Prompts'"
+        " own temperatures do not count then",
+    )  # fmt: skip
+    add("--length-penalty", type=float, default=1.0, metavar="P", help="of --beam, default 1")
+    add(
+        "--early-stopping", choices=tuple(EARLY_STOPPING), default="false",
+        help="of --beam: when to stop with N ended outputs, as in transformers (default: false)",
+    )  # fmt: skip
     add("--max-tokens", type=at_least_1, metavar="N", help="of each output, default 64" + own)
     add("--check", action="store_true", help="compare with a contiguous cache, token by token")
     add("--show", type=at_least_0, default=0, metavar="N", help="print N of the texts")
@@ -187,8 +201,11 @@ def _request(prompt: Prompt, tokenizer: Tokenizer, options: argparse.Namespace) 
     given = {name: getattr(options, name) for name in DEFAULTS}
     values = {**DEFAULTS, **prompt.options}
     values |= {name: value for name, value in given.items() if value is not None}
+    if options.beam and options.temperature is None:
+        values["temperature"] = 0.0
     try:
         sampling = SamplingParams(*(values[name] for name in NUMBERS))
+        beam = _beam(values["beam"], options)
     except RequestError as error:
         raise RequestError(f"{prompt.where}: {error}") from error
     return Request(
@@ -199,7 +216,14 @@ def _request(prompt: Prompt, tokenizer: Tokenizer, options: argparse.Namespace) 
         samples=values["samples"],
         group=prompt.group,
         text=prompt.text,
+        beam=beam,
     )
+
+
+def _beam(width: int, options: argparse.Namespace) -> BeamParams | None:
+    if width == 0:
+        return None
+    return BeamParams(width, options.length_penalty, EARLY_STOPPING[options.early_stopping])
 
 
 def _serve(job: _Job, options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 checkpoint, config, tensorfile, tokenizer   a Hugging Face folder, read and validated
 model, linear, rope, sampling               from tokens to logits to the next token
 request, scheduler, policy, runner          continuous batching over `pagedkv.Cache`
+beam, beamgroup                             beam search, and its beams in the scheduler
 contiguous, rounding, check                 the reference without pages, and the comparison
 metrics, errors, arrays                     figures, refusals, numpy or cupy
 
@@ -13,10 +14,11 @@ with cache_for(model.config, blocks=256) as cache:
     completions = Engine(model, cache).run([Request("a", tokens, max_tokens=64)])
 """
 
+from .beam import BeamParams, BeamSearch, Hypothesis
 from .check import Difference, first_difference
 from .checkpoint import Checkpoint, load_checkpoint
 from .config import ModelConfig
-from .contiguous import ContiguousCache, generate_alone
+from .contiguous import ContiguousCache, generate_alone, search_alone
 from .errors import CheckpointError, EngineError, RequestError, TokenizerError
 from .metrics import Distribution, Progress, Summary, Totals, summarise
 from .model import Model
@@ -31,6 +33,8 @@ from .tokenizer import Tokenizer
 __all__ = [
     "KV_DTYPES",
     "ArrivalOrder",
+    "BeamParams",
+    "BeamSearch",
     "Checkpoint",
     "CheckpointError",
     "Completion",
@@ -39,6 +43,7 @@ __all__ = [
     "Distribution",
     "Engine",
     "EngineError",
+    "Hypothesis",
     "Model",
     "ModelConfig",
     "Policy",
@@ -58,5 +63,6 @@ __all__ = [
     "generate_alone",
     "load_checkpoint",
     "round_to",
+    "search_alone",
     "summarise",
 ]

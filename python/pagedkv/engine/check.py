@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .contiguous import generate_alone
+from .beam import BeamParams
+from .contiguous import generate_alone, search_alone
 from .model import Model
 from .request import Completion
 from .sampling import Sampler
@@ -31,7 +32,7 @@ class Difference:
     expected   the reference's tokens from there on; empty when it had stopped
     actual     the run's tokens from there on
     logits     the reference's logits there, as (token, logit): of its own token, of the run's,
-               and of the two most likely ones
+               and of the two most likely ones; none for a beam search
     """
 
     completion: Completion
@@ -54,6 +55,8 @@ def first_difference(
     dtype, v_dtype   the types K and V are rounded to; V as K by default
     """
     request = completion.request
+    if request.beam is not None:
+        return _difference_of_beams(model, completion, request.beam, dtype, v_dtype)
     expected, logits = generate_alone(
         model,
         request.prompt,
@@ -66,12 +69,36 @@ def first_difference(
     actual = [int(token) for token in completion.tokens]
     if actual == expected:
         return None
-    pairs = zip(expected, actual, strict=False)
-    index = next(
-        (place for place, (one, other) in enumerate(pairs) if one != other),
-        min(len(expected), len(actual)),
-    )
+    index = _first_unequal(expected, actual)
     row = logits[min(index, len(logits) - 1)]
     shown = [*expected[index : index + 1], *actual[index : index + 1], *np.argsort(-row)[:2]]
     pairs_shown = [(int(token), float(row[token])) for token in dict.fromkeys(map(int, shown))]
     return Difference(completion, index, expected[index:], actual[index:], pairs_shown)
+
+
+def _difference_of_beams(
+    model: Model, completion: Completion, params: BeamParams, dtype: str, v_dtype: str | None
+) -> Difference | None:
+    """The same for one result of a beam search."""
+    request = completion.request
+    found = search_alone(
+        model,
+        request.prompt,
+        request.max_tokens,
+        params,
+        model.config.stop_tokens,
+        dtype,
+        v_dtype,
+    )
+    expected = found[completion.sample].tokens
+    actual = [int(token) for token in completion.tokens]
+    if actual == expected:
+        return None
+    index = _first_unequal(expected, actual)
+    return Difference(completion, index, expected[index:], actual[index:], [])
+
+
+def _first_unequal(one: list[int], other: list[int]) -> int:
+    """The first place in which two lists differ; the length of the shorter one if in none."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -9,9 +9,12 @@ softmax and the weighted sum are computed in float64.
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 from numpy.typing import NDArray
 
+from .beam import BeamParams, BeamSearch, Hypothesis
 from .config import ModelConfig
 from .errors import EngineError
 from .model import Model
@@ -57,6 +60,12 @@ class ContiguousCache:
             part = slice(first, min(first + QUERY_ROWS, len(q)))
             out[part] = self._attend_rows(layer, q[part], begin + first)
         return out
+
+    def copy(self) -> ContiguousCache:
+        """Another cache with the same content."""
+        twin = copy.copy(self)
+        twin.keys, twin.values = self.keys.copy(), self.values.copy()
+        return twin
 
     def _attend_rows(
         self, layer: int, q: NDArray[np.float32], position: int
@@ -105,10 +114,43 @@ def generate_alone(
     logits: list[NDArray[np.float32]] = []
     feed = prompt
     while len(tokens) < max_tokens and not (tokens and tokens[-1] in stop_tokens):
-        positions = np.arange(cache.length, cache.length + len(feed))
-        row = model.forward(feed, positions, np.array([len(feed) - 1]), cache.attend)[0]
-        cache.length += len(feed)
+        row = _last_row(model, cache, feed)
         tokens.append(sampler(row))
         logits.append(row)
         feed = np.array(tokens[-1:], np.uint32)
     return tokens, logits
+
+
+def search_alone(
+    model: Model,
+    prompt: NDArray[np.uint32],
+    max_tokens: int,
+    params: BeamParams,
+    stop_tokens: tuple[int, ...] = (),
+    dtype: str = "f32",
+    v_dtype: str | None = None,
+) -> list[Hypothesis]:
+    """Search for the best continuations of one prompt, each beam with a cache of its own. Returns
+    the hypotheses, best first."""
+    search = BeamSearch(params, max_tokens, stop_tokens)
+    caches = [ContiguousCache(model.config, len(prompt) + max_tokens, dtype, v_dtype)]
+    feeds = [prompt]
+    while True:
+        rows = [_last_row(model, cache, feed) for cache, feed in zip(caches, feeds, strict=True)]
+        choices = search.step(np.stack(rows))
+        if not choices:
+            return search.hypotheses
+        caches = [caches[parent].copy() for parent, _ in choices]
+        feeds = [np.array([token], np.uint32) for _, token in choices]
+
+
+def _last_row(
+    model: Model, cache: ContiguousCache, feed: NDArray[np.uint32]
+) -> NDArray[np.float32]:
+    """Logits [vocab] behind `feed`, which becomes part of `cache`."""
+    positions = np.arange(cache.length, cache.length + len(feed))
+    row: NDArray[np.float32] = model.forward(
+        feed, positions, np.array([len(feed) - 1]), cache.attend
+    )[0]
+    cache.length += len(feed)
+    return row

@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from .beam import BeamParams
 from .sampling import Sampler, SamplingParams
 
 if TYPE_CHECKING:
     from pagedkv import Sequence
+
+    from .beamgroup import BeamGroup
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +34,7 @@ class Request:
     prompt       token ids, uint32 [T], at least one
     max_tokens   tokens to generate at most, at least one
     samples      continuations wanted; they share the prompt's blocks by fork
+    beam         None, or: the `samples` best that a beam search finds
     group        free label; requests of a group usually share a preamble
     text         the prompt as text, for display
     """
@@ -42,6 +46,12 @@ class Request:
     samples: int = 1
     group: str = ""
     text: str = ""
+    beam: BeamParams | None = None
+
+    @property
+    def seats(self) -> int:
+        """Samples that run at once."""
+        return self.samples if self.beam is None else self.beam.width
 
     @property
     def tokens_max(self) -> int:
@@ -64,7 +74,8 @@ class Sample:
         self.tokens = np.empty(request.tokens_max, np.uint32)
         self.tokens[: len(request.prompt)] = request.prompt
         self.length = len(request.prompt)
-        self.siblings = request.samples - 1 if number == 0 else 0
+        self.siblings = request.seats - 1 if number == 0 else 0
+        self.beams: BeamGroup | None = None
         self.sequence: Sequence | None = None
         self.computed = 0
         self.arrived = now
@@ -77,6 +88,11 @@ class Sample:
     def generated(self) -> NDArray[np.uint32]:
         """The tokens sampled so far."""
         return self.tokens[len(self.request.prompt) : self.length]
+
+    @property
+    def target(self) -> int:
+        """Tokens that it, and each of its siblings, will have when they have forked."""
+        return self.length if self.beams is None else self.beams.length
 
     def append(self, token: int, now: float) -> None:
         """Add a sampled token."""
@@ -103,10 +119,12 @@ class Sample:
 class Completion:
     """A finished sample. Times are in seconds.
 
+    sample       its number in its request; of a beam search, 0 is the best
     finish       "stop" (a stop token, which is the last of `tokens`) or "length"
     ttft         time to first token, from submission
     tpot         mean time per output token after the first; None when there is only one
     reused       prompt tokens that were found in the cache at admission
+    score        of a beam search: log-probability over length to the power of length_penalty
     """
 
     request: Request
@@ -117,19 +135,23 @@ class Completion:
     tpot: float | None
     reused: int
     preemptions: int
+    score: float | None = None
 
 
-def complete(sample: Sample, finish: str) -> Completion:
-    """The result of a sample whose last token has been sampled."""
+def complete(
+    sample: Sample, finish: str, number: int, tokens: NDArray[np.uint32], score: float | None = None
+) -> Completion:
+    """A result of `sample`, whose last token has been chosen."""
     first = sample.last_token if sample.first_token is None else sample.first_token
-    gaps = len(sample.generated) - 1
+    gaps = len(tokens) - 1
     return Completion(
         request=sample.request,
-        sample=sample.number,
-        tokens=sample.generated.copy(),
+        sample=number,
+        tokens=tokens,
         finish=finish,
         ttft=first - sample.arrived,
         tpot=(sample.last_token - first) / gaps if gaps else None,
         reused=sample.reused,
         preemptions=sample.preemptions,
+        score=score,
     )

@@ -20,6 +20,7 @@ import numpy as np
 from pagedkv import Cache, OutOfBlocks, Step, TooBig
 
 from .arrays import Array
+from .beamgroup import BeamGroup
 from .config import ModelConfig
 from .metrics import Progress, Totals
 from .model import Attend, Model
@@ -151,7 +152,9 @@ class Engine:
                 chunks = self.scheduler.make_room(chunks)
 
     def _advance(self, sample: Sample, row: Any) -> list[Completion]:
-        """Sample the next token of `sample`, and of siblings that fork off here."""
+        """Choose the next token of `sample`, and of siblings that fork off here."""
+        if sample.beams is not None:
+            return self._advance_beams(sample.beams, sample, row)
         group = [sample, *self.scheduler.fork(sample)]
         return [done for member in group for done in self._append(member, row)]
 
@@ -167,7 +170,24 @@ class Engine:
             return []
         self.scheduler.finish(sample)
         self.totals.finished += 1
-        return [complete(sample, finish)]
+        return [complete(sample, finish, sample.number, sample.generated.copy())]
+
+    def _advance_beams(self, beams: BeamGroup, sample: Sample, row: Any) -> list[Completion]:
+        """Note the logits of one beam; with those of all, let the search go on."""
+        if beams.is_folded:
+            self.scheduler.unfold(beams)
+            return []
+        rows = beams.take(sample, row)
+        if rows is None:
+            return []
+        choices = beams.search.step(rows)
+        if choices:
+            self.scheduler.branch(beams, choices, self.clock())
+            return []
+        done = self.scheduler.finish_beams(beams, self.clock())
+        self.totals.generated += sum(len(completion.tokens) for completion in done)
+        self.totals.finished += len(done)
+        return done
 
     def _count(self, chunks: list[Chunk], done: list[Completion]) -> None:
         totals = self.totals

@@ -18,7 +18,8 @@ R4  A request whose prefix a running sample is computing right now is held back 
     together would each compute the preamble, since nothing uncommitted is ever shared. It may be
     overtaken meanwhile: what it waits for is under way and ends within a few steps.
 R5  When a step runs out of blocks, the policy's victim gives all of its blocks back and waits
-    again; its tokens stay. The computed part usually is still cached when it returns.
+    again; its tokens stay. The computed part usually is still cached when it returns. The beams of
+    a search give way together, and come back together.
 
 The pool is never promised beyond R3, so R5 happens when outputs grow, not as a matter of course.
 """
@@ -32,10 +33,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from .beamgroup import BeamGroup
 from .config import ModelConfig
 from .errors import EngineError, RequestError
 from .policy import ArrivalOrder, Policy
-from .request import Request, Sample
+from .request import Completion, Request, Sample
 
 if TYPE_CHECKING:
     from pagedkv import Cache, Sequence
@@ -106,6 +108,8 @@ class Scheduler:
             raise RequestError(
                 f"{where}: samples {request.samples} must be 1 to the batch, {self.batch}"
             )
+        if request.beam is not None:
+            self._check_beams(request, where)
         highest = int(request.prompt.max())
         if highest >= self.config.vocab:
             raise RequestError(
@@ -114,17 +118,30 @@ class Scheduler:
         lengths = f"prompt of {len(request.prompt)} + max_tokens {request.max_tokens}"
         if request.tokens_max > self.config.context:
             raise RequestError(f"{where}: {lengths} exceeds the model's {self.config.context}")
-        need = self.blocks_held(request.tokens_max - 1, chunk=1)
+        need = self._blocks_alone(request)
         if need > self._blocks_total:
             raise RequestError(
                 f"{where}: {lengths} needs {need} blocks of {self.cache.block_tokens} tokens,"
                 f" the pool has {self._blocks_total}: it can never fit"
             )
 
+    def _check_beams(self, request: Request, where: str) -> None:
+        assert request.beam is not None
+        if not request.samples <= request.beam.width <= self.batch:
+            raise RequestError(
+                f"{where}: beams {request.beam.width} must be from samples, {request.samples},"
+                f" to the batch, {self.batch}"
+            )
+        if request.sampling.temperature > 0:
+            raise RequestError(f"{where}: temperature must be 0 with beams, which do not sample")
+
     def submit(self, request: Request, now: float) -> None:
         """Queue `request`. Raises RequestError when it could never be served (R2)."""
         self.check(request)
-        self._enqueue(Sample(request, 0, (self._submitted, 0), now))
+        sample = Sample(request, 0, (self._submitted, 0), now)
+        if request.beam is not None:
+            sample.beams = BeamGroup(sample, self.config.stop_tokens)
+        self._enqueue(sample)
         self._submitted += 1
 
     def fork(self, sample: Sample) -> list[Sample]:
@@ -139,6 +156,23 @@ class Scheduler:
         self.running += children
         return children
 
+    def branch(self, beams: BeamGroup, choices: list[tuple[int, int]], now: float) -> None:
+        """Continue a beam search as it chose: (parent, token) of each new beam."""
+        self._leave(beams)
+        beams.branch(choices, now)
+        self.running += beams.members
+
+    def unfold(self, beams: BeamGroup) -> None:
+        """Start the beams that wait behind their lead, which has computed what they share."""
+        self._leave(beams)
+        beams.unfold()
+        self.running += beams.members
+
+    def finish_beams(self, beams: BeamGroup, now: float) -> list[Completion]:
+        """Take a search that is over out; returns its results."""
+        self._leave(beams)
+        return beams.finish(now)
+
     def finish(self, sample: Sample) -> None:
         """Take a sample out; its full blocks stay cached for others."""
         self.running.remove(sample)
@@ -147,6 +181,9 @@ class Scheduler:
     @property
     def seats_taken(self) -> int:
         return sum(1 + sample.siblings for sample in self.running)
+
+    def _leave(self, beams: BeamGroup) -> None:
+        self.running = [sample for sample in self.running if sample.beams is not beams]
 
     # ---- The next step
 
@@ -157,7 +194,9 @@ class Scheduler:
         """
         budget = self.step_tokens
         chunks = []
-        for sample in sorted(self.running, key=self._feeding_order):
+        # A beam may have nothing to compute: it waits for the others of its search.
+        hungry = [sample for sample in self.running if sample.computed < sample.length]
+        for sample in sorted(hungry, key=self._feeding_order):
             count = min(sample.length - sample.computed, budget, prefill_max or budget)
             if count == 0:
                 break
@@ -180,22 +219,29 @@ class Scheduler:
     def make_room(self, chunks: list[Chunk]) -> list[Chunk]:
         """`chunks` ran out of blocks: preempt one sample (R5) and return what to try instead.
 
-        A sample that is alone computes its prompt in smaller pieces: with a sliding window fewer
-        blocks are then needed at once. Raises EngineError when even one token does not fit, which
-        means that someone else holds blocks of this cache.
+        A sample, or a beam search, that is alone computes its tokens in smaller pieces: with a
+        sliding window fewer blocks are then needed at once. Raises EngineError when even one token
+        does not fit, which means that someone else holds blocks of this cache.
         """
-        if len(self.running) == 1:
-            count = chunks[0].count
+        if len({id(sample.beams or sample) for sample in self.running}) == 1:
+            count = max(chunk.count for chunk in chunks)
             if count == 1:
                 raise EngineError("no block is left for a request that runs alone")
             return self.chunks(prefill_max=count // 2)
-        victim = self.policy.victim(self.running)
-        self.running.remove(victim)
-        victim.release()
+        victim = self._give_way(self.policy.victim(self.running))
         victim.preemptions += 1
         self.preemptions += 1
         self._enqueue(victim)
         return self.chunks()
+
+    def _give_way(self, victim: Sample) -> Sample:
+        """Take `victim`, or all beams of its search, out; returns who waits then."""
+        if victim.beams is not None:
+            self._leave(victim.beams)
+            return victim.beams.fold()
+        self.running.remove(victim)
+        victim.release()
+        return victim
 
     # ---- Blocks
 
@@ -212,6 +258,15 @@ class Scheduler:
             held = min(held, -(-span // size) + 1)
         return held
 
+    def _blocks_alone(self, request: Request) -> int:
+        """The most blocks that `request` needs when it has the pool to itself: those of its longest
+        sample, since samples can take turns. Beams cannot: they share but the prompt's blocks."""
+        longest = self.blocks_held(request.tokens_max - 1, chunk=1)
+        if request.beam is None:
+            return longest
+        shared = len(request.prompt) // self.cache.block_tokens if not self.config.window else 0
+        return shared + request.beam.width * (longest - shared)
+
     def blocks_reserved(self) -> int:
         """What running samples would hold if each had a contiguous region for all of its tokens,
         prompt and max_tokens, rounded up to blocks."""
@@ -223,12 +278,16 @@ class Scheduler:
     def _blocks_owed(self) -> int:
         """Blocks that running samples need for the tokens they have, and one more each."""
         return sum(
-            self.blocks_held(sample.length)
-            - self.blocks_held(sample.computed)
-            + 1
-            + sample.siblings
+            self._blocks_wanted(sample, sample.computed) + 1 + sample.siblings
             for sample in self.running
         )
+
+    def _blocks_wanted(self, sample: Sample, computed: int) -> int:
+        """Blocks for the tokens that `sample` and its siblings have, beyond the first `computed`,
+        which it holds."""
+        own = self.blocks_held(sample.target)
+        ahead = own - self.blocks_held(sample.length)
+        return own - self.blocks_held(computed) + sample.siblings * ahead
 
     def _room(self) -> int:
         """Blocks to be had beyond those owed. May be negative while outputs grow."""
@@ -245,7 +304,7 @@ class Scheduler:
         sequence = self.cache.sequence()
         # One token is left out: its logits are wanted, so it must be computed.
         reused = sequence.match(sample.tokens[: sample.length - 1]) if sample.length > 1 else 0
-        need = self.blocks_held(sample.length) - self.blocks_held(reused)
+        need = self._blocks_wanted(sample, reused)
         # Alone it may begin: behind a window a prompt longer than the pool fits, in small chunks.
         if self.running and need > self._room():
             sequence.close()
