@@ -35,37 +35,52 @@ struct need {
     uint64_t leaves;
 };
 
-static void decide_tail(const pkv_cache* cache, struct pkvi_reservation* item, uint32_t used) {
-    const struct pkvi_table* table = &item->seq->table;
-    item->own_leaf = false;
-    item->copy_tail = false;
-    if (table->pages == 0) return;
-    const uint32_t tail = table->pages - 1;
-    const bool leaf_is_shared = pkvi_table_is_shared(&cache->leaves, table, tail);
-    if (pkvi_pool_offset(&cache->pool, used) != 0) { /* the tail is partly filled */
-        const uint32_t block = pkvi_table_get(&cache->leaves, table, tail);
-        item->copy_tail = leaf_is_shared || cache->pool.refs[block] > 1;
-    }
-    const bool leaf_has_room = table->pages % PKVI_LEAF_PAGES != 0;
-    const bool leaf_is_written = item->copy_tail || (item->new_pages > 0 && leaf_has_room);
-    item->own_leaf = leaf_is_shared && leaf_is_written;
-}
-
 static uint32_t tail_leaf(const struct pkvi_reservation* item) {
     const struct pkvi_table* table = &item->seq->table;
     return table->leaves[(table->pages - 1) / PKVI_LEAF_PAGES];
 }
 
-/* Will the last leaf still be shared when the turn comes to item `index`? Each item before it that
- * leaves the same leaf makes it one table less. */
-static bool takes_own_leaf(const pkv_cache* cache, uint32_t index) {
+static uint32_t tail_block(const pkv_cache* cache, const struct pkvi_reservation* item) {
+    return pkvi_table_get(&cache->leaves, &item->seq->table, item->seq->table.pages - 1);
+}
+
+/* What names the tail of an item when its turn comes: items before it may have left the same leaf
+ * or the same block by then, and the last one keeps what it alone names. */
+struct holders {
+    uint32_t tables; /* that name the leaf */
+    uint32_t refs;   /* of the block */
+};
+
+static struct holders tail_holders(const pkv_cache* cache, uint32_t index) {
     const struct pkvi_reservation* items = cache->scratch.items;
-    if (!items[index].own_leaf) return false;
     const uint32_t leaf = tail_leaf(&items[index]);
-    uint32_t tables = cache->leaves.refs[leaf];
-    for (uint32_t i = 0; i < index; i++)
-        tables -= items[i].own_leaf && tail_leaf(&items[i]) == leaf;
-    return tables > 1;
+    const uint32_t block = tail_block(cache, &items[index]);
+    struct holders holders = {cache->leaves.refs[leaf], 1};
+    if (block != PKV_NO_BLOCK) holders.refs = cache->pool.refs[block];
+    if (holders.tables == 1 && holders.refs == 1) return holders;
+    for (uint32_t i = 0; i < index; i++) {
+        if (!items[i].own_leaf && !items[i].copy_tail) continue;
+        holders.tables -= items[i].own_leaf && tail_leaf(&items[i]) == leaf;
+        if (tail_block(cache, &items[i]) != block) continue;
+        holders.refs += items[i].own_leaf; /* its leaf, a copy, names the block too */
+        holders.refs -= items[i].copy_tail;
+    }
+    return holders;
+}
+
+static void decide_tail(const pkv_cache* cache, uint32_t index, uint32_t used) {
+    struct pkvi_reservation* item = &cache->scratch.items[index];
+    const struct pkvi_table* table = &item->seq->table;
+    item->own_leaf = false;
+    item->copy_tail = false;
+    if (table->pages == 0) return;
+    const struct holders holders = tail_holders(cache, index);
+    const bool is_partly_filled = pkvi_pool_offset(&cache->pool, used) != 0;
+    const bool is_shared = holders.tables > 1 || holders.refs > 1;
+    item->copy_tail = is_partly_filled && is_shared;
+    const bool leaf_has_room = table->pages % PKVI_LEAF_PAGES != 0;
+    const bool leaf_is_written = item->copy_tail || (item->new_pages > 0 && leaf_has_room);
+    item->own_leaf = holders.tables > 1 && leaf_is_written;
 }
 
 static int decide_item(const pkv_cache* cache, uint32_t index, struct need* need) {
@@ -75,10 +90,10 @@ static int decide_item(const pkv_cache* cache, uint32_t index, struct need* need
     if (item->count > cache->config.sequence_tokens_max - used) return PKV_ETOOBIG;
     const uint32_t pages = pkvi_pool_pages(&cache->pool, used + item->count);
     item->new_pages = pages - seq->table.pages;
-    decide_tail(cache, item, used);
+    decide_tail(cache, index, used);
     need->blocks += item->new_pages + item->copy_tail;
     need->leaves += pkvi_leaves_for(pages) - pkvi_leaves_for(seq->table.pages);
-    need->leaves += takes_own_leaf(cache, index);
+    need->leaves += item->own_leaf;
     return PKV_OK;
 }
 

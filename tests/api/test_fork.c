@@ -39,7 +39,7 @@ TEST(forks_go_their_own_ways) {
     pkv_cache_destroy(cache);
 }
 
-TEST(two_forks_in_one_plan_both_copy) {
+TEST(of_two_forks_in_one_plan_the_last_keeps_the_block) {
     pkv_cache* cache = fixture_open();
     const uint32_t stem[2] = {1, 2};
     const uint32_t ends[2] = {30, 40};
@@ -49,13 +49,43 @@ TEST(two_forks_in_one_plan_both_copy) {
     const pkv_entry entries[2] = {{a, &ends[0], 1}, {b, &ends[1], 1}};
     pkv_plan plan;
     ASSERT_OK(pkv_plan_begin(cache, entries, 2, &plan));
-    ASSERT_EQ(fixture_stats(cache).cow_copies, 2);
+    ASSERT_EQ(fixture_stats(cache).cow_copies, 1);
     ASSERT_EQ(fixture_stats(cache).blocks_active, 2);
     ASSERT_OK(fixture_write(cache, plan, ends));
     ASSERT_OK(pkv_plan_commit(cache, plan));
     fixture_expect(cache, a, (const uint32_t[]){1, 2, 30}, 3);
     fixture_expect(cache, b, (const uint32_t[]){1, 2, 40}, 3);
     pkv_cache_destroy(cache);
+}
+
+/* The last of the entries is shorter than the others, and writes over what they have copied. A fork
+ * that is in no plan keeps the block too, and then all copy it. */
+static void fork_and_write_all(bool with_bystander, uint64_t copies) {
+    pkv_cache* cache = fixture_open();
+    const uint32_t stem[3] = {1, 2, 3};
+    const uint32_t ends[3] = {30, 40, 50};
+    const pkv_seq a = fixture_seq(cache, 0);
+    fixture_extend(cache, a, stem, 3);
+    const pkv_seq b = fork_of(cache, a);
+    const pkv_seq c = fork_of(cache, a);
+    const pkv_seq bystander = with_bystander ? fork_of(cache, b) : (pkv_seq){0};
+    ASSERT_OK(pkv_seq_truncate(cache, c, 1));
+    const pkv_entry entries[3] = {{a, &ends[0], 1}, {b, &ends[1], 1}, {c, &ends[2], 1}};
+    pkv_plan plan;
+    ASSERT_OK(pkv_plan_begin(cache, entries, 3, &plan));
+    ASSERT_EQ(fixture_stats(cache).cow_copies, copies);
+    ASSERT_OK(fixture_write(cache, plan, ends));
+    ASSERT_OK(pkv_plan_commit(cache, plan));
+    fixture_expect(cache, a, (const uint32_t[]){1, 2, 3, 30}, 4);
+    fixture_expect(cache, b, (const uint32_t[]){1, 2, 3, 40}, 4);
+    fixture_expect(cache, c, (const uint32_t[]){1, 50}, 2);
+    if (with_bystander) fixture_expect(cache, bystander, stem, 3);
+    pkv_cache_destroy(cache);
+}
+
+TEST(the_last_writer_keeps_the_block_unless_somebody_else_names_it) {
+    fork_and_write_all(false, 2);
+    fork_and_write_all(true, 3);
 }
 
 TEST(a_full_last_block_is_not_copied) {

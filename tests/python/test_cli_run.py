@@ -90,6 +90,34 @@ def test_json(run: Run, folder: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
 
 
+def test_beams(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    options = ("--beam", 8, "--samples", 3, "--length-penalty", 0.5, "--early-stopping", "never")
+    code, _, _ = run("--json", file, *options, "--check")
+    assert code == 0
+    content = json.loads(file.read_text())
+    assert content["check"] == {"samples": 18, "equal": 18, "different": []}
+    assert content["summary"]["forks"] >= 6 * 7
+    scores = [done["score"] for done in content["completions"]]
+    assert all(scores[i : i + 3] == sorted(scores[i : i + 3], reverse=True) for i in (0, 3, 15))
+    assert len({tuple(done["tokens"]) for done in content["completions"]}) == 18
+
+
+def test_a_prompt_that_asks_for_beams(run: Run, tmp_path: Path) -> None:
+    """One search among ordinary prompts; a temperature of its own it may not have."""
+    file = tmp_path / "p.jsonl"
+    lines = [{"prompt": "one"}, {"prompt": "two", "beam": 4, "samples": 2}, {"prompt": "three"}]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    code, out, _ = run("--prompts", file, "--check")
+    assert code == 0
+    assert re.search(r"^equal: 4/4$", out, re.M)
+    file.write_text(json.dumps({"prompt": "two", "beam": 4, "temperature": 0.5}))
+    code, _, err = run("--prompts", file)
+    assert code == 2
+    assert "temperature must be 0 with beams" in err
+    assert run("--prompts", file, "--beam", 2)[0] == 0
+
+
 def test_the_default_job(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The shipped model and prompts, with short outputs: requests wait, and paging pays."""
     file = tmp_path / "out.json"
@@ -195,6 +223,8 @@ def test_info(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
         (["--max-tokens", 1000], "exceeds the model's 512"),
         (["--max-tokens", 2**31 - 1], "exceeds the model's 512"),
         (["--samples", 0], "--samples: 0"),
+        (["--beam", 33], "request 1: beams 33 must be from samples, 1, to the batch, 32"),
+        (["--beam", 2, "--length-penalty", "nan"], "length_penalty nan must be a finite number"),
         (["--samples", 33], "request 1: samples 33 must be 1 to the batch, 32"),
         (["--temperature", -1], "temperature -1.0 must be"),
         (["--temperature", "nan"], "temperature nan must be"),

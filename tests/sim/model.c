@@ -331,18 +331,31 @@ uint32_t model_match(model* m, uint32_t seq, const uint32_t* tokens, uint32_t co
 /* ---- Reservation ----------------------------------------------------------------------------- */
 
 /* Will the last page be written though somebody else, or the index, has it too? */
-static bool tail_is_copied(const model* m, const model_seq* seq) {
+/* The block that the next token of a sequence goes to, if it is partly filled; else PKV_NO_BLOCK. */
+static uint32_t written_tail(const model* m, uint32_t index) {
+    if (!is_alive(m, index)) return PKV_NO_BLOCK;
+    const model_seq* seq = &m->seqs[index];
     const uint32_t used = seq->length + seq->reserved;
-    if (used % m->block_tokens == 0) return false;
-    const model_block* tail = &m->blocks[seq->blocks[used / m->block_tokens]];
-    return tail->holders > 1 || tail->indexed;
+    if (seq->residence != PKV_RESIDENT || used % m->block_tokens == 0) return PKV_NO_BLOCK;
+    return seq->blocks[used / m->block_tokens];
 }
 
-static uint64_t blocks_needed(const model* m, const model_entry* entry) {
+/* Entries before this one have left the block already; the last that names it keeps it. */
+static bool tail_is_copied(const model* m, const model_entry* entries, uint32_t index) {
+    const uint32_t block = written_tail(m, entries[index].seq);
+    if (block == PKV_NO_BLOCK) return false;
+    uint32_t left = 0;
+    for (uint32_t i = 0; i < index; i++)
+        left += written_tail(m, entries[i].seq) == block;
+    return m->blocks[block].indexed || m->blocks[block].holders > left + 1;
+}
+
+static uint64_t blocks_needed(const model* m, const model_entry* entries, uint32_t index) {
+    const model_entry* entry = &entries[index];
     const model_seq* seq = &m->seqs[entry->seq];
     if (seq->residence != PKV_RESIDENT) return 0; /* it is refused */
     const uint32_t pages = model_pages(m, seq->length + seq->reserved + entry->count);
-    return pages - seq_pages(m, seq) + tail_is_copied(m, seq);
+    return pages - seq_pages(m, seq) + tail_is_copied(m, entries, index);
 }
 
 static bool entry_is_too_long(const model* m, const model_entry* entry) {
@@ -370,7 +383,7 @@ static uint32_t sum_errors(const model* m, const model_entry* entries, uint32_t 
     for (uint32_t i = 0; i < count; i++) {
         tokens += entries[i].count;
         if (!is_alive(m, entries[i].seq) || entry_is_too_long(m, &entries[i])) continue;
-        blocks += blocks_needed(m, &entries[i]);
+        blocks += blocks_needed(m, entries, i);
     }
     if (tokens > m->config.plan_tokens_max) errors |= MODEL_BIT(PKV_ETOOBIG);
     if (blocks > m->config.blocks) return errors | MODEL_BIT(PKV_ETOOBIG);
@@ -403,7 +416,7 @@ model_verdict model_append_errors(const model* m, const model_entry* entry) {
 uint32_t model_evictions(const model* m, const model_entry* entries, uint32_t count) {
     uint64_t blocks = 0;
     for (uint32_t i = 0; i < count; i++)
-        blocks += blocks_needed(m, &entries[i]);
+        blocks += blocks_needed(m, entries, i);
     return blocks > m->blocks_free ? (uint32_t)(blocks - m->blocks_free) : 0;
 }
 
@@ -435,7 +448,7 @@ void model_reserve(model* m, const model_entry* entries, uint32_t count) {
     model_evict(m, model_evictions(m, entries, count));
     m->fresh_count = 0;
     for (uint32_t i = 0; i < count; i++)
-        m->scratch[i] = tail_is_copied(m, &m->seqs[entries[i].seq]);
+        m->scratch[i] = tail_is_copied(m, entries, i);
     for (uint32_t i = 0; i < count; i++) {
         model_seq* seq = &m->seqs[entries[i].seq];
         if (m->scratch[i]) copy_tail(m, seq);

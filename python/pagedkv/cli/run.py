@@ -25,6 +25,7 @@ from pagedkv.engine import (
     Difference,
     Engine,
     EngineError,
+    Hypothesis,
     Model,
     Progress,
     Request,
@@ -35,6 +36,7 @@ from pagedkv.engine import (
     default_dtype,
     first_difference,
     load_checkpoint,
+    search_again,
     summarise,
 )
 from pagedkv.engine.beam import EarlyStopping
@@ -261,10 +263,15 @@ def _check(job: _Job, completions: list[Completion], options: argparse.Namespace
     """Serve everything again, one by one and without pages; print and return the outcome."""
     number = {id(request): index for index, request in enumerate(job.requests)}
     found: list[Difference] = []
+    best: list[Hypothesis] | None = None
+    dtypes = _pair(options.kv_dtype)
     with ProgressBar("check", len(completions)) as bar:
         for index, done in enumerate(completions, 1):
             order = number[id(done.request)]
-            different = first_difference(job.reference, done, order, *_pair(options.kv_dtype))
+            if done.sample == 0:
+                beam = done.request.beam
+                best = search_again(job.reference, done.request, *dtypes) if beam else None
+            different = first_difference(job.reference, done, order, *dtypes, best)
             found += [different] if different else []
             bar.update(index, f"{len(found)} different")
     equal = len(completions) - len(found)

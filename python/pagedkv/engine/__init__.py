@@ -15,7 +15,7 @@ with cache_for(model.config, blocks=256) as cache:
 """
 
 from .beam import BeamParams, BeamSearch, Hypothesis
-from .check import Difference, first_difference
+from .check import Difference, first_difference, search_again
 from .checkpoint import Checkpoint, load_checkpoint
 from .config import ModelConfig
 from .contiguous import ContiguousCache, generate_alone, search_alone
@@ -63,6 +63,7 @@ __all__ = [
     "generate_alone",
     "load_checkpoint",
     "round_to",
+    "search_again",
     "search_alone",
     "summarise",
 ]

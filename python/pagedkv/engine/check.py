@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .beam import BeamParams
+from .beam import Hypothesis
 from .contiguous import generate_alone, search_alone
 from .model import Model
-from .request import Completion
+from .request import Completion, Request
 from .sampling import Sampler
 
 
@@ -48,15 +48,19 @@ def first_difference(
     request_number: int,
     dtype: str,
     v_dtype: str | None = None,
+    found: list[Hypothesis] | None = None,
 ) -> Difference | None:
     """Generate `completion` again by itself; None when every token is equal.
 
     request_number   the place of its request in the run: part of the sampler's seed
     dtype, v_dtype   the types K and V are rounded to; V as K by default
+    found            of a beam search: what `search_again` gave for its request, if that is known
     """
     request = completion.request
     if request.beam is not None:
-        return _difference_of_beams(model, completion, request.beam, dtype, v_dtype)
+        return _difference_of_beams(
+            completion, found or search_again(model, request, dtype, v_dtype)
+        )
     expected, logits = generate_alone(
         model,
         request.prompt,
@@ -76,20 +80,23 @@ def first_difference(
     return Difference(completion, index, expected[index:], actual[index:], pairs_shown)
 
 
-def _difference_of_beams(
-    model: Model, completion: Completion, params: BeamParams, dtype: str, v_dtype: str | None
-) -> Difference | None:
-    """The same for one result of a beam search."""
-    request = completion.request
-    found = search_alone(
+def search_again(
+    model: Model, request: Request, dtype: str, v_dtype: str | None = None
+) -> list[Hypothesis]:
+    """All that the beam search of `request` finds without pages, best first."""
+    assert request.beam is not None, "only for requests that ask for beams"
+    return search_alone(
         model,
         request.prompt,
         request.max_tokens,
-        params,
+        request.beam,
         model.config.stop_tokens,
         dtype,
         v_dtype,
     )
+
+
+def _difference_of_beams(completion: Completion, found: list[Hypothesis]) -> Difference | None:
     expected = found[completion.sample].tokens
     actual = [int(token) for token in completion.tokens]
     if actual == expected:

@@ -140,7 +140,12 @@ def search_alone(
         choices = search.step(np.stack(rows))
         if not choices:
             return search.hypotheses
-        caches = [caches[parent].copy() for parent, _ in choices]
+        parents = [parent for parent, _ in choices]
+        # The last that continues a parent takes its cache over, the others copy it.
+        caches = [
+            caches[parent].copy() if parent in parents[place:] else caches[parent]
+            for place, parent in enumerate(parents, 1)
+        ]
         feeds = [np.array([token], np.uint32) for _, token in choices]
 
 

