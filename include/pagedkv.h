@@ -55,7 +55,7 @@
  *             heavy calls (pkv_write, pkv_attend, pkv_seq_read, pkv_seq_write) work outside it and
  *             keep their plan or sequence busy meanwhile: calls that would change it give
  *             PKV_EBUSY. Reservations (pkv_plan_begin, pkv_seq_append) hold it while they copy or
- *             zero blocks. Writing one layer of one plan twice at once, or while it is attended to,
+ *             zero blocks, and pkv_plan_accept while it moves tokens. Writing one layer of one plan twice at once, or while it is attended to,
  *             is a race that the library does not see.
  *   Memory    Everything is allocated by pkv_cache_create. No later call uses the heap. The arena
  *             is address space: the system finds the pages when blocks are first written.
@@ -301,7 +301,8 @@ typedef struct pkv_stats {
     uint64_t transfers_cancelled;
     uint32_t host_blocks_total; /* of the host tier */
     uint32_t host_blocks_free;
-    uint32_t transfers; /* under way */
+    uint32_t transfers;       /* under way */
+    uint64_t tokens_rejected; /* computed, and then dropped by pkv_plan_accept */
 } pkv_stats;
 
 /* Copy the counters. stats->struct_size says how much of the struct the caller knows.
@@ -525,8 +526,9 @@ typedef struct pkv_plan_info {
     uint32_t table_stride;   /* elements between rows of block_table */
     const uint32_t* starts;  /* [entries + 1] first row of each entry; starts[entries] == tokens */
     const uint32_t* lengths; /* [entries] tokens of the sequence with the new ones */
-    const uint32_t* positions;   /* [tokens] position of each row in its sequence */
-    const uint32_t* slots;       /* [tokens] slot of each row in the group */
+    const uint32_t* positions;   /* [tokens] position of each row in its sequence; in a tree, one
+                                    behind that of its parent */
+    const uint32_t* slots;       /* [tokens] slot of each row in the group, in the order of rows */
     const uint32_t* block_table; /* [entries][table_stride] block of each page */
 } pkv_plan_info;
 
@@ -591,14 +593,63 @@ PKV_API int pkv_attend(pkv_cache* cache, pkv_plan plan, uint32_t layer,
 
 /* Make the new tokens part of their sequences, put full blocks into the prefix index, and drop the
  * blocks that fell behind the window. The plan handle dies.
- * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (a write or attend still runs, or a sequence is still
- *         arriving), and that of a sequence whose arrival has failed: abort the plan then. */
+ * Errors  PKV_EINVAL (also: an entry is a tree, see pkv_plan_accept), PKV_ESTALE, PKV_EBUSY (a write
+ *         or attend still runs, or a sequence is still arriving), and that of a sequence whose
+ *         arrival has failed: abort the plan then. */
 PKV_API int pkv_plan_commit(pkv_cache* cache, pkv_plan plan);
 
 /* Give up a plan: its new blocks are free again and its sequences are as long as before; a shared
  * last block that the plan copied stays copied. The handle dies.
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY. */
 PKV_API int pkv_plan_abort(pkv_cache* cache, pkv_plan plan);
+
+/* ---- Speculation -----------------------------------------------------------------------------
+ *
+ * Speculative decoding computes guesses at the next tokens in one step and keeps those that turn
+ * out right. A chain of guesses is an entry like any other; several continuations are a tree:
+ *
+ *     row       0   1   2   3   4
+ *     token     A   B   C   D   E               A - B - C
+ *     parent    -   0   1   0   3                \_ D - E
+ *
+ * A token of a tree stands one position behind its parent, and sees the committed tokens, its
+ * ancestors and itself; window and sinks go by position. Its output is that of the same tokens as a
+ * chain, but for rounding; a tree in which each token is the parent of the next one is a chain, to
+ * the last bit. Until a path is accepted, all tokens of a tree take slots: blocks, and room within
+ * sequence_tokens_max. */
+
+/* In place of a parent: the token follows the committed ones. */
+enum pkv_parent { PKV_NO_PARENT = 0x7fffffff };
+
+enum pkv_tree_limit { PKV_TREE_TOKENS_MAX = 256 };
+
+/* Open a plan as pkv_plan_begin does, in which entries can be trees.
+ * parents [count] for each entry NULL, when each of its tokens follows the one before, or for each
+ *         of its tokens the parent, which has a lower place in the entry, or PKV_NO_PARENT. Read
+ *         by this call only.
+ * Errors  as pkv_plan_begin; PKV_EINVAL also for a parent that does not come before its child,
+ *         PKV_ETOOBIG for a tree of more than PKV_TREE_TOKENS_MAX tokens, PKV_ENOTSUP for one on
+ *         "cuda". */
+PKV_API int pkv_plan_begin_trees(pkv_cache* cache, const pkv_entry* entries,
+                                 const uint32_t* const* parents, uint32_t count, pkv_plan* plan);
+
+/* What is accepted of one entry. */
+typedef struct pkv_path {
+    const uint32_t* rows; /* [count] places in the entry: the first one has no parent, every other
+                             one is a child of the one before. NULL: 0, 1, 2, ... */
+    uint32_t count;       /* 0: nothing, the sequence is as long as before */
+} pkv_path;
+
+/* Commit one path of each entry and drop its other tokens: they leave nothing behind, and their
+ * blocks are free at once. K and V of the path are moved to where its tokens now stand, as they are
+ * stored, in all layers; the first tokens of a chain need no move. The plan handle dies.
+ * paths   [count] one for each entry, in their order.
+ * Errors  PKV_EINVAL (also: another count than that of the entries, or a path that is none),
+ *         PKV_ESTALE, PKV_EBUSY and that of an arrival, as pkv_plan_commit; PKV_EIO, PKV_EDEVICE:
+ *         nothing was moved, and the plan is open as before. */
+PKV_API int pkv_plan_accept(pkv_cache* cache, pkv_plan plan, const pkv_path* paths, uint32_t count);
+
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 /* Read K and V of committed tokens [begin, end) of one layer back, in the plain order.
  * k       [end - begin][kv_heads][key_dim] or NULL

@@ -203,12 +203,16 @@ class Cache:
 
         entries  pairs (sequence, tokens): a chunk of a prompt, or the one token sampled last.
                  Tokens are a list or an integer array [count], count at least 1, or
-                 UnknownTokens(count). Each sequence once.
+                 UnknownTokens(count). Each sequence once. Or (sequence, tokens, parents): a tree of
+                 guesses at what comes next. parents [count] has for each token the place in the
+                 entry of the token that it follows, which comes before it, or -1; None: a chain.
+                 A tree has at most 256 tokens, and ends by Step.accept
         Returns  a Step, to be used in a `with` block: leaving commits, an exception aborts
 
         Raises OutOfBlocks (not now; cached blocks are evicted first, when that is enough), TooBig
         (can never fit, or more than step_sequences, step_tokens, sequence_tokens), InvalidArgument,
-        StaleHandle and Busy, which name the entry, OutOfLeaves, DeviceIOError, DeviceTimeout.
+        StaleHandle and Busy, which name the entry, OutOfLeaves, DeviceIOError, DeviceTimeout,
+        NotSupported (a tree on a GPU).
         """
         return Step(self, entries)
 

@@ -58,6 +58,7 @@ class Stats:
     transfers_failed, transfers_cancelled
     host_blocks_total, host_blocks_free     blocks of the host tier
     transfers               transfers under way
+    tokens_rejected         tokens computed, and then dropped by Step.accept
     """
 
     blocks_total: int
@@ -95,6 +96,7 @@ class Stats:
     host_blocks_total: int
     host_blocks_free: int
     transfers: int
+    tokens_rejected: int
 
 
 @dataclass(frozen=True)

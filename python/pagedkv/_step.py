@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Sequence as PySequence
 from contextlib import suppress
+from itertools import pairwise
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
@@ -14,6 +16,7 @@ from . import _arrays as arrays
 from ._ffi import check, ffi, lib
 from ._sequence import Sequence
 from ._tokens import TokenArray, Tokens, flatten
+from ._tree import Parents, Path, Paths, Trees
 from ._values import finite
 from .errors import Away, Busy, Error, InvalidArgument, StaleHandle, error
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Entries", "Step"]
 
-Entries: TypeAlias = Iterable[tuple[Sequence, Tokens]]
+Entries: TypeAlias = Iterable[tuple[Sequence, Tokens] | tuple[Sequence, Tokens, Parents]]
 Query = TypeVar("Query")
 Output = TypeVar("Output")
 
@@ -48,12 +51,15 @@ class Step:
                 out = step.attend(layer, q)
 
     Leaving the block commits. An exception aborts: the sequences are as long as before, with the
-    same content. Rows of all arrays are the new tokens in the order of the entries.
+    same content. Rows of all arrays are the new tokens in the order of the entries. A step with a
+    tree of tokens has to be ended by `accept`.
 
     tokens      rows: the new tokens of all entries
     """
 
-    __slots__ = ("__weakref__", "_cache", "_handle", "_info", "_sequences", "_table", "tokens")
+    __slots__ = (
+        "__weakref__", "_cache", "_handle", "_info", "_sequences", "_table", "_trees", "tokens",
+    )  # fmt: skip
 
     def __init__(self, cache: Cache, entries: Entries) -> None:
         """Not for callers: use Cache.step()."""
@@ -61,6 +67,7 @@ class Step:
         self._cache = cache
         self._info: _Info | None = None
         self._table: TokenArray | None = None
+        self._trees: Trees | None = None
         live = cache._live()
         pairs = entries if isinstance(entries, (list, tuple)) else list(entries)
         try:
@@ -68,6 +75,8 @@ class Step:
             ids = [sequence._id for sequence in sequences]
             foreign = [sequence for sequence in sequences if sequence._cache is not cache]
             flat, counts, addresses = flatten([pair[1] for pair in pairs])
+            if max(map(len, pairs), default=2) > 2:
+                self._trees = Trees(pairs, counts)
         except (AttributeError, IndexError, KeyError, TypeError) as reason:
             raise _explain_types(pairs) or reason from None
         if foreign:  # caches with the same seed cannot tell their handles apart
@@ -79,7 +88,11 @@ class Step:
         table["count"] = counts
         plan = ffi.new("pkv_plan*")
         pointer = ffi.from_buffer("pkv_entry[]", table)
-        status = lib.pkv_plan_begin(live, pointer, len(ids), plan)
+        if self._trees is None:
+            status = lib.pkv_plan_begin(live, pointer, len(ids), plan)
+        else:
+            trees = self._trees.pointer
+            status = lib.pkv_plan_begin_trees(live, pointer, trees, len(ids), plan)
         if status:
             raise _explain_status(status, sequences, counts)
         del flat  # the library has read it
@@ -205,7 +218,7 @@ class Step:
 
     @property
     def positions(self) -> TokenArray:
-        """uint32 [tokens]: absolute position of each row in its sequence."""
+        """uint32 [tokens]: absolute position of each row in its sequence; in a tree, by depth."""
         return self._plan_info().positions
 
     @property
@@ -239,8 +252,34 @@ class Step:
         return self._handle is _CLOSED
 
     def commit(self) -> None:
-        """Make the new tokens part of their sequences. Raises Busy while a write or attend runs."""
+        """Make the new tokens part of their sequences.
+
+        Raises Busy while a write or attend runs, InvalidArgument when there is a tree of tokens.
+        """
         self._end(lib.pkv_plan_commit, "Step.commit")
+
+    def accept(self, paths: PySequence[Path]) -> None:
+        """Commit one path of each sequence's new tokens and drop its other ones.
+
+        paths   one for each entry: the tokens to keep by their places in the entry, parents first;
+                a number n for the first n tokens; None for all of them
+
+        K and V of what is kept move to where they belong, as they are stored; blocks of what is
+        dropped are free at once, and nothing of it is cached. Raises InvalidArgument (what is no
+        path), Busy while a write or attend runs, DeviceIOError and DeviceFailed: nothing was moved
+        then, and the step is open as before.
+        """
+        if self.closed:
+            raise StaleHandle("Step.accept: the step has been committed or aborted")
+        starts = self.starts.tolist()
+        counts = [end - begin for begin, end in pairwise(starts)]
+        chosen = Paths(paths, counts)
+        live = self._cache._live()
+        status = lib.pkv_plan_accept(live, self._handle, chosen.pointer, len(counts))
+        if status == lib.PKV_EINVAL:
+            raise chosen.explain(self._trees)
+        check(status, "Step.accept")
+        self._close()
 
     def abort(self) -> None:
         """Give the step up: its sequences are as long as before, their content is the same.
@@ -262,7 +301,11 @@ class Step:
         if self.closed:
             return
         if kind is None:
-            self.commit()
+            try:
+                self.commit()
+            except InvalidArgument:  # no path of a tree was accepted
+                self.abort()
+                raise
         elif not self._cache.closed:
             self.abort()
 
@@ -279,7 +322,13 @@ class Step:
     def _end(self, function: Any, what: str) -> None:
         if self.closed:
             raise StaleHandle(f"{what}: the step has been committed or aborted")
-        check(function(self._cache._live(), self._handle), what)
+        status = function(self._cache._live(), self._handle)
+        if status == lib.PKV_EINVAL:
+            raise InvalidArgument(f"{what}: a sequence has a tree of tokens: accept a path of it")
+        check(status, what)
+        self._close()
+
+    def _close(self) -> None:
         self._handle = _CLOSED
         self._sequences = []
 
@@ -359,9 +408,9 @@ def _explain_attend(device: str) -> InvalidArgument:
 def _explain_types(pairs: Any) -> InvalidArgument | None:
     """The entry that is no (sequence, tokens) pair."""
     for i, pair in enumerate(pairs):
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        if not isinstance(pair, (tuple, list)) or len(pair) not in (2, 3):
             return InvalidArgument(f"entries[{i}]: expected (sequence, tokens), got {pair!r}")
-        sequence, tokens = pair
+        sequence, tokens = pair[:2]
         if not isinstance(sequence, Sequence):
             kind = type(sequence).__name__
             return InvalidArgument(f"entries[{i}]: expected a pagedkv.Sequence, got {kind}")

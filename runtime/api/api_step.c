@@ -10,7 +10,17 @@ int pkv_plan_begin(pkv_cache* cache, const pkv_entry* entries, uint32_t count, p
     if (entries == NULL) return PKV_EINVAL;
     if (plan == NULL) return PKV_EINVAL;
     pkvi_lock(cache);
-    return pkvi_unlock(cache, pkvi_plan_begin(cache, entries, count, plan));
+    return pkvi_unlock(cache, pkvi_plan_begin(cache, entries, NULL, count, plan));
+}
+
+int pkv_plan_begin_trees(pkv_cache* cache, const pkv_entry* entries, const uint32_t* const* parents,
+                         uint32_t count, pkv_plan* plan) {
+    if (cache == NULL) return PKV_EINVAL;
+    if (entries == NULL) return PKV_EINVAL;
+    if (parents == NULL) return PKV_EINVAL;
+    if (plan == NULL) return PKV_EINVAL;
+    pkvi_lock(cache);
+    return pkvi_unlock(cache, pkvi_plan_begin(cache, entries, parents, count, plan));
 }
 
 static int get_info(const pkv_cache* cache, pkv_plan handle, pkv_plan_info* info) {
@@ -38,6 +48,19 @@ int pkv_plan_commit(pkv_cache* cache, pkv_plan plan) {
     if (cache == NULL) return PKV_EINVAL;
     pkvi_lock(cache);
     return pkvi_unlock(cache, commit(cache, plan));
+}
+
+static int accept(pkv_cache* cache, pkv_plan handle, const pkv_path* paths, uint32_t count) {
+    struct pkvi_plan* plan;
+    PKVI_TRY(pkvi_plan_find(&cache->plans, handle, &plan));
+    return pkvi_plan_accept(cache, plan, paths, count);
+}
+
+int pkv_plan_accept(pkv_cache* cache, pkv_plan plan, const pkv_path* paths, uint32_t count) {
+    if (cache == NULL) return PKV_EINVAL;
+    if (paths == NULL) return PKV_EINVAL;
+    pkvi_lock(cache);
+    return pkvi_unlock(cache, accept(cache, plan, paths, count));
 }
 
 static int abort_plan(pkv_cache* cache, pkv_plan handle) {
@@ -113,6 +136,7 @@ static int attend_rows(pkv_cache* cache, const struct pkvi_plan* plan, uint64_t 
         .space = &cache->pool.space,
         .layer = layer,
         .entries = plan->entries,
+        .trees = plan->tree_count > 0 ? plan->trees : NULL,
         .starts = plan->starts,
         .lengths = plan->lengths,
         .block_table = plan->block_table,

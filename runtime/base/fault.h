@@ -29,6 +29,7 @@
     X(DEVICE_WRITE, "device.write", "K/V of new tokens are stored")                                \
     X(DEVICE_ATTEND, "device.attend", "attention is computed")                                     \
     X(DEVICE_READ, "device.read", "K/V are read back")                                             \
+    X(DEVICE_MOVE, "device.move", "K/V of an accepted path are moved")                             \
     X(DEVICE_HOST_ALLOC, "device.host.alloc", "host memory for the blocks of the host tier")       \
     X(DEVICE_TRANSFER_SUBMIT, "device.transfer.submit", "a swap is handed to the device")          \
     X(DEVICE_TRANSFER_DONE, "device.transfer.done", "a swap completes")                            \

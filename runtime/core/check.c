@@ -269,6 +269,20 @@ static const char* check_pool(pkv_cache* cache) {
 
 /* ---- Plans ----------------------------------------------------------------------------------- */
 
+static const char* check_positions(const struct pkvi_plan* plan, uint32_t index, uint32_t length) {
+    const uint32_t first = plan->starts[index];
+    const uint32_t* parents = plan->trees[index].parents;
+    for (uint32_t i = 0; first + i < plan->starts[index + 1]; i++) {
+        uint32_t parent = i > 0 ? i - 1 : (uint32_t)PKV_NO_PARENT;
+        if (parents != NULL) parent = parents[i];
+        EXPECT(parent == PKV_NO_PARENT || parent < i, "L3");
+        const uint32_t position =
+            parent == PKV_NO_PARENT ? length : plan->positions[first + parent] + 1;
+        EXPECT(plan->positions[first + i] == position, "L3");
+    }
+    return NULL;
+}
+
 static const char* check_row(const pkv_cache* cache, const struct pkvi_plan* plan, uint32_t index) {
     const struct pkvi_seq* seq;
     const int status = pkvi_seq_find(&cache->seqs, plan->seqs[index], (struct pkvi_seq**)&seq);
@@ -277,7 +291,7 @@ static const char* check_row(const pkv_cache* cache, const struct pkvi_plan* pla
     const uint32_t* row = plan->block_table + (size_t)index * cache->plans.table_stride;
     for (uint32_t page = 0; page < seq->table.pages; page++)
         EXPECT(row[page] == pkvi_table_get(&cache->leaves, &seq->table, page), "L2");
-    return NULL;
+    return check_positions(plan, index, seq->length);
 }
 
 static const char* check_plans(pkv_cache* cache) {

@@ -2,6 +2,7 @@
 #include "core/plan.h"
 
 #include "core/cache.h"
+#include "core/tree.h"
 #include <string.h>
 
 /* ---- Slots and handles ----------------------------------------------------------------------- */
@@ -15,6 +16,8 @@ static int open_arrays(struct pkvi_plan* plan, struct pkvi_mem* mem, const pkv_c
     PKVI_TRY(pkvi_mem_take(mem, seqs, sizeof *plan->lengths, (void**)&plan->lengths));
     PKVI_TRY(pkvi_mem_take(mem, tokens, sizeof *plan->positions, (void**)&plan->positions));
     PKVI_TRY(pkvi_mem_take(mem, tokens, sizeof *plan->slots, (void**)&plan->slots));
+    PKVI_TRY(pkvi_mem_take(mem, tokens, sizeof *plan->parents, (void**)&plan->parents));
+    PKVI_TRY(pkvi_mem_take(mem, seqs, sizeof *plan->trees, (void**)&plan->trees));
     PKVI_TRY(pkvi_mem_take(mem, seqs, sizeof *plan->rows, (void**)&plan->rows));
     return pkvi_mem_take(mem, seqs * stride, sizeof(uint32_t), (void**)&plan->block_table);
 }
@@ -39,6 +42,8 @@ void pkvi_plans_close(struct pkvi_plans* plans, struct pkvi_mem* mem) {
         struct pkvi_plan* plan = &plans->slots[i];
         pkvi_mem_give(mem, plan->block_table);
         pkvi_mem_give(mem, plan->rows);
+        pkvi_mem_give(mem, plan->trees);
+        pkvi_mem_give(mem, plan->parents);
         pkvi_mem_give(mem, plan->slots);
         pkvi_mem_give(mem, plan->positions);
         pkvi_mem_give(mem, plan->lengths);
@@ -108,6 +113,14 @@ static int admit_entries(pkv_cache* cache, const pkv_entry* entries, uint32_t co
     return tokens <= cache->config.plan_tokens_max ? PKV_OK : PKV_ETOOBIG;
 }
 
+static int admit_trees(const pkv_cache* cache, const pkv_entry* entries,
+                       const uint32_t* const* parents, uint32_t count) {
+    for (uint32_t i = 0; parents != NULL && i < count; i++)
+        if (parents[i] != NULL)
+            PKVI_TRY(pkvi_tree_admit(cache->device, parents[i], entries[i].count));
+    return PKV_OK;
+}
+
 static void fill_tokens(const pkv_cache* cache, struct pkvi_plan* plan,
                         const struct pkvi_seq* seq) {
     const uint32_t first = seq->length;
@@ -133,9 +146,11 @@ static void fill_row(pkv_cache* cache, struct pkvi_plan* plan, uint32_t index,
     cache->stats.table_rows_rewritten += !is_same;
 }
 
-static void fill_plan(pkv_cache* cache, struct pkvi_plan* plan, uint32_t count) {
+static void fill_plan(pkv_cache* cache, struct pkvi_plan* plan, const uint32_t* const* parents,
+                      uint32_t count) {
     plan->entries = count;
     plan->tokens = 0;
+    plan->tree_count = 0;
     plan->starts[0] = 0;
     for (uint32_t i = 0; i < count; i++) {
         struct pkvi_seq* seq = cache->scratch.items[i].seq;
@@ -144,12 +159,15 @@ static void fill_plan(pkv_cache* cache, struct pkvi_plan* plan, uint32_t count) 
         plan->lengths[i] = seq->length + seq->reserved;
         fill_tokens(cache, plan, seq);
         plan->starts[i + 1] = plan->tokens;
+        pkvi_tree_fill(plan, i, parents != NULL ? parents[i] : NULL, seq->length);
         fill_row(cache, plan, i, seq);
     }
 }
 
-int pkvi_plan_begin(pkv_cache* cache, const pkv_entry* entries, uint32_t count, pkv_plan* handle) {
+int pkvi_plan_begin(pkv_cache* cache, const pkv_entry* entries, const uint32_t* const* parents,
+                    uint32_t count, pkv_plan* handle) {
     PKVI_TRY(admit_entries(cache, entries, count));
+    PKVI_TRY(admit_trees(cache, entries, parents, count));
     if (cache->plans.free_head == PKVI_NONE) return PKV_EBUSY;
     PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_PLAN_BEGIN));
     PKVI_TRY(pkvi_reserve(cache, count));
@@ -157,7 +175,7 @@ int pkvi_plan_begin(pkv_cache* cache, const pkv_entry* entries, uint32_t count, 
     cache->plans.free_head = plan->next_free;
     cache->plans.open_count++;
     plan->open = true;
-    fill_plan(cache, plan, count);
+    fill_plan(cache, plan, parents, count);
     *handle = plan_handle(&cache->plans, plan);
     pkvi_trace_note(&cache->trace, "plan.begin", handle->id, plan->tokens);
     return PKV_OK;
@@ -198,15 +216,34 @@ static int check_arrivals(pkv_cache* cache, const struct pkvi_plan* plan) {
     return PKV_OK;
 }
 
-int pkvi_plan_commit(pkv_cache* cache, struct pkvi_plan* plan) {
-    if (plan->users > 0) return PKV_EBUSY;
-    PKVI_TRY(check_arrivals(cache, plan));
+static void commit_entries(pkv_cache* cache, struct pkvi_plan* plan) {
     for (uint32_t i = 0; i < plan->entries; i++)
         pkvi_seq_commit(cache, release_entry(cache, plan, i));
     cache->stats.plans_committed++;
     pkvi_trace_note(&cache->trace, "plan.commit", plan_handle(&cache->plans, plan).id,
                     plan->tokens);
     close_plan(cache, plan);
+}
+
+int pkvi_plan_commit(pkv_cache* cache, struct pkvi_plan* plan) {
+    if (plan->tree_count > 0) return PKV_EINVAL;
+    if (plan->users > 0) return PKV_EBUSY;
+    PKVI_TRY(check_arrivals(cache, plan));
+    commit_entries(cache, plan);
+    return PKV_OK;
+}
+
+int pkvi_plan_accept(pkv_cache* cache, struct pkvi_plan* plan, const pkv_path* paths,
+                     uint32_t count) {
+    if (count != plan->entries) return PKV_EINVAL;
+    for (uint32_t i = 0; i < count; i++)
+        PKVI_TRY(pkvi_tree_check_path(plan, i, &paths[i]));
+    if (plan->users > 0) return PKV_EBUSY;
+    PKVI_TRY(check_arrivals(cache, plan));
+    PKVI_TRY(pkvi_tree_move(cache, plan, paths));
+    for (uint32_t i = 0; i < count; i++)
+        pkvi_tree_prune(cache, entry_seq(cache, plan, i), &paths[i]);
+    commit_entries(cache, plan);
     return PKV_OK;
 }
 

@@ -17,13 +17,18 @@
 int pkvi_scratch_open(struct pkvi_scratch* scratch, struct pkvi_mem* mem,
                       const pkv_config* config) {
     const uint32_t items = config->plan_sequences_max;
+    const uint32_t tokens = config->plan_tokens_max;
     PKVI_TRY(pkvi_mem_take(mem, items, sizeof *scratch->items, (void**)&scratch->items));
     PKVI_TRY(pkvi_mem_take(mem, items, sizeof *scratch->tickets, (void**)&scratch->tickets));
+    PKVI_TRY(pkvi_mem_take(mem, tokens, sizeof *scratch->from, (void**)&scratch->from));
+    PKVI_TRY(pkvi_mem_take(mem, tokens, sizeof *scratch->to, (void**)&scratch->to));
     return pkvi_mem_take(mem, config->blocks, sizeof *scratch->blocks, (void**)&scratch->blocks);
 }
 
 void pkvi_scratch_close(struct pkvi_scratch* scratch, struct pkvi_mem* mem) {
     pkvi_mem_give(mem, scratch->blocks);
+    pkvi_mem_give(mem, scratch->to);
+    pkvi_mem_give(mem, scratch->from);
     pkvi_mem_give(mem, scratch->tickets);
     pkvi_mem_give(mem, scratch->items);
 }

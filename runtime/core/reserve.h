@@ -21,6 +21,8 @@ struct pkvi_scratch {
     struct pkvi_reservation* items; /* [plan_sequences_max] */
     uint32_t* blocks;               /* [blocks] */
     uint64_t* tickets;              /* [plan_sequences_max] */
+    uint32_t* from;                 /* [plan_tokens_max] slots of tokens that move */
+    uint32_t* to;                   /* [plan_tokens_max] */
     uint64_t serial;                /* of the last batch */
 };
 

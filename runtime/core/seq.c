@@ -223,6 +223,13 @@ void pkvi_seq_drop_reserved(pkv_cache* cache, struct pkvi_seq* seq) {
     cut_to(cache, seq, seq->length);
 }
 
+void pkvi_seq_keep_reserved(pkv_cache* cache, struct pkvi_seq* seq, uint32_t count) {
+    const uint32_t length = seq->length;
+    cut_to(cache, seq, length + count);
+    seq->length = length;
+    seq->reserved = count;
+}
+
 /* ---- Commit ---------------------------------------------------------------------------------- */
 
 /* Another sequence computed the same page first: use its block and give ours back. */

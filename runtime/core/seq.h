@@ -64,8 +64,9 @@ int pkvi_seq_free(pkv_cache* cache, struct pkvi_seq* seq);
 /* Make the reserved tokens part of the sequence: index full pages, roll off. Cannot fail. */
 void pkvi_seq_commit(pkv_cache* cache, struct pkvi_seq* seq);
 
-/* Give the reserved tokens up. Cannot fail. */
+/* Give the reserved tokens up, all of them or those behind the first `count`. Cannot fail. */
 void pkvi_seq_drop_reserved(pkv_cache* cache, struct pkvi_seq* seq);
+void pkvi_seq_keep_reserved(pkv_cache* cache, struct pkvi_seq* seq, uint32_t count);
 
 /* May a call change the sequence now? PKV_EBUSY while a plan, a reader or a transfer holds it, and
  * PKV_EAWAY. */

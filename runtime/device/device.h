@@ -95,6 +95,14 @@ struct pkvi_kv_job {
     uint64_t plan;         /* as in pkvi_attend_job */
 };
 
+/* An entry that is a token tree: rows stand in the table like those of a chain, but their positions
+ * are those given here, and of its own rows each one sees its ancestors and itself. */
+struct pkvi_tree {
+    const uint32_t* parents; /* [rows of the entry] a row before it in the entry, or PKV_NO_PARENT;
+                                  NULL: the entry is no tree */
+    const uint32_t* positions; /* [rows of the entry] */
+};
+
 /* `plan` is nonzero for jobs of a plan, and jobs with the same number have the same arrays of
  * indices (slots; starts, lengths, block_table) with the same content: a device may keep its own
  * copy of them from one layer to the next. The number never comes back with other content.
@@ -108,9 +116,10 @@ struct pkvi_attend_job {
     const struct pkvi_space* space;
     uint32_t layer;
     uint32_t entries;
-    const uint32_t* starts;      /* [entries + 1] */
-    const uint32_t* lengths;     /* [entries] */
-    const uint32_t* block_table; /* [entries][table_stride] */
+    const struct pkvi_tree* trees; /* [entries], or NULL: no entry is a tree */
+    const uint32_t* starts;        /* [entries + 1] */
+    const uint32_t* lengths;       /* [entries] */
+    const uint32_t* block_table;   /* [entries][table_stride] */
     uint32_t table_stride;
     uint32_t query_heads;
     float scale;   /* filled in */
@@ -120,6 +129,16 @@ struct pkvi_attend_job {
     float* lse;               /* [tokens][query_heads] or NULL */
     const float* sink_logits; /* [query_heads] or NULL */
     uint64_t plan;
+};
+
+/* Tokens whose K and V go to other slots, in all layers: from[i] to to[i], one after the other. What
+ * one move overwrites no later one reads. */
+struct pkvi_move_job {
+    const struct pkvi_layout* layout;
+    const struct pkvi_space* space;
+    uint32_t count;
+    const uint32_t* from; /* [count] */
+    const uint32_t* to;   /* [count] */
 };
 
 /* Blocks of the arena and blocks of the host tier that change places: blocks[i] of the space and
@@ -168,6 +187,9 @@ struct pkvi_device_ops {
     int (*write)(struct pkvi_device* device, const struct pkvi_kv_job* job);
     int (*read)(struct pkvi_device* device, const struct pkvi_kv_job* job);
     int (*attend)(struct pkvi_device* device, const struct pkvi_attend_job* job);
+    /* Move tokens, codes and scales as they are. On error nothing has moved. NULL where attend does
+     * not take trees: chains need no move. */
+    int (*move)(struct pkvi_device* device, const struct pkvi_move_job* job);
 
     /* Memory of the host tier, which transfers copy to and from: `bytes`, zeroed. */
     int (*alloc_host)(struct pkvi_device* device, uint64_t bytes, void** base);
@@ -248,5 +270,6 @@ int pkvi_cuda_open(const struct pkvi_device_config* config, struct pkvi_device**
 int pkvi_reference_attend(const struct pkvi_attend_job* job);
 int pkvi_reference_write(const struct pkvi_kv_job* job);
 int pkvi_reference_read(const struct pkvi_kv_job* job);
+void pkvi_reference_move(const struct pkvi_move_job* job);
 
 #endif

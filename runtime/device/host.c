@@ -218,6 +218,12 @@ static int host_attend(struct pkvi_device* device, const struct pkvi_attend_job*
     return pkvi_attender_run(host->attender, job);
 }
 
+static int host_move(struct pkvi_device* device, const struct pkvi_move_job* job) {
+    PKVI_TRY(pkvi_fault_check(host_of(device)->faults, PKVI_FAULT_DEVICE_MOVE));
+    pkvi_packed_move(job);
+    return PKV_OK;
+}
+
 /* ---- Open and close -------------------------------------------------------------------------- */
 
 static void host_close(struct pkvi_device* device) {
@@ -239,6 +245,7 @@ static const struct pkvi_device_ops host_ops = {
     .write = host_write,
     .read = host_read,
     .attend = host_attend,
+    .move = host_move,
     .alloc_host = host_alloc_host,
     .free_host = host_free,
     .transfer = host_transfer,

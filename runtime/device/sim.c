@@ -19,7 +19,7 @@
  *                        dup: the transfer is repeated; see below
  *                        corrupt(n): n random bits flip on the way; the device's checksum notices:
  *                        PKV_EIO
- *   device.zero, device.write, device.read, device.attend   return, delay
+ *   device.zero, device.write, device.read, device.attend, device.move   return, delay
  *   device.transfer.submit   return, delay
  *   device.transfer.done     visited by the first poll or wait: return, delay, drop, corrupt, as above
  *
@@ -436,6 +436,14 @@ static int sim_attend(struct pkvi_device* device, const struct pkvi_attend_job* 
     return pkvi_reference_attend(job);
 }
 
+static int sim_move(struct pkvi_device* device, const struct pkvi_move_job* job) {
+    struct sim* sim = sim_of(device);
+    PKVI_TRY(pkvi_fault_check(sim->faults, PKVI_FAULT_DEVICE_MOVE));
+    fence(sim);
+    pkvi_reference_move(job);
+    return PKV_OK;
+}
+
 /* ---- Open and close -------------------------------------------------------------------------- */
 
 static void close_parts(struct sim* sim) {
@@ -464,6 +472,7 @@ static const struct pkvi_device_ops sim_ops = {
     .write = sim_write,
     .read = sim_read,
     .attend = sim_attend,
+    .move = sim_move,
     .alloc_host = sim_alloc_host,
     .free_host = sim_free,
     .transfer = sim_transfer,

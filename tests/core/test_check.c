@@ -150,6 +150,18 @@ DAMAGE(transfer_count_high, cache->transfers.open_count++)
 DAMAGE(failed_without_arriving, w->seqs[PLANNED]->arrival = PKV_EIO)
 DAMAGE(row_not_of_the_table, w->plan->block_table[1] = w->plan->block_table[0])
 
+static void position_not_of_the_parent(struct world* w) {
+    w->plan->positions[3]++;
+}
+
+static void parent_behind_its_child(struct world* w) {
+    for (uint32_t i = 0; i < 20; i++)
+        w->plan->parents[i] = i - 1;
+    w->plan->parents[0] = PKV_NO_PARENT;
+    w->plan->parents[7] = 8;
+    w->plan->trees[0].parents = w->plan->parents;
+}
+
 static const struct {
     const char* name;
     void (*damage)(struct world* w);
@@ -204,6 +216,8 @@ static const struct {
     {"transfer_count_high", transfer_count_high, "H3"},
     {"failed_without_arriving", failed_without_arriving, "H3"},
     {"row_not_of_the_table", row_not_of_the_table, "L2"},
+    {"position_not_of_the_parent", position_not_of_the_parent, "L3"},
+    {"parent_behind_its_child", parent_behind_its_child, "L3"},
 };
 
 TEST(a_cache_in_full_use_is_in_order) {

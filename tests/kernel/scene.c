@@ -101,6 +101,28 @@ static void fill_queries(struct scene* scene) {
         scene->sink_logits[head] = 3.0F * value_at(shape, 4, 0, 0, head, 0);
 }
 
+/* ---- Trees ----------------------------------------------------------------------------------- */
+
+/* Any token before it can be a parent, most often the one just before. */
+static uint32_t draw_parent(const struct shape* shape, uint32_t who, uint32_t row) {
+    const uint64_t bits = mix(mix(shape->seed, 4ULL << 32 | who), row);
+    if (row == 0 || bits % 8 == 0) return PKV_NO_PARENT;
+    return bits % 8 < 5 ? row - 1 : (uint32_t)(bits >> 8) % row;
+}
+
+static void grow_tree(struct scene* scene, uint32_t e) {
+    const struct entry* entry = &scene->shape.entries[e];
+    uint32_t* const parents = scene->parents + scene->starts[e];
+    uint32_t* const positions = scene->positions + scene->starts[e];
+    if (mix(scene->shape.seed, 5ULL << 32 | entry->who) % 4 == 0) return;
+    for (uint32_t i = 0; i < entry->fresh; i++) {
+        parents[i] = draw_parent(&scene->shape, entry->who, i);
+        positions[i] =
+            parents[i] == PKV_NO_PARENT ? entry->length - entry->fresh : positions[parents[i]] + 1;
+    }
+    scene->trees[e] = (struct pkvi_tree){parents, positions};
+}
+
 /* ---- Blocks ---------------------------------------------------------------------------------- */
 
 bool scene_page_is_there(const struct shape* shape, uint32_t e, uint32_t page) {
@@ -275,6 +297,10 @@ struct scene* scene_open(const struct shape* shape, uint64_t placement, write_fu
     memset(scene->lse, 0xff, lse_bytes);
     scene->sink_logits = memory_take(shape->query_heads * sizeof(float));
     fill_queries(scene);
+    scene->parents = memory_take(tokens * sizeof *scene->parents);
+    scene->positions = memory_take(tokens * sizeof *scene->positions);
+    for (uint32_t e = 0; shape->trees && e < shape->entry_count; e++)
+        grow_tree(scene, e);
     return scene;
 }
 
@@ -286,6 +312,8 @@ void scene_close(struct scene* scene) {
     cells_close(&scene->out);
     memory_give(scene->lse);
     memory_give(scene->sink_logits);
+    memory_give(scene->positions);
+    memory_give(scene->parents);
     memory_give(scene->block_table);
     memory_give(scene);
 }
@@ -297,6 +325,7 @@ struct pkvi_attend_job scene_job(struct scene* scene) {
         .space = &scene->space,
         .layer = shape->group.layers - 1,
         .entries = shape->entry_count,
+        .trees = shape->trees ? scene->trees : NULL,
         .starts = scene->starts,
         .lengths = scene->lengths,
         .block_table = scene->block_table,

@@ -42,6 +42,7 @@ struct shape {
     bool head_major;       /* arrays [heads][rows][dim] */
     bool no_lse;
     bool has_sink_logits;
+    bool trees; /* the new tokens of most sequences are a token tree */
     uint32_t threads;
 };
 
@@ -65,6 +66,9 @@ struct scene {
     uint32_t* block_table;
     uint32_t starts[SCENE_ENTRIES_MAX + 1];
     uint32_t lengths[SCENE_ENTRIES_MAX];
+    struct pkvi_tree trees[SCENE_ENTRIES_MAX];
+    uint32_t* parents;   /* [tokens] */
+    uint32_t* positions; /* [tokens] */
     struct cells q;
     struct cells out;
     float* lse;         /* [tokens][query_heads] */

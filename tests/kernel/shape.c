@@ -118,7 +118,7 @@ const char* const shape_dtype_names[] = {"f32", "f16", "bf16", "i8", "e4m3", "e5
 void shape_print(const struct shape* shape) {
     const pkv_group_config* group = &shape->group;
     printf("  heads %u/%u dims %u/%u cache %s/%s block_tokens %u window %u sinks %u layers %u\n"
-           "  scale %g softcap %g spread %g arrays q %s out %s kv %s pad %u%s%s%s threads "
+           "  scale %g softcap %g spread %g arrays q %s out %s kv %s pad %u%s%s%s%s threads "
            "%u\n",
            shape->query_heads, group->kv_heads, group->key_dim, group->value_dim,
            shape_dtype_names[group->k_dtype], shape_dtype_names[group->v_dtype],
@@ -127,7 +127,7 @@ void shape_print(const struct shape* shape) {
            shape_dtype_names[shape->out_dtype], shape_dtype_names[shape->kv_dtype],
            shape->pad_elements, shape->head_major ? " head-major" : "",
            shape->no_lse ? " no lse" : "", shape->has_sink_logits ? " sink logits" : "",
-           shape->threads);
+           shape->trees ? " trees" : "", shape->threads);
     for (uint32_t e = 0; e < shape->entry_count; e++)
         printf("  entry %u: length %u, new %u\n", e, shape->entries[e].length,
                shape->entries[e].fresh);

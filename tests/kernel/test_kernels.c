@@ -3,6 +3,8 @@
  *
  *   test_kernels [--shapes N] [--seed S] [--isa LEVEL]
  *
+ * Every fourth shape has token trees among its sequences.
+ *
  * For each shape: the cache is written by the device and read back exactly; unnamed blocks are
  * untouched; attention is compared with the reference, which computes from the same stored values;
  * padding of arrays is untouched. One JSON line per level and cache type says how far off the worst
@@ -193,7 +195,8 @@ static uint32_t tallied_dtype(const struct shape* shape, const char* isa) {
 static int run(uint64_t shapes, uint64_t seed, const char* const* levels) {
     struct tally tallies[RIG_LEVELS_MAX][DTYPES] = {0};
     for (uint64_t i = 0; i < shapes; i++) {
-        const struct shape shape = shape_random(seed + i);
+        struct shape shape = shape_random(seed + i);
+        shape.trees = (seed + i) % 4 == 0;
         struct scene* reference = reference_of(&shape);
         for (int level = 0; levels[level] != NULL; level++) {
             struct difference difference;
@@ -274,6 +277,22 @@ static void plant_length(struct scene* scene, struct pkvi_attend_job* job) {
     scene->lengths[0]++;
 }
 
+/* The last token follows another one; it has still a parent before it. */
+static void plant_parent(struct scene* scene, struct pkvi_attend_job* job) {
+    const uint32_t last = job->starts[1] - 1;
+    scene->parents[last] = scene->parents[last] == 0 ? 1 : 0;
+}
+
+/* All positions of the tree are right but one: its window is. */
+static void plant_position(struct scene* scene, struct pkvi_attend_job* job) {
+    scene->positions[job->starts[1] - 1]++;
+}
+
+static const struct canary tree_canaries[] = {
+    {"another parent", plant_parent},
+    {"a position one too high", plant_position},
+};
+
 static const struct canary canaries[] = {
     {"scale 5 % off", plant_scale},
     {"window one short", plant_window},
@@ -309,8 +328,15 @@ static struct shape canary_shape(uint32_t dtype) {
     };
 }
 
-static bool canary_is_seen(const struct canary* canary, const char* isa, uint32_t dtype) {
-    const struct shape shape = canary_shape(dtype);
+/* The same with a tree of six tokens. */
+static struct shape canary_tree_shape(uint32_t dtype) {
+    struct shape shape = canary_shape(dtype);
+    shape.entries[0] = (struct entry){1, 44, 6};
+    shape.trees = true;
+    return shape;
+}
+
+static bool canary_is_seen(const struct canary* canary, struct shape shape, const char* isa) {
     struct rig rig;
     rig_open(&rig, &shape, isa, 1, no_hook);
     struct scene* reference = reference_of(&shape);
@@ -325,17 +351,28 @@ static bool canary_is_seen(const struct canary* canary, const char* isa, uint32_
     return seen;
 }
 
+static int count_unseen(const struct canary* planted, size_t count, struct shape shape,
+                        const char* isa) {
+    int failures = canary_is_seen(NULL, shape, isa); /* nothing planted */
+    for (size_t i = 0; i < count; i++) {
+        if (canary_is_seen(&planted[i], shape, isa)) continue;
+        printf("not seen: %s (%s, %s)\n", planted[i].name, isa,
+               shape_dtype_names[shape.group.k_dtype]);
+        failures++;
+    }
+    return failures;
+}
+
 static int run_canaries(const char* const* levels) {
     int failures = 0;
     for (int level = 0; levels[level] != NULL; level++)
         for (uint32_t dtype = 0; dtype < DTYPES; dtype++) {
-            failures += canary_is_seen(NULL, levels[level], dtype); /* nothing planted */
-            for (size_t i = 0; i < sizeof canaries / sizeof *canaries; i++) {
-                if (canary_is_seen(&canaries[i], levels[level], dtype)) continue;
-                printf("not seen: %s (%s, %s)\n", canaries[i].name, levels[level],
-                       shape_dtype_names[dtype]);
-                failures++;
-            }
+            const struct shape chain = canary_shape(dtype);
+            const struct shape tree = canary_tree_shape(dtype);
+            failures +=
+                count_unseen(canaries, sizeof canaries / sizeof *canaries, chain, levels[level]);
+            failures += count_unseen(tree_canaries, sizeof tree_canaries / sizeof *tree_canaries,
+                                     tree, levels[level]);
         }
     if (failures > 0) printf("canaries: %d failures\n", failures);
     return failures;

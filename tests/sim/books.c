@@ -90,11 +90,10 @@ static void check_row(sim* s, const pkv_plan_info* info, uint32_t index, uint32_
                      want);
     }
     for (uint32_t i = 0; i < sequence->reserved; i++) {
-        const uint32_t position = sequence->length + i;
-        const uint32_t offset = position % s->model.block_tokens;
-        const uint32_t slot =
-            table[position / s->model.block_tokens] * s->model.block_tokens + offset;
-        if (info->positions[first_row + i] != position)
+        const uint32_t place = sequence->length + i;
+        const uint32_t offset = place % s->model.block_tokens;
+        const uint32_t slot = table[place / s->model.block_tokens] * s->model.block_tokens + offset;
+        if (info->positions[first_row + i] != model_position(sequence, place))
             sim_fail(s, "plan: position %u in row %u", info->positions[first_row + i],
                      first_row + i);
         if (info->slots[first_row + i] != slot)
@@ -194,7 +193,10 @@ static int call_plan(sim* s, pkv_plan plan, uint32_t which) {
     const pkv_array array = {.data = s->k};
     const pkv_attention attention = {
         .q = array, .out = {.data = s->v}, .query_heads = s->config.groups[0].kv_heads};
+    const pkv_path path = {NULL, 1};
     switch (which) {
+    case 8:
+        return pkv_plan_accept(s->cache, plan, &path, 1);
     case 0:
         return pkv_plan_get_info(s->cache, plan, 0, &info);
     case 1:
@@ -213,7 +215,7 @@ static int call_plan(sim* s, pkv_plan plan, uint32_t which) {
 void sim_hostile(sim* s) {
     const bool as_plan = sim_percent(s, 35);
     const uint64_t id = forge(s, as_plan);
-    const uint32_t which = sim_below(s, as_plan ? 8 : 13);
+    const uint32_t which = sim_below(s, as_plan ? 9 : 13);
     const bool plans_are_full = !as_plan && which == 8 && s->model.plans == s->config.plans_max;
     const model_verdict verdict = {
         MODEL_BIT(PKV_ESTALE) | (plans_are_full ? MODEL_BIT(PKV_EBUSY) : 0), 0};

@@ -145,12 +145,6 @@ void sim_read_range(sim* s, uint32_t seq, uint32_t begin, uint32_t end) {
 
 /* ---- Attend ---------------------------------------------------------------------------------- */
 
-static bool is_visible(const pkv_group_config* group, uint32_t from, uint32_t to) {
-    if (to > from) return false;
-    if (group->window == 0 || to < group->sinks) return true;
-    return from - to < group->window;
-}
-
 /* The mean of one element over what is visible, and of the size of the rows it stands in. */
 typedef struct mean {
     uint32_t count; /* 0: some of it is not known */
@@ -164,7 +158,7 @@ static mean mean_of_visible(const sim* s, const model_seq* seq, uint32_t from, u
     const uint32_t dtype = s->config.groups[0].v_dtype;
     mean sum = {0, 0.0, 0.0};
     for (uint32_t to = 0; to <= from; to++) {
-        if (!is_visible(&s->config.groups[0], from, to)) continue;
+        if (!model_sees(&s->model, seq, from, to)) continue;
         if (seq->fills[to] == 0) return (mean){0, 0.0, 0.0};
         const uint32_t key = row_key(seq->fills[to], layer, head, true);
         sum.value += (double)row_element(dtype, key, d);

@@ -165,6 +165,10 @@ static void take_buffers(sim* s) {
     s->tokens = take(rows, sizeof *s->tokens);
     s->model_entries = take(seqs + 1, sizeof *s->model_entries);
     s->entries = take(seqs + 1, sizeof *s->entries);
+    s->parents = take(seqs + 1, sizeof *s->parents);
+    s->parent_rows = take(rows, sizeof *s->parent_rows);
+    s->paths = take(seqs + 1, sizeof *s->paths);
+    s->path_rows = take(rows, sizeof *s->path_rows);
     s->numbers = take(rows, sizeof *s->numbers);
     s->k = take(rows * row_elements, sizeof *s->k);
     s->v = take(rows * row_elements, sizeof *s->v);
@@ -176,20 +180,12 @@ static void give_buffers(sim* s) {
         free(s->plans[i].counts);
     }
     void* const buffers[] = {
-        s->docs,
-        s->doc_of,
-        s->handles,
-        s->plans,
-        s->real_tenant,
-        s->real_written,
-        s->real_mixed,
-        s->transfers,
-        s->model_of_real,
-        s->tokens,
-        s->model_entries,
-        s->entries,
-        s->numbers,
-        s->k,
+        s->docs,       s->doc_of,        s->handles,
+        s->plans,      s->real_tenant,   s->real_written,
+        s->real_mixed, s->transfers,     s->model_of_real,
+        s->tokens,     s->model_entries, s->entries,
+        s->parents,    s->parent_rows,   s->paths,
+        s->path_rows,  s->numbers,       s->k,
         s->v,
     };
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)

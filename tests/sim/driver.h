@@ -47,6 +47,7 @@ typedef struct sim_plan {
     uint32_t entries;
     uint32_t tokens;
     bool written;
+    bool has_trees;
     uint32_t* seqs;   /* [plan_sequences_max] */
     uint32_t* counts; /* [plan_sequences_max] */
 } sim_plan;
@@ -96,8 +97,12 @@ typedef struct sim {
     uint32_t* tokens;           /* [plan_tokens_max + slack] of the call being made */
     model_entry* model_entries; /* [plan_sequences_max + 1] */
     pkv_entry* entries;
-    uint32_t* numbers; /* room for blocks and slots */
-    float* k;          /* room for the rows of a plan or a sequence */
+    const uint32_t** parents; /* [plan_sequences_max + 1] of the entries; in parent_rows */
+    uint32_t* parent_rows;    /* [plan_tokens_max + slack] */
+    pkv_path* paths;          /* [plan_sequences_max + 1]; in path_rows */
+    uint32_t* path_rows;      /* [plan_tokens_max + slack] */
+    uint32_t* numbers;        /* room for blocks and slots */
+    float* k;                 /* room for the rows of a plan or a sequence */
     float* v;
 } sim;
 
@@ -131,6 +136,12 @@ pkv_seq sim_handle(const sim* s, uint32_t seq); /* a dead handle for MODEL_NONE 
 void sim_op(sim* s);
 void sim_end_plan(sim* s, sim_plan* plan, bool commit);
 void sim_free_seq(sim* s, uint32_t seq);
+
+/* trees.c: trees of guesses, and the ends of plans that keep a part. */
+bool sim_draw_trees(sim* s, uint32_t count, model_verdict* verdict);
+void sim_plant_trees(sim* s, sim_plan* plan);
+void sim_accept_plan(sim* s, sim_plan* plan);
+void sim_close_plan(sim* s, sim_plan* plan, bool commit);
 
 /* swaps.c: to the host tier and back. */
 void sim_op_swap_out(sim* s);

@@ -30,6 +30,7 @@ void model_open(model* m, const pkv_config* config) {
         m->seqs[i].tokens = take(tokens, sizeof(uint32_t));
         m->seqs[i].chains = take(tokens, sizeof(uint32_t));
         m->seqs[i].fills = take(tokens, sizeof(uint32_t));
+        m->seqs[i].parents = take(tokens, sizeof(uint32_t));
         m->seqs[i].blocks = take(model_pages(m, tokens), sizeof(uint32_t));
     }
     m->blocks = take(config->blocks, sizeof *m->blocks);
@@ -46,6 +47,7 @@ void model_close(model* m) {
         free(m->seqs[i].tokens);
         free(m->seqs[i].chains);
         free(m->seqs[i].fills);
+        free(m->seqs[i].parents);
         free(m->seqs[i].blocks);
     }
     for (uint32_t i = 0; i < m->config.blocks; i++) {
@@ -140,11 +142,14 @@ static void note_peak(model* m) {
 
 /* ---- Values ---------------------------------------------------------------------------------- */
 
-static uint32_t chain_of(const model_seq* seq, uint32_t position, uint64_t token) {
-    const uint64_t before = position > 0 ? seq->chains[position - 1] : 0;
+static uint32_t chain_behind(const model_seq* seq, uint64_t before, uint64_t token) {
     uint64_t x = seq->tenant * 0x9e3779b97f4a7c15 + before * 0xbf58476d1ce4e5b9 + token + 1;
     x = (x ^ x >> 31) * 0x94d049bb133111eb;
     return (uint32_t)(x >> 32);
+}
+
+static uint32_t chain_of(const model_seq* seq, uint32_t position, uint64_t token) {
+    return chain_behind(seq, position > 0 ? seq->chains[position - 1] : 0, token);
 }
 
 /* Never 0, and short enough to be exact in f32 with room for layer and head above. */
@@ -433,6 +438,7 @@ static void extend(model* m, model_seq* seq, const model_entry* entry) {
     for (uint32_t page = seq_pages(m, seq); page < model_pages(m, first + entry->count); page++)
         seq->blocks[page] = block_take(m, seq->tenant);
     seq->reserved += entry->count;
+    seq->is_tree = false;
     if (stay_known) seq->known = first + entry->count;
 }
 
@@ -455,6 +461,59 @@ void model_reserve(model* m, const model_entry* entries, uint32_t count) {
         extend(m, seq, &entries[i]);
     }
     note_peak(m);
+}
+
+/* ---- Trees ----------------------------------------------------------------------------------- */
+
+void model_grow_tree(model* m, uint32_t seq, const uint32_t* parents) {
+    model_seq* s = &m->seqs[seq];
+    const bool is_known = s->known == s->length + s->reserved;
+    s->is_tree = true;
+    for (uint32_t i = 0; i < s->reserved; i++) {
+        const uint32_t at = s->length + i;
+        uint32_t before = s->length > 0 ? s->chains[s->length - 1] : 0;
+        if (parents[i] != PKV_NO_PARENT) before = s->chains[s->length + parents[i]];
+        const uint64_t token = is_known ? s->tokens[at] : ++m->nonce << 32;
+        s->chains[at] = chain_behind(s, before, token);
+        s->parents[i] = parents[i];
+    }
+}
+
+void model_accept(model* m, uint32_t seq, const uint32_t* rows, uint32_t count) {
+    model_seq* s = &m->seqs[seq];
+    for (uint32_t i = 0; i < count; i++) {
+        s->tokens[s->length + i] = s->tokens[s->length + rows[i]];
+        s->chains[s->length + i] = s->chains[s->length + rows[i]];
+        s->fills[s->length + i] = s->fills[s->length + rows[i]];
+    }
+    for (uint32_t page = seq_pages(m, s); page-- > model_pages(m, s->length + count);)
+        block_release(m, s->blocks[page]);
+    m->counters.tokens_rejected += s->reserved - count;
+    s->reserved = count;
+    s->known = min_u32(s->known, s->length + count);
+    s->is_tree = false;
+}
+
+uint32_t model_position(const model_seq* seq, uint32_t place) {
+    if (!seq->is_tree || place < seq->length) return place;
+    uint32_t position = seq->length;
+    for (uint32_t i = place - seq->length; seq->parents[i] != PKV_NO_PARENT; i = seq->parents[i])
+        position++;
+    return position;
+}
+
+bool model_sees(const model* m, const model_seq* seq, uint32_t from, uint32_t to) {
+    const pkv_group_config* group = &m->config.groups[0];
+    const uint32_t position = model_position(seq, to);
+    if (to > from) return false;
+    if (seq->is_tree && to >= seq->length) {
+        uint32_t node = from - seq->length;
+        while (node != PKV_NO_PARENT && node != to - seq->length)
+            node = seq->parents[node];
+        if (node == PKV_NO_PARENT) return false;
+    }
+    if (group->window == 0 || position < group->sinks) return true;
+    return model_position(seq, from) - position < group->window;
 }
 
 /* ---- Write, commit, abort -------------------------------------------------------------------- */
@@ -661,6 +720,7 @@ const char* model_compare_stats(const model* m, const pkv_stats* stats, uint64_t
         {"rolled_blocks", m->counters.rolled_blocks, stats->rolled_blocks},
         {"host_blocks_free", m->host_free, stats->host_blocks_free},
         {"transfers", m->transfers, stats->transfers},
+        {"tokens_rejected", m->counters.tokens_rejected, stats->tokens_rejected},
         {"transfers_failed", m->counters.transfers_failed, stats->transfers_failed},
         {"transfers_cancelled", m->counters.transfers_cancelled, stats->transfers_cancelled},
         {"swap_out_bytes", m->counters.swap_out_bytes, stats->swap_out_bytes},

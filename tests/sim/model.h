@@ -49,11 +49,13 @@ typedef struct model_seq {
     uint64_t tenant;
     uint32_t length;
     uint32_t reserved;
-    uint32_t known;   /* leading tokens whose ids the library was told */
-    uint32_t* tokens; /* [sequence_tokens_max] */
-    uint32_t* chains; /* [sequence_tokens_max] */
-    uint32_t* fills;  /* [sequence_tokens_max] */
-    uint32_t* blocks; /* [pages] */
+    uint32_t known;    /* leading tokens whose ids the library was told */
+    uint32_t* tokens;  /* [sequence_tokens_max] */
+    uint32_t* chains;  /* [sequence_tokens_max] */
+    uint32_t* fills;   /* [sequence_tokens_max] */
+    uint32_t* blocks;  /* [pages] */
+    bool is_tree;      /* the reserved tokens are one, */
+    uint32_t* parents; /* [sequence_tokens_max] with these parents, by their places among them */
 } model_seq;
 
 /* What pkv_plan_begin and pkv_seq_append are asked, in the model's words. */
@@ -122,6 +124,15 @@ void model_free(model* m, uint32_t seq);
 model_verdict model_begin_errors(const model* m, const model_entry* entries, uint32_t count);
 model_verdict model_append_errors(const model* m, const model_entry* entry);
 void model_reserve(model* m, const model_entry* entries, uint32_t count);
+
+/* What has just been reserved is a tree. The reserved tokens become those of a path, all others
+ * go. */
+void model_grow_tree(model* m, uint32_t seq, const uint32_t* parents);
+void model_accept(model* m, uint32_t seq, const uint32_t* rows, uint32_t count);
+
+/* The position of the token at `place`, and whether the one at `from` sees the one at `to`. */
+uint32_t model_position(const model_seq* seq, uint32_t place);
+bool model_sees(const model* m, const model_seq* seq, uint32_t from, uint32_t to);
 
 /* The evictions that a reservation needs, which stay when the device fails after them. */
 uint32_t model_evictions(const model* m, const model_entry* entries, uint32_t count);

@@ -215,6 +215,7 @@ static void note_plan(sim* s, sim_plan* plan, pkv_plan handle, uint32_t count) {
     plan->entries = count;
     plan->tokens = 0;
     plan->written = false;
+    plan->has_trees = false;
     for (uint32_t i = 0; i < count; i++) {
         plan->seqs[i] = s->model_entries[i].seq;
         plan->counts[i] = s->model_entries[i].count;
@@ -228,10 +229,13 @@ static void note_plan(sim* s, sim_plan* plan, pkv_plan handle, uint32_t count) {
 static void op_begin(sim* s) {
     const uint32_t count = draw_entries(s);
     if (count == 0 && sim_percent(s, 90)) return;
-    const model_verdict verdict = model_begin_errors(&s->model, s->model_entries, count);
+    model_verdict verdict = model_begin_errors(&s->model, s->model_entries, count);
+    const bool has_trees = sim_draw_trees(s, count, &verdict);
     pkv_plan handle;
     sim_before(s, verdict);
-    const int status = pkv_plan_begin(s->cache, s->entries, count, &handle);
+    const int status = has_trees
+                           ? pkv_plan_begin_trees(s->cache, s->entries, s->parents, count, &handle)
+                           : pkv_plan_begin(s->cache, s->entries, count, &handle);
     if (!sim_judge(s, "plan.begin", verdict, status, count, s->entries[0].count)) {
         if (verdict.must == 0) adopt_evictions(s, count, status);
         return;
@@ -239,6 +243,7 @@ static void op_begin(sim* s) {
     model_reserve(&s->model, s->model_entries, count);
     sim_plan* plan = find_plan(s, false);
     note_plan(s, plan, handle, count);
+    if (has_trees) sim_plant_trees(s, plan);
     for (uint32_t i = 0; i < count; i++)
         sim_learn_blocks(s, plan->seqs[i]);
     sim_expect_scrubs(s);
@@ -306,13 +311,7 @@ static void op_attend(sim* s) {
     if (plan != NULL && plan->written) sim_attend_plan(s, plan);
 }
 
-void sim_end_plan(sim* s, sim_plan* plan, bool commit) {
-    const pkv_plan handle = plan->handle;
-    sim_before(s, nothing_fails);
-    const int status =
-        commit ? pkv_plan_commit(s->cache, handle) : pkv_plan_abort(s->cache, handle);
-    const char* what = commit ? "plan.commit" : "plan.abort";
-    if (!sim_judge(s, what, nothing_fails, status, plan->entries, plan->tokens)) return;
+void sim_close_plan(sim* s, sim_plan* plan, bool commit) {
     for (uint32_t i = 0; i < plan->entries; i++) {
         if (commit)
             model_commit(&s->model, plan->seqs[i]);
@@ -322,8 +321,22 @@ void sim_end_plan(sim* s, sim_plan* plan, bool commit) {
     s->model.counters.plans_committed += commit;
     s->model.counters.plans_aborted += !commit;
     s->model.plans--;
-    s->dead_plans[sim_below(s, SIM_DEAD)] = handle;
+    s->dead_plans[sim_below(s, SIM_DEAD)] = plan->handle;
     plan->handle.id = 0;
+}
+
+void sim_end_plan(sim* s, sim_plan* plan, bool commit) {
+    const pkv_plan handle = plan->handle;
+    if (commit && (plan->has_trees || sim_percent(s, 10))) {
+        sim_accept_plan(s, plan);
+        return;
+    }
+    sim_before(s, nothing_fails);
+    const int status =
+        commit ? pkv_plan_commit(s->cache, handle) : pkv_plan_abort(s->cache, handle);
+    const char* what = commit ? "plan.commit" : "plan.abort";
+    if (sim_judge(s, what, nothing_fails, status, plan->entries, plan->tokens))
+        sim_close_plan(s, plan, commit);
 }
 
 static void op_end(sim* s) {

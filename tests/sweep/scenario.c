@@ -224,6 +224,41 @@ static int read_b_again(scenario* s) {
     return status == PKV_OK ? read_first(s, B, 6 * s->quarter - 1) : status;
 }
 
+/* ---- B goes on with one of two guesses -------------------------------------------------------- */
+
+static int begin_tree_b(scenario* s) {
+    static const uint32_t fork[3] = {PKV_NO_PARENT, 0, 0};
+    const pkv_entry entry = {s->seqs[B], s->tokens + 34 * s->quarter, 3};
+    const uint32_t* const parents = fork;
+    pkv_plan plan;
+    const int status = pkv_plan_begin_trees(s->cache, &entry, &parents, 1, &plan);
+    if (status == PKV_OK) s->plan = plan;
+    return status;
+}
+
+static int write_tree_b(scenario* s) {
+    return write_plan(s, 3, 700);
+}
+
+/* The last row sees what was committed, its parent and itself. */
+static int attend_tree_b(scenario* s) {
+    const int status = attend(s);
+    const float want = logf((float)(9 * s->quarter + 2));
+    if (status == PKV_OK) expect(s, fabsf(s->lse[2] - want) <= 1e-5F);
+    return status;
+}
+
+static int accept_b(scenario* s) {
+    static const uint32_t second[2] = {0, 2};
+    const pkv_path path = {second, 2};
+    return pkv_plan_accept(s->cache, s->plan, &path, 1);
+}
+
+static int read_tree_b(scenario* s) {
+    const int status = read_one(s, B, 9 * s->quarter, 700);
+    return status == PKV_OK ? read_one(s, B, 9 * s->quarter + 1, 702) : status;
+}
+
 /* ---- C finds the prefix of A; a plan of it is given up --------------------------------------- */
 
 static int create_c(scenario* s) {
@@ -331,7 +366,8 @@ static int swap_out_b(scenario* s) {
 static int look_at_away_b(scenario* s) {
     pkv_seq_info info;
     const int status = pkv_seq_get_info(s->cache, s->seqs[B], &info);
-    if (status == PKV_OK) expect(s, info.length == 9 * s->quarter && info.residence == PKV_AWAY);
+    if (status == PKV_OK)
+        expect(s, info.length == 9 * s->quarter + 2 && info.residence == PKV_AWAY);
     return status;
 }
 
@@ -415,6 +451,11 @@ const scenario_step scenario_steps[] = {
     {"write b", write_b},
     {"commit b", commit_b},
     {"read b again", read_b_again},
+    {"begin tree b", begin_tree_b},
+    {"write tree b", write_tree_b},
+    {"attend tree b", attend_tree_b},
+    {"accept b", accept_b},
+    {"read tree b", read_tree_b},
     {"create c", create_c},
     {"match c", match_c},
     {"begin c", begin_c},

@@ -208,7 +208,7 @@ TEST(every_step_that_changes_something_changes_the_digest) {
     scenario_start(&s, cache, &scenario_kinds[0]);
     for (uint32_t i = 0; i < scenario_step_count; i++) {
         static const char* const verbs[] = {"create", "begin", "commit", "fork", "truncate",
-                                            "append", "abort", "free",   "swap"};
+                                            "append", "abort", "free",   "swap", "accept"};
         const pkv_report before = report_of(cache);
         ASSERT_OK(scenario_steps[i].run(&s));
         bool changes = false;

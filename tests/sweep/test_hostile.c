@@ -391,6 +391,44 @@ static int bad_begin(struct world* w) {
     }
 }
 
+static int bad_trees(struct world* w) {
+    pkv_plan plan;
+    const pkv_entry good = {w->seqs[EMPTY], tokens, 2};
+    const uint32_t wrong[2] = {below(w, 2) ? 0 : PKV_NO_PARENT, 1 + below(w, PKV_NO_PARENT - 1)};
+    const uint32_t* const parents[2] = {wrong, NULL};
+    const pkv_entry wide = {w->seqs[EMPTY], NULL, huge(w)};
+    const uint32_t* const none = NULL;
+    switch (below(w, 5)) {
+    case 0:
+        return pkv_plan_begin_trees(w->cache, &good, NULL, 1, &plan);
+    case 1:
+        return pkv_plan_begin_trees(below(w, 2) ? w->cache : NULL, NULL, parents, 1, &plan);
+    case 2:
+        return pkv_plan_begin_trees(w->cache, &good, parents, 1, NULL);
+    case 3:
+        return pkv_plan_begin_trees(w->cache, &wide, &none, 1, &plan);
+    default:
+        return pkv_plan_begin_trees(w->cache, &good, parents, 1, &plan);
+    }
+}
+
+static int bad_accept(struct world* w) {
+    const uint32_t rows[2] = {1 + below(w, UINT32_MAX - 1), below(w, 4)};
+    const pkv_path paths[3] = {{rows, 1 + below(w, 2)}, {NULL, huge(w)}, {NULL, 0}};
+    switch (below(w, 6)) {
+    case 0:
+        return pkv_plan_accept(NULL, w->plan, paths, 1);
+    case 1:
+        return pkv_plan_accept(w->cache, bad_plan(w), paths + 2, 1);
+    case 2:
+        return pkv_plan_accept(w->cache, w->plan, NULL, 1);
+    case 3:
+        return pkv_plan_accept(w->cache, w->plan, paths + 2, below(w, 2) ? 0 : huge(w));
+    default:
+        return pkv_plan_accept(w->cache, w->plan, paths + below(w, 2), 1);
+    }
+}
+
 static int bad_plan_info(struct world* w) {
     pkv_plan_info info;
     switch (below(w, 4)) {
@@ -608,7 +646,7 @@ static int (*const bad_calls[])(struct world* w) = {
     bad_create, bad_match,         bad_fork,      bad_truncate,  bad_free,       bad_info,
     bad_blocks, bad_append,        bad_seq_write, bad_commit,    bad_read,       bad_begin,
     bad_write,  bad_attend,        bad_end,       bad_plan_info, bad_cache_call, bad_specification,
-    bad_swap,   bad_transfer_call, away_call,
+    bad_swap,   bad_transfer_call, away_call,     bad_trees,     bad_accept,
 };
 
 /* ---- The test -------------------------------------------------------------------------------- */

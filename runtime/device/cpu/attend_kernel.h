@@ -11,7 +11,9 @@
  *         R2  a chunk of which a row sees nothing leaves its state as it was (but for the sign of
  *             zeros, which finish makes positive): it does not matter whether the row visits it
  *         R3  slots behind the last token that a row of the item may see can hold NaN: scores with
- *             them are replaced, and their values are not read */
+ *             them are replaced, and their values are not read
+ *         R4  rows of a token tree differ from others in their mask alone, and in chunks that reach
+ *             into the tree alone */
 #include "device/cpu/attend.h"
 #include "device/cpu/inner.h"
 
@@ -33,6 +35,7 @@ struct context {
     size_t state_floats;
     uint32_t group_heads;    /* query heads per KV head */
     uint32_t first_position; /* of the entry's first new token */
+    struct pkvi_tree tree;   /* of the entry; without parents: it is none */
     float score_factor;      /* from products to scores, whose exponential is a power of 2 */
     float weight_factor;     /* for types whose elements are too small: see operand.h */
     float out_factor;        /* and what is left of it in the output */
@@ -64,8 +67,14 @@ static bool is_precise(const struct context* context, uint32_t dtype) {
     return dtype == PKV_BF16 && context->job->q.dtype != PKV_BF16;
 }
 
+/* In a tree, the place in the page table: what the row sees does not lie behind it. */
 static uint32_t position_of(const struct context* context, uint32_t row) {
     return context->first_position + row / context->group_heads;
+}
+
+/* The lowest position of the rows from `row` on. */
+static uint32_t lowest_position(const struct context* context, uint32_t row) {
+    return context->tree.parents != NULL ? context->first_position : position_of(context, row);
 }
 
 /* ---- State of the online softmax ------------------------------------------------------------- */
@@ -146,10 +155,19 @@ static void merge_states(const struct context* context, float* sums, const float
 /* ---- Masks ----------------------------------------------------------------------------------- */
 
 /* Lanes of the WIDTH positions from `begin` on that a row at `position` sees. */
-static vi visible_lanes(const pkv_group_config* group, uint32_t begin, uint32_t position) {
+static vi positions_from(uint32_t begin) {
     vi positions = {0};
     for (int i = 0; i < WIDTH; i++)
         positions[i] = (int32_t)begin + i;
+    return positions;
+}
+
+static vi lanes_before(uint32_t begin, uint32_t position) {
+    return positions_from(begin) < (int32_t)position;
+}
+
+static vi visible_lanes(const pkv_group_config* group, uint32_t begin, uint32_t position) {
+    const vi positions = positions_from(begin);
     vi visible = positions <= (int32_t)position;
     if (group->window > 0) {
         const vi is_near = positions > (int32_t)position - (int32_t)group->window;
@@ -167,11 +185,48 @@ static void cap_scores(const struct rows* rows, float cap) {
     }
 }
 
+/* Lanes of tokens of the tree that are row `node` of it or its ancestors; those before `begin`, where
+ * the chunk begins, are in other chunks. */
+static void show_ancestors(const struct context* context, uint32_t begin, uint32_t node,
+                           vi visible[CHUNK_VECTORS]) {
+    const pkv_group_config* group = &context->job->layout->group;
+    const uint32_t* positions = context->tree.positions;
+    for (uint32_t i = node; i != PKV_NO_PARENT && context->first_position + i >= begin;
+         i = context->tree.parents[i]) {
+        const uint32_t lane = context->first_position + i - begin;
+        const bool is_near = positions[node] - positions[i] < group->window;
+        if (lane >= PKVI_CHUNK_TOKENS) continue;
+        if (group->window > 0 && !is_near && positions[i] >= group->sinks) continue;
+        visible[lane / WIDTH][lane % WIDTH] = -1;
+    }
+}
+
+static void mask_node(const struct context* context, const struct pkvi_chunk* chunk,
+                      const struct rows* rows, uint32_t r) {
+    const uint32_t node = (rows->first + r) / context->group_heads;
+    const int end = rows->tiles.end * TILE_VECTORS;
+    vi visible[CHUNK_VECTORS];
+    for (int i = rows->tiles.begin * TILE_VECTORS; i < end; i++) {
+        const uint32_t begin = chunk->begin + (uint32_t)i * WIDTH;
+        visible[i] =
+            visible_lanes(&context->job->layout->group, begin, context->tree.positions[node]) &
+            lanes_before(begin, context->first_position);
+    }
+    show_ancestors(context, chunk->begin, node, visible);
+    float* row = rows->scores + r * PKVI_CHUNK_TOKENS;
+    for (int i = rows->tiles.begin * TILE_VECTORS; i < end; i++)
+        v_store(row + i * WIDTH, v_select(visible[i], v_load(row + i * WIDTH), v_set(-INFINITY)));
+}
+
 static void mask_scores(const struct context* context, const struct pkvi_chunk* chunk,
                         const struct rows* rows) {
     const pkv_group_config* group = &context->job->layout->group;
     const int end = rows->tiles.end * PKVI_TILE_TOKENS;
     for (uint32_t r = 0; r < rows->count; r++) {
+        if (context->tree.parents != NULL) {
+            mask_node(context, chunk, rows, r);
+            continue;
+        }
         const uint32_t position = position_of(context, rows->first + r);
         float* row = rows->scores + r * PKVI_CHUNK_TOKENS;
         for (int i = rows->tiles.begin * PKVI_TILE_TOKENS; i < end; i += WIDTH) {
@@ -291,12 +346,13 @@ static void weigh_int16(const struct source* source, const struct sums* sums,
 static void soften_rows(const struct context* context, const struct pkvi_chunk* chunk,
                         const struct rows* rows) {
     const pkv_group_config* group = &context->job->layout->group;
-    const uint32_t low = position_of(context, rows->first);
+    const uint32_t low = lowest_position(context, rows->first);
     const uint32_t high = position_of(context, rows->first + rows->count - 1);
+    const uint32_t begin = chunk->begin + (uint32_t)rows->tiles.begin * PKVI_TILE_TOKENS;
+    const uint32_t end = chunk->begin + (uint32_t)rows->tiles.end * PKVI_TILE_TOKENS;
+    const bool has_nodes = context->tree.parents != NULL && end > context->first_position;
     if (context->job->softcap > 0.0F) cap_scores(rows, context->job->softcap);
-    if (!pkvi_sees_all(group, low, high,
-                       chunk->begin + (uint32_t)rows->tiles.begin * PKVI_TILE_TOKENS,
-                       chunk->begin + (uint32_t)rows->tiles.end * PKVI_TILE_TOKENS))
+    if (has_nodes || !pkvi_sees_all(group, low, high, begin, end))
         mask_scores(context, chunk, rows);
     update_states(context, rows);
 }
@@ -374,7 +430,7 @@ static struct rows rows_of(const struct context* context, const struct pkvi_chun
         .first = item->row + done,
         .count = next_rows(source, item->rows - done),
     };
-    rows.tiles = tiles_seen(context, chunk, position_of(context, rows.first),
+    rows.tiles = tiles_seen(context, chunk, lowest_position(context, rows.first),
                             position_of(context, rows.first + rows.count - 1));
     return rows;
 }
@@ -612,10 +668,11 @@ static struct context make_context(const struct pkvi_attend_job* job, const stru
         .unpacks = item->rows > ROWS_UNPACKED_MIN,
     };
     if (job->softcap == 0.0F) context.score_factor *= LOG2_E;
+    if (job->trees != NULL) context.tree = job->trees[item->entry];
     context.walk = (struct pkvi_walk){
         .job = job,
         .pages = job->block_table + (size_t)item->entry * job->table_stride,
-        .low = position_of(&context, item->row),
+        .low = lowest_position(&context, item->row),
         .high = position_of(&context, item->row + item->rows - 1),
         .kv_head = item->kv_head,
         .stage = workspace->stage,

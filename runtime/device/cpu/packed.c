@@ -1,5 +1,5 @@
-/* packed.c - writes K and V into the packed order, and reads them back. See packed.h for the order
- * and pack_kernel.h for how a row gets there.
+/* packed.c - writes K and V into the packed order, reads them back, and moves them there. See
+ * packed.h for the order and pack_kernel.h for how a row gets there.
  *
  * Large jobs are cut for the threads, between tiles: tokens of one tile can share a word. */
 #include "device/cpu/attend.h"
@@ -17,21 +17,25 @@ struct place {
     unsigned char* scales;
 };
 
-static struct place place_of(const struct pkvi_kv_job* job, uint32_t row, uint32_t head,
-                             bool is_value) {
-    const struct pkvi_layout* layout = job->layout;
+static struct place place_at(const struct pkvi_layout* layout, const struct pkvi_space* space,
+                             uint32_t layer, uint32_t slot, uint32_t head, bool is_value) {
     const pkv_group_config* group = &layout->group;
-    const uint32_t block = job->slots[row] / group->block_tokens;
-    unsigned char* data = pkvi_packed_head(layout, job->space, job->layer, block, head, is_value);
+    const uint32_t block = slot / group->block_tokens;
+    unsigned char* data = pkvi_packed_head(layout, space, layer, block, head, is_value);
     return (struct place){
         .group = group,
         .is_value = is_value,
         .dtype = is_value ? group->v_dtype : group->k_dtype,
         .dim = is_value ? group->value_dim : group->key_dim,
-        .token = job->slots[row] % group->block_tokens,
+        .token = slot % group->block_tokens,
         .data = data,
         .scales = data + (is_value ? layout->v_scale_offset : layout->k_scale_offset),
     };
+}
+
+static struct place place_of(const struct pkvi_kv_job* job, uint32_t row, uint32_t head,
+                             bool is_value) {
+    return place_at(job->layout, job->space, job->layer, job->slots[row], head, is_value);
 }
 
 static uint64_t element_index(const struct place* place, uint32_t d) {
@@ -85,6 +89,51 @@ void pkvi_packed_read(const struct pkvi_kv_job* job) {
             if (job->k.data != NULL) load(&k, &job->k, row, head);
             if (job->v.data != NULL) load(&v, &job->v, row, head);
         }
+}
+
+/* ---- Move ------------------------------------------------------------------------------------ */
+
+static void move_words(const struct place* to, const struct place* from) {
+    for (uint32_t d = 0; d < from->dim; d++) {
+        uint32_t shift;
+        uint32_t* word = word_of(to, d, &shift);
+        *word = (*word & ~(15U << shift)) | (uint32_t)get_code(from, d) << shift;
+    }
+    uint16_t* const to_scales = (uint16_t*)(void*)to->scales;
+    const uint16_t* const from_scales = (const uint16_t*)(const void*)from->scales;
+    for (uint32_t group = 0; group < pkvi_scale_groups(from->dim); group++) {
+        const uint64_t to_at = pkvi_packed_scale(to->dim, to->token, group);
+        const uint64_t from_at = pkvi_packed_scale(from->dim, from->token, group);
+        to_scales[to_at] = from_scales[from_at];
+        to_scales[to_at + PKVI_TILE_TOKENS] = from_scales[from_at + PKVI_TILE_TOKENS];
+    }
+}
+
+static void move_token(const struct place* to, const struct place* from) {
+    const size_t bytes = pkvi_dtype_bits(from->dtype) / 8;
+    if (from->dtype == PKV_I4) {
+        move_words(to, from);
+        return;
+    }
+    for (uint32_t d = 0; d < from->dim; d++)
+        memcpy(to->data + element_index(to, d) * bytes, from->data + element_index(from, d) * bytes,
+               bytes);
+    if (pkvi_dtype_is_scaled(from->dtype))
+        memcpy(to->scales + to->token * sizeof(float), from->scales + from->token * sizeof(float),
+               sizeof(float));
+}
+
+void pkvi_packed_move(const struct pkvi_move_job* job) {
+    const pkv_group_config* group = &job->layout->group;
+    for (uint32_t layer = 0; layer < group->layers; layer++)
+        for (uint32_t side = 0; side < 2 * group->kv_heads; side++)
+            for (uint32_t i = 0; i < job->count; i++) {
+                const struct place to =
+                    place_at(job->layout, job->space, layer, job->to[i], side / 2, side % 2 != 0);
+                const struct place from =
+                    place_at(job->layout, job->space, layer, job->from[i], side / 2, side % 2 != 0);
+                move_token(&to, &from);
+            }
 }
 
 /* ---- Write ----------------------------------------------------------------------------------- */

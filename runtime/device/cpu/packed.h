@@ -92,4 +92,7 @@ int pkvi_packed_write(const struct pkvi_kv_job* job, const struct pkvi_kernels* 
                       struct pkvi_threads* threads, uint32_t thread_count);
 void pkvi_packed_read(const struct pkvi_kv_job* job);
 
+/* Move tokens as they are stored. */
+void pkvi_packed_move(const struct pkvi_move_job* job);
+
 #endif

@@ -1,7 +1,8 @@
 /* reference.c - the specification: what write, read and attend mean, in the plainest terms.
  *
  * Attention is summed in double precision, one element at a time, in two passes over the scores; no
- * row knows of another. Every kernel is compared with this file, and the simulated device runs on
+ * row knows of another. In a token tree, a row that stands behind the query's place is one of its
+ * ancestors or is not seen. Every kernel is compared with this file, and the simulated device runs on
  * it. K and V of a head lie in the plain order [token][dim]; a packed device has its own write and
  * read, but stores the same codes and scales (quantise.h), so that attention over one cache is the
  * specification for attention over the other.
@@ -119,39 +120,74 @@ int pkvi_reference_read(const struct pkvi_kv_job* job) {
     return PKV_OK;
 }
 
+static void move_side(const struct pkvi_move_job* job, uint32_t layer, uint32_t head, uint32_t i,
+                      bool is_value) {
+    const struct pkvi_layout* layout = job->layout;
+    const struct stored to = stored_at(layout, job->space, layer, job->to[i], head, is_value);
+    const struct stored from = stored_at(layout, job->space, layer, job->from[i], head, is_value);
+    memcpy(to.data, from.data, (size_t)from.dim * pkvi_dtype_bits(from.dtype) / 8);
+    memcpy(to.scales, from.scales, pkvi_scale_bytes(from.dtype, from.dim));
+}
+
+void pkvi_reference_move(const struct pkvi_move_job* job) {
+    for (uint32_t i = 0; i < job->count; i++)
+        for (uint32_t layer = 0; layer < job->layout->group.layers; layer++)
+            for (uint32_t head = 0; head < job->layout->group.kv_heads; head++) {
+                move_side(job, layer, head, i, false);
+                move_side(job, layer, head, i, true);
+            }
+}
+
 /* ---- Attend ---------------------------------------------------------------------------------- */
 
 /* One query row of one head. */
 struct query {
     const struct pkvi_attend_job* job;
-    const uint32_t* pages; /* its row of the block table */
+    const uint32_t* pages;        /* its row of the block table */
+    const struct pkvi_tree* tree; /* of its entry, or NULL */
     uint32_t row;
     uint32_t head;
     uint32_t kv_head;
-    uint32_t position;
+    uint32_t first; /* place of the entry's first row in the table */
+    uint32_t place; /* and of the query's own: its position, but in a tree */
 };
 
-/* May the query see the token at `position`? Causal, window, sinks. */
-static bool is_visible(const struct query* query, uint32_t position) {
-    const pkv_group_config* group = &query->job->layout->group;
-    if (position > query->position) return false;
-    if (group->window == 0) return true;
-    if (position < group->sinks) return true;
-    return query->position - position < group->window;
+/* The position of the token at `place` in the table. */
+static uint32_t position_of(const struct query* query, uint32_t place) {
+    const bool is_node = query->tree != NULL && place >= query->first;
+    return is_node ? query->tree->positions[place - query->first] : place;
 }
 
-static struct stored cached(const struct query* query, uint32_t position, bool is_value) {
+/* Is the token at `place` the query's own or one that it follows? */
+static bool is_followed(const struct query* query, uint32_t place) {
+    if (query->tree == NULL || place < query->first) return place <= query->place;
+    uint32_t node = query->place - query->first;
+    while (node != PKV_NO_PARENT && node != place - query->first)
+        node = query->tree->parents[node];
+    return node != PKV_NO_PARENT;
+}
+
+/* May the query see the token at `place`? Causal, window, sinks. */
+static bool is_visible(const struct query* query, uint32_t place) {
+    const pkv_group_config* group = &query->job->layout->group;
+    const uint32_t position = position_of(query, place);
+    if (!is_followed(query, place)) return false;
+    if (group->window == 0) return true;
+    if (position < group->sinks) return true;
+    return position_of(query, query->place) - position < group->window;
+}
+
+static struct stored cached(const struct query* query, uint32_t place, bool is_value) {
     const struct pkvi_attend_job* job = query->job;
     const uint32_t block_tokens = job->layout->group.block_tokens;
-    const uint32_t slot =
-        query->pages[position / block_tokens] * block_tokens + position % block_tokens;
+    const uint32_t slot = query->pages[place / block_tokens] * block_tokens + place % block_tokens;
     return stored_at(job->layout, job->space, job->layer, slot, query->kv_head, is_value);
 }
 
-static double score(const struct query* query, uint32_t position) {
+static double score(const struct query* query, uint32_t place) {
     const struct pkvi_attend_job* job = query->job;
     const pkv_group_config* group = &job->layout->group;
-    const struct stored key = cached(query, position, false);
+    const struct stored key = cached(query, place, false);
     double sum = 0.0;
     for (uint32_t d = 0; d < group->key_dim; d++)
         sum += (double)pkvi_array_get(&job->q, query->row, query->head, d) * (double)get(&key, d);
@@ -164,14 +200,14 @@ static void attend_query(const struct query* query) {
     const struct pkvi_attend_job* job = query->job;
     const pkv_group_config* group = &job->layout->group;
     double highest = -INFINITY;
-    for (uint32_t p = 0; p <= query->position; p++)
+    for (uint32_t p = 0; p <= query->place; p++)
         if (is_visible(query, p)) highest = fmax(highest, score(query, p));
     const double sink =
         job->sink_logits != NULL ? (double)job->sink_logits[query->head] : -INFINITY;
     highest = fmax(highest, sink);
     double total = exp(sink - highest);
     double out[PKV_HEAD_DIM_MAX] = {0.0};
-    for (uint32_t p = 0; p <= query->position; p++) {
+    for (uint32_t p = 0; p <= query->place; p++) {
         if (!is_visible(query, p)) continue;
         const double weight = exp(score(query, p) - highest);
         const struct stored value = cached(query, p, true);
@@ -184,6 +220,11 @@ static void attend_query(const struct query* query) {
     if (job->lse != NULL)
         job->lse[(size_t)query->row * job->query_heads + query->head] =
             (float)(highest + log(total));
+}
+
+static const struct pkvi_tree* tree_of(const struct pkvi_attend_job* job, uint32_t entry) {
+    if (job->trees == NULL || job->trees[entry].parents == NULL) return NULL;
+    return &job->trees[entry];
 }
 
 static int check_queries(const struct pkvi_attend_job* job) {
@@ -200,16 +241,19 @@ int pkvi_reference_attend(const struct pkvi_attend_job* job) {
     const uint32_t heads_per_kv = job->query_heads / job->layout->group.kv_heads;
     PKVI_TRY(check_queries(job));
     for (uint32_t entry = 0; entry < job->entries; entry++) {
+        const uint32_t begin = job->starts[entry];
         const uint32_t end = job->starts[entry + 1];
-        for (uint32_t row = job->starts[entry]; row < end; row++)
+        for (uint32_t row = begin; row < end; row++)
             for (uint32_t head = 0; head < job->query_heads; head++) {
                 const struct query query = {
                     .job = job,
                     .pages = job->block_table + (size_t)entry * job->table_stride,
+                    .tree = tree_of(job, entry),
                     .row = row,
                     .head = head,
                     .kv_head = head / heads_per_kv,
-                    .position = job->lengths[entry] - end + row,
+                    .first = job->lengths[entry] - end + begin,
+                    .place = job->lengths[entry] - end + row,
                 };
                 attend_query(&query);
             }
