@@ -1,6 +1,6 @@
 /* prefix.c - a second request with the same beginning does not compute it again.
  *
- * Full blocks of committed tokens enter the prefix index. pkv_seq_match attaches those that begin a
+ * Blocks of committed tokens enter the prefix index. pkv_seq_match attaches those that begin a
  * new prompt, by comparing token ids, and says how many tokens need not be computed. Tenants never
  * see each other's. */
 #include "example.h"
@@ -30,7 +30,7 @@ int main(void) {
     printf("first request: %u of %d tokens reused\n", reused, PROMPT);
     EXPECT(reused == 0);
     OK(example_step(cache, seq, first, PROMPT, out));
-    OK(pkv_seq_free(cache, seq)); /* its full blocks stay cached */
+    OK(pkv_seq_free(cache, seq)); /* its blocks stay cached */
 
     reused = match(cache, 0, second, PROMPT, &seq);
     printf("second request, same beginning: %u of %d tokens reused\n", reused, PROMPT);

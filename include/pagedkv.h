@@ -379,9 +379,12 @@ typedef struct pkv_seq_info {
  * Errors  PKV_EINVAL, PKV_ENOSEQS. */
 PKV_API int pkv_seq_create(pkv_cache* cache, uint64_t tenant, pkv_seq* seq);
 
-/* Attach the longest cached prefix of `tokens` [count] to an empty sequence, in whole blocks.
- * Token ids are compared, one by one; only blocks that the same tenant committed are found. Pass
- * one token less than the prompt has when you need the logits of its last token.
+/* Attach the longest cached prefix of `tokens` [count] to an empty sequence. Token ids are compared,
+ * one by one; only blocks that the same tenant committed are found. Pass one token less than the
+ * prompt has when you need the logits of its last token.
+ * The prefix may end within a block, where a cached text and `tokens` part, or where one ended: such
+ * a block is shared like others, and copied when this sequence writes to it. For the end of the
+ * prefix the 16 newest blocks that come into question are looked at.
  * matched set to the tokens that need not be computed: the new length of the sequence.
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (not empty, or in a plan), PKV_EAWAY,
  *         PKV_ETOOBIG, PKV_ENOLEAVES. */
@@ -401,8 +404,9 @@ PKV_API int pkv_seq_fork(pkv_cache* cache, pkv_seq seq, pkv_seq* child);
  *         PKV_ENOLEAVES (only when config.table_leaves_max was set below the default). */
 PKV_API int pkv_seq_truncate(pkv_cache* cache, pkv_seq seq, uint32_t length);
 
-/* End a sequence, also one that is away. Its full committed blocks stay cached until they are
- * evicted; those of the host tier are free at once.
+/* End a sequence, also one that is away. Its committed blocks of known tokens stay cached until they
+ * are evicted, the last, partly filled one included, unless a cached block has all of its tokens;
+ * those of the host tier are free at once.
  * A zero handle is allowed and does nothing.
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan). */
 PKV_API int pkv_seq_free(pkv_cache* cache, pkv_seq seq);
@@ -533,7 +537,8 @@ typedef struct pkv_plan_info {
 } pkv_plan_info;
 
 /* Open a plan: reserve the blocks of every entry, all or nothing. Shared blocks that would be
- * written are copied first. When free blocks do not suffice, the least recently used cached ones
+ * written are copied first; one that a sequence shares with the prefix index alone leaves the index
+ * instead when it ends where the sequence goes on, or when there is no room for the copy. When free blocks do not suffice, the least recently used cached ones
  * are evicted, but only when that is enough.
  * Errors  PKV_EINVAL (also: count 0, a sequence named twice), PKV_ESTALE, PKV_EBUSY (a sequence
  *         with reserved tokens or in a plan, or plans_max plans are open), PKV_EAWAY, PKV_ETOOBIG
@@ -599,7 +604,7 @@ PKV_API int pkv_attend(pkv_cache* cache, pkv_plan plan, uint32_t layer,
 PKV_API int pkv_plan_commit(pkv_cache* cache, pkv_plan plan);
 
 /* Give up a plan: its new blocks are free again and its sequences are as long as before; a shared
- * last block that the plan copied stays copied. The handle dies.
+ * last block that the plan copied, or took out of the prefix index, stays so. The handle dies.
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY. */
 PKV_API int pkv_plan_abort(pkv_cache* cache, pkv_plan plan);
 

@@ -51,9 +51,10 @@ class Sequence:
     def match(self, tokens: Tokens) -> int:
         """Attach the longest cached prefix of `tokens` to this empty sequence; return its length.
 
-        Only whole blocks that the same tenant committed are found, by comparing ids one by one. The
-        result, a multiple of the block size, is the number of tokens that need not be computed.
-        Pass prompt[:-1] when you need the logits of the last token of a prompt.
+        Only what the same tenant committed is found, by comparing ids one by one. The result is
+        the number of tokens that need not be computed; it may end within a block, which is copied
+        before this sequence writes to it. Pass prompt[:-1] when you need the logits of the last
+        token of a prompt.
 
         tokens  [count] ids: a list, or an integer array
 

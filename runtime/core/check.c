@@ -145,7 +145,8 @@ static bool keys_are_equal(const pkv_cache* cache, uint32_t a, uint32_t b) {
     if (prefix->parent[a] != prefix->parent[b]) return false;
     if (prefix->parent_generation[a] != prefix->parent_generation[b]) return false;
     if (cache->pool.owner[a] != cache->pool.owner[b]) return false;
-    const size_t bytes = cache->pool.block_tokens * sizeof(uint32_t);
+    if (prefix->fill[a] != prefix->fill[b]) return false;
+    const size_t bytes = prefix->fill[a] * sizeof(uint32_t);
     return memcmp(pkvi_pool_tokens(&cache->pool, a), pkvi_pool_tokens(&cache->pool, b), bytes) == 0;
 }
 
@@ -155,6 +156,7 @@ static const char* check_chain(pkv_cache* cache, uint32_t bucket, uint32_t* node
         EXPECT(a < cache->pool.block_count, "X3");
         EXPECT(prefix->indexed[a], "X3");
         EXPECT(prefix->bucket[a] == bucket, "X3");
+        EXPECT(prefix->fill[a] > 0 && prefix->fill[a] <= cache->pool.block_tokens, "X3");
         EXPECT(pkvi_prefix_bucket(prefix, a) == bucket, "X3");
         EXPECT(++*nodes <= prefix->node_count, "X3");
         cache->checker.block_refs[a]++;
@@ -207,6 +209,7 @@ static const char* check_prefix(pkv_cache* cache) {
     for (uint32_t b = 0; b < cache->pool.block_count; b++)
         indexed += cache->prefix.indexed[b];
     EXPECT(indexed == nodes, "X3");
+    CHECK(pkvi_check_siblings(cache));
     return check_idle(cache);
 }
 
@@ -434,9 +437,11 @@ static uint64_t digest_prefix(const pkv_cache* cache, uint64_t digest) {
     for (uint32_t i = 0; i < PKVI_DOMAIN_LISTS; i++)
         for (uint32_t b = domain->lists[i].head; b != PKVI_NONE; b = prefix->candidates[b].next)
             digest = fold(digest, b);
-    for (uint32_t b = 0; b < cache->pool.block_count; b++)
-        if (prefix->indexed[b])
-            digest = fold(digest, (uint64_t)prefix->parent[b] << 32 | prefix->parent_generation[b]);
+    for (uint32_t b = 0; b < cache->pool.block_count; b++) {
+        if (!prefix->indexed[b]) continue;
+        digest = fold(digest, (uint64_t)prefix->parent[b] << 32 | prefix->parent_generation[b]);
+        digest = fold(digest, (uint64_t)prefix->sibling_next[b] << 32 | prefix->fill[b]);
+    }
     return digest;
 }
 

@@ -20,6 +20,9 @@ int pkvi_checker_open(struct pkvi_checker* checker, struct pkvi_mem* mem, uint32
                       uint32_t leaves, uint32_t extents, uint32_t host_blocks);
 void pkvi_checker_close(struct pkvi_checker* checker, struct pkvi_mem* mem);
 
+/* Parts of the recount that stand in files of their own: the invariant that is broken, or NULL. */
+const char* pkvi_check_siblings(const pkv_cache* cache); /* check_sibling.c */
+
 /* PKV_OK, or PKV_ECORRUPT with report->broken set. The digests are 0 then. */
 int pkvi_check(pkv_cache* cache, pkv_report* report);
 

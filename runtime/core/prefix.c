@@ -2,17 +2,18 @@
 #include "core/prefix.h"
 
 #include "base/limits.h"
+#include "core/sibling.h"
 #include <assert.h>
 #include <string.h>
 
 static uint32_t bucket_of(const struct pkvi_prefix* prefix, uint64_t tenant, uint32_t parent,
-                          uint32_t parent_generation, const uint32_t* tokens) {
+                          uint32_t parent_generation, const uint32_t* tokens, uint32_t count) {
     struct {
         uint64_t tenant;
         uint32_t parent, parent_generation;
         uint32_t tokens[PKV_BLOCK_TOKENS_MAX];
     } key;
-    const size_t token_bytes = prefix->pool->block_tokens * sizeof *tokens;
+    const size_t token_bytes = count * sizeof *tokens;
     key.tenant = tenant;
     key.parent = parent;
     key.parent_generation = parent_generation;
@@ -20,10 +21,6 @@ static uint32_t bucket_of(const struct pkvi_prefix* prefix, uint64_t tenant, uin
     const uint64_t hash =
         pkvi_hash(prefix->key, &key, offsetof(__typeof__(key), tokens) + token_bytes);
     return (uint32_t)hash & prefix->bucket_mask;
-}
-
-static uint32_t generation_of(const struct pkvi_prefix* prefix, uint32_t parent) {
-    return parent == PKVI_NONE ? 0 : prefix->generation[parent];
 }
 
 static uint32_t bucket_count_for(uint32_t blocks) {
@@ -42,23 +39,33 @@ int pkvi_prefix_open(struct pkvi_prefix* prefix, struct pkvi_pool* pool, struct 
         .key = key,
         .bucket_mask = buckets - 1,
     };
-    uint32_t** const arrays[] = {&prefix->chain, &prefix->bucket, &prefix->parent,
-                                 &prefix->parent_generation, &prefix->generation};
+    uint32_t** const arrays[] = {&prefix->chain,           &prefix->bucket,
+                                 &prefix->parent,          &prefix->parent_generation,
+                                 &prefix->generation,      &prefix->sibling_next,
+                                 &prefix->sibling_previous};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof(uint32_t), (void**)arrays[i]));
+    PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *prefix->fill, (void**)&prefix->fill));
     PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *prefix->indexed, (void**)&prefix->indexed));
     PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *prefix->candidates, (void**)&prefix->candidates));
     pkvi_domain_init(&prefix->domain, policy, prefix->candidates);
     PKVI_TRY(pkvi_mem_take(mem, buckets, sizeof(uint32_t), (void**)&prefix->buckets));
-    for (uint32_t i = 0; i < buckets; i++)
+    PKVI_TRY(pkvi_mem_take(mem, buckets, sizeof(uint32_t), (void**)&prefix->siblings));
+    for (uint32_t i = 0; i < buckets; i++) {
         prefix->buckets[i] = PKVI_NONE;
+        prefix->siblings[i] = PKVI_NONE;
+    }
     return PKV_OK;
 }
 
 void pkvi_prefix_close(struct pkvi_prefix* prefix, struct pkvi_mem* mem) {
+    pkvi_mem_give(mem, prefix->siblings);
     pkvi_mem_give(mem, prefix->buckets);
     pkvi_mem_give(mem, prefix->candidates);
     pkvi_mem_give(mem, prefix->indexed);
+    pkvi_mem_give(mem, prefix->fill);
+    pkvi_mem_give(mem, prefix->sibling_previous);
+    pkvi_mem_give(mem, prefix->sibling_next);
     pkvi_mem_give(mem, prefix->generation);
     pkvi_mem_give(mem, prefix->parent_generation);
     pkvi_mem_give(mem, prefix->parent);
@@ -67,33 +74,33 @@ void pkvi_prefix_close(struct pkvi_prefix* prefix, struct pkvi_mem* mem) {
 }
 
 static bool node_has_key(const struct pkvi_prefix* prefix, uint32_t node, uint64_t tenant,
-                         uint32_t parent, const uint32_t* tokens) {
-    if (prefix->parent[node] != parent) return false;
-    if (prefix->parent_generation[node] != generation_of(prefix, parent)) return false;
-    if (prefix->pool->owner[node] != tenant) return false;
-    const size_t bytes = prefix->pool->block_tokens * sizeof *tokens;
-    return memcmp(pkvi_pool_tokens(prefix->pool, node), tokens, bytes) == 0;
+                         uint32_t parent, const uint32_t* tokens, uint32_t count) {
+    if (!pkvi_prefix_is_child(prefix, node, tenant, parent)) return false;
+    if (prefix->fill[node] != count) return false;
+    return memcmp(pkvi_pool_tokens(prefix->pool, node), tokens, count * sizeof *tokens) == 0;
 }
 
 static uint32_t find_in(const struct pkvi_prefix* prefix, uint32_t bucket, uint64_t tenant,
-                        uint32_t parent, const uint32_t* tokens) {
+                        uint32_t parent, const uint32_t* tokens, uint32_t count) {
     uint32_t node = prefix->buckets[bucket];
-    while (node != PKVI_NONE && !node_has_key(prefix, node, tenant, parent, tokens))
+    while (node != PKVI_NONE && !node_has_key(prefix, node, tenant, parent, tokens, count))
         node = prefix->chain[node];
     return node;
 }
 
 uint32_t pkvi_prefix_find(const struct pkvi_prefix* prefix, uint64_t tenant, uint32_t parent,
                           const uint32_t* tokens) {
-    const uint32_t generation = generation_of(prefix, parent);
-    const uint32_t bucket = bucket_of(prefix, tenant, parent, generation, tokens);
-    return find_in(prefix, bucket, tenant, parent, tokens);
+    const uint32_t count = prefix->pool->block_tokens;
+    const uint32_t generation = pkvi_prefix_generation(prefix, parent);
+    const uint32_t bucket = bucket_of(prefix, tenant, parent, generation, tokens, count);
+    return find_in(prefix, bucket, tenant, parent, tokens, count);
 }
 
 /* By the node's own record, since its parent may have moved on. */
 uint32_t pkvi_prefix_bucket(const struct pkvi_prefix* prefix, uint32_t block) {
     return bucket_of(prefix, prefix->pool->owner[block], prefix->parent[block],
-                     prefix->parent_generation[block], pkvi_pool_tokens(prefix->pool, block));
+                     prefix->parent_generation[block], pkvi_pool_tokens(prefix->pool, block),
+                     prefix->fill[block]);
 }
 
 static struct pkvi_domain* domain_of(struct pkvi_prefix* prefix, uint32_t block) {
@@ -107,20 +114,22 @@ static bool is_idle(const struct pkvi_prefix* prefix, uint32_t block) {
 }
 
 uint32_t pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block, uint32_t parent,
-                            const struct pkvi_origin* origin) {
+                            uint32_t fill, const struct pkvi_origin* origin) {
     assert(!prefix->indexed[block]);
-    assert(parent == PKVI_NONE || prefix->indexed[parent]);
+    assert(parent == PKVI_NONE || pkvi_prefix_is_full(prefix, parent));
     const uint32_t* tokens = pkvi_pool_tokens(prefix->pool, block);
     const uint64_t tenant = prefix->pool->owner[block];
-    const uint32_t generation = generation_of(prefix, parent);
-    const uint32_t bucket = bucket_of(prefix, tenant, parent, generation, tokens);
-    const uint32_t equal = find_in(prefix, bucket, tenant, parent, tokens);
+    const uint32_t generation = pkvi_prefix_generation(prefix, parent);
+    const uint32_t bucket = bucket_of(prefix, tenant, parent, generation, tokens, fill);
+    const uint32_t equal = find_in(prefix, bucket, tenant, parent, tokens, fill);
     if (equal != PKVI_NONE) return equal;
     prefix->parent[block] = parent;
     prefix->parent_generation[block] = generation;
     prefix->bucket[block] = bucket;
     prefix->chain[block] = prefix->buckets[bucket];
     prefix->buckets[bucket] = block;
+    prefix->fill[block] = (uint16_t)fill;
+    pkvi_sibling_link(prefix, block);
     prefix->indexed[block] = 1;
     prefix->node_count++;
     pkvi_pool_ref(prefix->pool, block);
@@ -134,9 +143,16 @@ static void remove_node(struct pkvi_prefix* prefix, uint32_t node) {
     while (*link != node)
         link = &prefix->chain[*link];
     *link = prefix->chain[node];
+    pkvi_sibling_unlink(prefix, node);
     prefix->indexed[node] = 0;
     prefix->generation[node]++;
     prefix->node_count--;
+}
+
+void pkvi_prefix_forget(struct pkvi_prefix* prefix, uint32_t block) {
+    assert(prefix->pool->refs[block] > 1);
+    remove_node(prefix, block);
+    pkvi_pool_unref(prefix->pool, block);
 }
 
 /* ---- What the policy sees -------------------------------------------------------------------- */

@@ -1,7 +1,7 @@
 /* prefix.h - the prefix index: which block holds the K/V of these tokens after that prefix.
  *
- * A radix tree over blocks, kept without node objects: a full committed block is its own node, and
- * all that a node needs stands in arrays indexed by block number.
+ * A radix tree over blocks, kept without node objects: a committed block is its own node, and all
+ * that a node needs stands in arrays indexed by block number.
  *
  *   tenant 7 -> [The quick brown fox] -> [jumps over the lazy] -> ...
  *                 block 12, parent: root     block 31, parent: 12
@@ -12,6 +12,11 @@
  * moves on, which makes its children unreachable at once without visiting them. They go as they get
  * old.
  *
+ * Most nodes are full. The last, partly filled page of a sequence that has ended is a partial node;
+ * it has no children. A hit may end within a node of either kind: the sequence attaches the block
+ * with its length in the middle, and copies it before it writes (reserve.c). Which nodes share the
+ * beginning of a block is seen from their siblings (sibling.h).
+ *
  * Blocks that only the index names are idle, and a policy says which of them goes first when room
  * is needed (policy/policy.h). Sequences let go from their last page to their first, so that a
  * policy can let leaves go before their parents.
@@ -19,8 +24,9 @@
  * Holds   X1  a node's block has one reference from the index
  *         X2  idle, that is on a list of its domain  <=>  indexed and refs == 1
  *         X3  every node is on the chain of its hash bucket; no two nodes have equal keys
- *         X4  tokens of a node's block never change, since a block with a second holder is copied
- *             before it is written
+ *         X4  tokens of a node's block never change: before it is written it is copied, or leaves
+ *             the index
+ *         X5  every node is on the chain of its siblings
  * Not     A chain of hashes over the whole prefix (as vLLM has it) makes a collision a wrong
  *         answer. Reference counts of children would let eviction skip inner nodes; the order makes
  *         it needless.
@@ -42,6 +48,10 @@ struct pkvi_prefix {
     uint32_t* parent;            /* [block] parent's block, or PKVI_NONE: first page */
     uint32_t* parent_generation; /* [block] of the parent when the child was indexed */
     uint32_t* generation;        /* [block] counts how often it left the index */
+    uint32_t* siblings;          /* first node of each chain of siblings, by hash */
+    uint32_t* sibling_next;      /* [block] the next older one */
+    uint32_t* sibling_previous;  /* [block] */
+    uint16_t* fill;              /* [block] tokens of the node; block_tokens: it is full */
     uint8_t* indexed;            /* [block] 1: the block is a node */
     uint32_t node_count;
     struct pkvi_candidate* candidates; /* [block] */
@@ -56,10 +66,13 @@ void pkvi_prefix_close(struct pkvi_prefix* prefix, struct pkvi_mem* mem);
 uint32_t pkvi_prefix_find(const struct pkvi_prefix* prefix, uint64_t tenant, uint32_t parent,
                           const uint32_t* tokens);
 
-/* Make `block`, whose tokens and owner are set, a node, unless there is one with the same key.
- * Returns the node: `block`, or the older one. pre: the parent is indexed. */
+/* Make the first `fill` tokens of `block`, whose tokens and owner are set, a node, unless there is
+ * one with the same key. Returns the node: `block`, or the older one. pre: the parent is indexed. */
 uint32_t pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block, uint32_t parent,
-                            const struct pkvi_origin* origin);
+                            uint32_t fill, const struct pkvi_origin* origin);
+
+/* Node `block`, which somebody holds, leaves the index; the block stays with its holders. */
+void pkvi_prefix_forget(struct pkvi_prefix* prefix, uint32_t block);
 
 /* A table takes or drops a reference to `block`, a node or not. */
 void pkvi_prefix_ref(struct pkvi_prefix* prefix, uint32_t block);
@@ -70,6 +83,23 @@ void pkvi_prefix_use(struct pkvi_prefix* prefix, uint32_t block);
 
 /* The bucket that node `block` belongs into, by its own record. */
 uint32_t pkvi_prefix_bucket(const struct pkvi_prefix* prefix, uint32_t block);
+
+/* How often the block has left the index; of the root, never. */
+static inline uint32_t pkvi_prefix_generation(const struct pkvi_prefix* prefix, uint32_t parent) {
+    return parent == PKVI_NONE ? 0 : prefix->generation[parent];
+}
+
+static inline bool pkvi_prefix_is_full(const struct pkvi_prefix* prefix, uint32_t block) {
+    return prefix->indexed[block] && prefix->fill[block] == prefix->pool->block_tokens;
+}
+
+/* Does node `node` of `tenant` stand under `parent`, as that is now? */
+static inline bool pkvi_prefix_is_child(const struct pkvi_prefix* prefix, uint32_t node,
+                                        uint64_t tenant, uint32_t parent) {
+    if (prefix->parent[node] != parent) return false;
+    if (prefix->parent_generation[node] != pkvi_prefix_generation(prefix, parent)) return false;
+    return prefix->pool->owner[node] == tenant;
+}
 
 /* Idle blocks of all domains. */
 static inline uint32_t pkvi_prefix_idle_count(const struct pkvi_prefix* prefix) {

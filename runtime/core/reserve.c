@@ -7,7 +7,11 @@
  *   apply   put the blocks into the tables
  *
  * The blocks of a batch stand in scratch.blocks in a fixed order: for each item in turn the copy of
- * its tail, if any, and then its new pages. */
+ * its tail, if any, and then its new pages.
+ *
+ * A tail that only the index has too is not copied but taken out of the index when nothing is lost
+ * by that, since all that the node has is before the new tokens, or when there is no room for the
+ * copy. */
 #include "core/reserve.h"
 
 #include "core/cache.h"
@@ -73,32 +77,51 @@ static struct holders tail_holders(const pkv_cache* cache, uint32_t index) {
     return holders;
 }
 
-static void decide_tail(const pkv_cache* cache, uint32_t index, uint32_t used) {
+/* May the tail leave the index, so that the sequence has it alone? */
+static bool may_take_tail(const pkv_cache* cache, uint32_t block, uint32_t offset, bool is_scarce) {
+    if (!cache->prefix.indexed[block]) return false;
+    return is_scarce || cache->prefix.fill[block] <= offset;
+}
+
+static void decide_tail(const pkv_cache* cache, uint32_t index, uint32_t used, bool is_scarce) {
     struct pkvi_reservation* item = &cache->scratch.items[index];
     const struct pkvi_table* table = &item->seq->table;
+    const uint32_t offset = pkvi_pool_offset(&cache->pool, used);
     item->own_leaf = false;
     item->copy_tail = false;
+    item->take_tail = false;
     if (table->pages == 0) return;
     const struct holders holders = tail_holders(cache, index);
-    const bool is_partly_filled = pkvi_pool_offset(&cache->pool, used) != 0;
-    const bool is_shared = holders.tables > 1 || holders.refs > 1;
-    item->copy_tail = is_partly_filled && is_shared;
+    if (offset != 0) { /* the tail is partly filled */
+        const bool is_shared = holders.tables > 1 || holders.refs > 1;
+        const bool has_one_other = holders.tables == 1 && holders.refs == 2;
+        item->take_tail =
+            has_one_other && may_take_tail(cache, tail_block(cache, item), offset, is_scarce);
+        item->copy_tail = is_shared && !item->take_tail;
+    }
     const bool leaf_has_room = table->pages % PKVI_LEAF_PAGES != 0;
     const bool leaf_is_written = item->copy_tail || (item->new_pages > 0 && leaf_has_room);
     item->own_leaf = holders.tables > 1 && leaf_is_written;
 }
 
-static int decide_item(const pkv_cache* cache, uint32_t index, struct need* need) {
+static int decide_item(const pkv_cache* cache, uint32_t index, bool is_scarce, struct need* need) {
     struct pkvi_reservation* item = &cache->scratch.items[index];
     const struct pkvi_seq* seq = item->seq;
     const uint32_t used = seq->length + seq->reserved;
     if (item->count > cache->config.sequence_tokens_max - used) return PKV_ETOOBIG;
     const uint32_t pages = pkvi_pool_pages(&cache->pool, used + item->count);
     item->new_pages = pages - seq->table.pages;
-    decide_tail(cache, index, used);
+    decide_tail(cache, index, used, is_scarce);
     need->blocks += item->new_pages + item->copy_tail;
     need->leaves += pkvi_leaves_for(pages) - pkvi_leaves_for(seq->table.pages);
     need->leaves += item->own_leaf;
+    return PKV_OK;
+}
+
+static int decide_items(const pkv_cache* cache, uint32_t count, bool is_scarce, struct need* need) {
+    *need = (struct need){0, 0};
+    for (uint32_t i = 0; i < count; i++)
+        PKVI_TRY(decide_item(cache, i, is_scarce, need));
     return PKV_OK;
 }
 
@@ -236,6 +259,7 @@ static uint32_t apply_item(pkv_cache* cache, const struct pkvi_reservation* item
     uint32_t used = 0;
     if (item->own_leaf) pkvi_table_own(&cache->leaves, &seq->table, seq->table.pages - 1);
     if (item->copy_tail) replace_tail(cache, seq, blocks[used++]);
+    if (item->take_tail) pkvi_prefix_forget(&cache->prefix, tail_block(cache, item));
     for (uint32_t i = 0; i < item->new_pages; i++) {
         cache->pool.written[blocks[used]] = PKVI_BYTES_OWNED;
         pkvi_table_push(&cache->leaves, &seq->table, blocks[used++]);
@@ -246,9 +270,10 @@ static uint32_t apply_item(pkv_cache* cache, const struct pkvi_reservation* item
 }
 
 int pkvi_reserve(pkv_cache* cache, uint32_t count) {
-    struct need need = {0, 0};
-    for (uint32_t i = 0; i < count; i++)
-        PKVI_TRY(decide_item(cache, i, &need));
+    struct need need;
+    PKVI_TRY(decide_items(cache, count, false, &need));
+    const uint32_t room = cache->pool.free_count + pkvi_prefix_idle_count(&cache->prefix);
+    if (need.blocks > room) PKVI_TRY(decide_items(cache, count, true, &need));
     uint32_t evictions;
     PKVI_TRY(decide_evictions(cache, need.blocks, &evictions));
     PKVI_TRY(decide_leaves(cache, need.leaves));

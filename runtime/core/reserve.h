@@ -14,6 +14,7 @@ struct pkvi_reservation {
     uint32_t new_pages;
     bool own_leaf;  /* the last leaf is shared and will be written: own it first */
     bool copy_tail; /* the last page is partly filled and shared: copy its block first */
+    bool take_tail; /* it is shared with the index alone: take it out of there instead */
 };
 
 /* Room for one batch, taken at create. */

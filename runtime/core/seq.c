@@ -2,6 +2,7 @@
 #include "core/seq.h"
 
 #include "core/cache.h"
+#include "core/sibling.h"
 #include <assert.h>
 
 /* ---- Slots and handles ----------------------------------------------------------------------- */
@@ -123,6 +124,7 @@ int pkvi_seq_fork(pkv_cache* cache, const struct pkvi_seq* seq, pkv_seq* handle)
 int pkvi_seq_free(pkv_cache* cache, struct pkvi_seq* seq) {
     if (seq->residence != PKV_AWAY) PKVI_TRY(pkvi_seq_check_idle(seq));
     pkvi_trace_note(&cache->trace, "seq.free", pkvi_seq_handle(&cache->seqs, seq).id, seq->length);
+    if (seq->residence == PKV_RESIDENT) pkvi_seq_index_tail(cache, seq);
     pkvi_table_cut(&cache->leaves, &seq->table, 0);
     pkvi_tier_give(&cache->tier, seq->host_head);
     slot_give(&cache->seqs, seq);
@@ -145,6 +147,20 @@ static uint32_t walk_prefix(const pkv_cache* cache, uint64_t tenant, const uint3
     return pages;
 }
 
+/* Look for a hit in the middle of the page behind `pages` found ones; its block goes to `blocks`.
+ * Returns how many tokens it has. */
+static uint32_t find_tail(const pkv_cache* cache, uint64_t tenant, const uint32_t* tokens,
+                          uint32_t count, uint32_t pages, uint32_t* blocks) {
+    const uint32_t begin = pages * cache->pool.block_tokens;
+    const uint32_t piece = pkvi_pool_piece(&cache->pool, begin, count - begin);
+    const uint32_t parent = pages > 0 ? blocks[pages - 1] : PKVI_NONE;
+    uint32_t common;
+    if (cache->config.prefix_off || pages == cache->pool.block_count) return 0;
+    blocks[pages] =
+        pkvi_sibling_longest(&cache->prefix, tenant, parent, tokens + begin, piece, &common);
+    return common;
+}
+
 int pkvi_seq_match(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* tokens, uint32_t count,
                    uint32_t* matched) {
     PKVI_TRY(pkvi_seq_check_idle(seq));
@@ -156,14 +172,16 @@ int pkvi_seq_match(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* token
     if (cache->config.prefix_off) pages = 0;
     if (pages > cache->pool.block_count) pages = cache->pool.block_count;
     pages = walk_prefix(cache, seq->tenant, tokens, pages, blocks);
-    if (pkvi_leaves_for(pages) > cache->leaves.free_count) return PKV_ENOLEAVES;
+    const uint32_t tail = find_tail(cache, seq->tenant, tokens, count, pages, blocks);
+    const uint32_t attached = pages + (tail > 0);
+    if (pkvi_leaves_for(attached) > cache->leaves.free_count) return PKV_ENOLEAVES;
 
-    for (uint32_t page = 0; page < pages; page++) {
+    for (uint32_t page = 0; page < attached; page++) {
         pkvi_prefix_use(&cache->prefix, blocks[page]);
         pkvi_prefix_ref(&cache->prefix, blocks[page]);
         pkvi_table_push(&cache->leaves, &seq->table, blocks[page]);
     }
-    seq->length = pages * cache->pool.block_tokens;
+    seq->length = pages * cache->pool.block_tokens + tail;
     seq->known = seq->length;
     seq->matched = pages;
     cache->stats.prefix_query_tokens += count;
@@ -243,19 +261,25 @@ static void share_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page, ui
     cache->stats.prefix_duplicates++;
 }
 
-/* Put one full page into the index, of those before `end`. False when it cannot be: it or its
- * prefix is not there. */
+/* May a page enter the index? Only when it and the node of its prefix are there. */
+static bool is_indexable(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t page,
+                         uint32_t* block, uint32_t* parent) {
+    *block = pkvi_table_get(&cache->leaves, &seq->table, page);
+    *parent = PKVI_NONE;
+    if (*block == PKV_NO_BLOCK) return false;
+    if (page == 0) return true;
+    *parent = pkvi_table_get(&cache->leaves, &seq->table, page - 1);
+    return *parent != PKV_NO_BLOCK && pkvi_prefix_is_full(&cache->prefix, *parent);
+}
+
+/* Put one full page into the index, of those before `end`. False when it cannot be. */
 static bool index_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page, uint32_t end) {
-    uint32_t parent = PKVI_NONE;
-    if (page > 0) {
-        parent = pkvi_table_get(&cache->leaves, &seq->table, page - 1);
-        if (parent == PKV_NO_BLOCK) return false;
-        if (!cache->prefix.indexed[parent]) return false;
-    }
-    const uint32_t block = pkvi_table_get(&cache->leaves, &seq->table, page);
-    if (block == PKV_NO_BLOCK) return false;
+    uint32_t block;
+    uint32_t parent;
+    if (!is_indexable(cache, seq, page, &block, &parent)) return false;
     const struct pkvi_origin origin = {page, seq->matched, end - 1 - page};
-    const uint32_t node = pkvi_prefix_insert(&cache->prefix, block, parent, &origin);
+    const uint32_t node =
+        pkvi_prefix_insert(&cache->prefix, block, parent, cache->pool.block_tokens, &origin);
     if (node != block)
         share_page(cache, seq, page, node);
     else
@@ -275,6 +299,24 @@ static void index_new_pages(pkv_cache* cache, struct pkvi_seq* seq, uint32_t old
 
 void pkvi_seq_index(pkv_cache* cache, struct pkvi_seq* seq) {
     index_new_pages(cache, seq, 0);
+}
+
+void pkvi_seq_index_tail(pkv_cache* cache, struct pkvi_seq* seq) {
+    const uint32_t known = seq->known < seq->length ? seq->known : seq->length;
+    const uint32_t page = pkvi_pool_page(&cache->pool, known);
+    const uint32_t fill = pkvi_pool_offset(&cache->pool, known);
+    uint32_t block;
+    uint32_t parent;
+    uint32_t common;
+    if (cache->config.prefix_off || fill == 0) return;
+    if (!is_indexable(cache, seq, page, &block, &parent)) return;
+    if (cache->prefix.indexed[block]) return;
+    const uint32_t* tokens = pkvi_pool_tokens(&cache->pool, block);
+    pkvi_sibling_longest(&cache->prefix, seq->tenant, parent, tokens, fill, &common);
+    if (common == fill) return; /* found there, and maybe more */
+    const struct pkvi_origin origin = {page, seq->matched, 0};
+    const uint32_t node = pkvi_prefix_insert(&cache->prefix, block, parent, fill, &origin);
+    cache->stats.prefix_inserts += node == block;
 }
 
 /* Drop the blocks that no later token can see. Best effort where a leaf is shared and none is

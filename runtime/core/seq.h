@@ -78,6 +78,9 @@ int pkvi_seq_check_resident(const struct pkvi_seq* seq);
 /* Offer all full pages to the prefix index. pre: it is in no plan. Cannot fail. */
 void pkvi_seq_index(pkv_cache* cache, struct pkvi_seq* seq);
 
+/* Make the last, partly filled page a node of its own: the sequence is about to end. Cannot fail. */
+void pkvi_seq_index_tail(pkv_cache* cache, struct pkvi_seq* seq);
+
 /* The slots of `count` positions from `first` on, which have them. */
 void pkvi_seq_slots(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t first,
                     uint32_t count, uint32_t* slots);

@@ -9,6 +9,7 @@
 #include "unit.h"
 
 #include "core/cache.h"
+#include "core/sibling.h"
 
 /* Blocks of 1 MiB, so that an extent holds two of them (or one, with tiny limits). */
 enum { BLOCK_TOKENS = 16, BLOCKS = 16 };
@@ -128,6 +129,12 @@ DAMAGE(idle_list_ring, cache->prefix.candidates[idle_list(w)->tail].next = idle_
 DAMAGE(idle_list_back, cache->prefix.candidates[idle_list(w)->tail].previous = PKVI_NONE)
 DAMAGE(idle_list_short, idle_list(w)->count--)
 DAMAGE(idle_in_use, idle_list(w)->head = block_of(w, PARENT, 0))
+DAMAGE(
+    sibling_lost, cache->prefix.sibling_next[cache->prefix.siblings[pkvi_sibling_bucket(
+                      &cache->prefix, block_of(w, PARENT, 0))]] = PKVI_NONE;
+    cache->prefix.siblings[pkvi_sibling_bucket(&cache->prefix, block_of(w, PARENT, 0))] = PKVI_NONE)
+DAMAGE(sibling_back, cache->prefix.sibling_previous[block_of(w, PARENT, 0)] = 0)
+DAMAGE(node_without_tokens, cache->prefix.fill[block_of(w, PARENT, 1)] = 0)
 DAMAGE(node_count_low, cache->prefix.node_count--)
 DAMAGE(node_unmarked, cache->prefix.indexed[block_of(w, PARENT, 1)] = 0)
 DAMAGE(node_marked, cache->prefix.indexed[block_of(w, PARENT, 2)] = 1)
@@ -195,6 +202,9 @@ static const struct {
     {"idle_list_back", idle_list_back, "X2"},
     {"idle_list_short", idle_list_short, "X2"},
     {"idle_in_use", idle_in_use, "X2"},
+    {"sibling_lost", sibling_lost, "X5"},
+    {"sibling_back", sibling_back, "X5"},
+    {"node_without_tokens", node_without_tokens, "X3"},
     {"node_count_low", node_count_low, "X3"},
     {"node_unmarked", node_unmarked, "X3"},
     {"node_marked", node_marked, "X3"},

@@ -78,7 +78,6 @@ class Machine(RuleBasedStateMachine):
             self.fails(pagedkv.Busy, lambda: model.sequence.match(prompt))
             return
         reused = model.sequence.match(prompt)
-        assert reused % BLOCK == 0
         assert reused == 0 or (model.tenant, tuple(prompt[:reused])) in self.seen
         model.text = prompt[:reused]
         self.queried += len(prompt)
@@ -121,9 +120,8 @@ class Machine(RuleBasedStateMachine):
         self.committed += len(rows)
         for model, chunk in zip(models, chunks, strict=True):
             model.text = model.text + chunk
-            whole = len(model.text) // BLOCK * BLOCK
             self.seen |= {
-                (model.tenant, tuple(model.text[:n])) for n in range(BLOCK, whole + 1, BLOCK)
+                (model.tenant, tuple(model.text[:n])) for n in range(1, len(model.text) + 1)
             }
 
     @staticmethod

@@ -38,7 +38,7 @@ void model_open(model* m, const pkv_config* config) {
         m->blocks[i].tokens = take(m->block_tokens, sizeof(uint32_t));
         m->blocks[i].fills = take(m->block_tokens, sizeof(uint32_t));
     }
-    m->scratch = take(config->plan_sequences_max, sizeof(uint32_t));
+    m->tails = take(config->plan_sequences_max, sizeof *m->tails);
     m->fresh = take(config->blocks, sizeof(uint32_t));
 }
 
@@ -56,7 +56,7 @@ void model_close(model* m) {
     }
     free(m->seqs);
     free(m->blocks);
-    free(m->scratch);
+    free(m->tails);
     free(m->fresh);
 }
 
@@ -103,11 +103,16 @@ static void block_release(model* m, uint32_t i) {
     }
 }
 
-static void block_evict(model* m, uint32_t victim) {
-    m->blocks[victim].indexed = false;
+/* An index entry goes; those behind it are found no more. */
+static void index_remove(model* m, uint32_t entry) {
+    m->blocks[entry].indexed = false;
     for (uint32_t i = 0; i < m->config.blocks; i++)
-        if (m->blocks[i].indexed && m->blocks[i].parent == victim)
+        if (m->blocks[i].indexed && m->blocks[i].parent == entry)
             m->blocks[i].parent = MODEL_ORPHAN;
+}
+
+static void block_evict(model* m, uint32_t victim) {
+    index_remove(m, victim);
     m->blocks_cached--;
     m->blocks_free++;
     m->counters.evictions++;
@@ -125,15 +130,49 @@ void model_evict(model* m, uint32_t count) {
     }
 }
 
-/* The index entry of these tokens under `parent`, or MODEL_NONE. */
-static uint32_t index_find(const model* m, uint64_t tenant, uint32_t parent,
-                           const uint32_t* tokens) {
+/* The index entry of exactly these tokens under `parent`, or MODEL_NONE. */
+static uint32_t index_find(const model* m, uint64_t tenant, uint32_t parent, const uint32_t* tokens,
+                           uint32_t count) {
     for (uint32_t i = 0; i < m->config.blocks; i++) {
         const model_block* block = &m->blocks[i];
         if (!block->indexed || block->parent != parent || block->tenant != tenant) continue;
-        if (memcmp(block->tokens, tokens, m->block_tokens * sizeof *tokens) == 0) return i;
+        if (block->fill != count) continue;
+        if (memcmp(block->tokens, tokens, count * sizeof *tokens) == 0) return i;
     }
     return MODEL_NONE;
+}
+
+/* The newest entry under `parent` that begins with `token` and is older than `before`. */
+static uint32_t next_sibling(const model* m, uint64_t tenant, uint32_t parent, uint32_t token,
+                             uint64_t before) {
+    uint32_t newest = MODEL_NONE;
+    for (uint32_t i = 0; i < m->config.blocks; i++) {
+        const model_block* block = &m->blocks[i];
+        if (!block->indexed || block->parent != parent || block->tenant != tenant) continue;
+        if (block->tokens[0] != token || block->indexed_at >= before) continue;
+        if (newest == MODEL_NONE || block->indexed_at > m->blocks[newest].indexed_at) newest = i;
+    }
+    return newest;
+}
+
+/* The entry that shares most of the beginning of `tokens`, among the newest ones. */
+static uint32_t index_longest(const model* m, uint64_t tenant, uint32_t parent,
+                              const uint32_t* tokens, uint32_t count, uint32_t* common) {
+    uint32_t longest = MODEL_NONE;
+    uint64_t before = UINT64_MAX;
+    *common = 0;
+    for (uint32_t n = 0; n < MODEL_SIBLINGS && count > 0; n++) {
+        const uint32_t i = next_sibling(m, tenant, parent, tokens[0], before);
+        if (i == MODEL_NONE) break;
+        const model_block* block = &m->blocks[i];
+        uint32_t shared = 0;
+        while (shared < count && shared < block->fill && block->tokens[shared] == tokens[shared])
+            shared++;
+        if (shared > *common) longest = i;
+        if (shared > *common) *common = shared;
+        before = block->indexed_at;
+    }
+    return longest;
 }
 
 static void note_peak(model* m) {
@@ -263,12 +302,17 @@ static uint32_t kept_pages(const model* m, const model_seq* seq) {
     return count;
 }
 
+static void index_tail(model* m, model_seq* seq);
+
 void model_free(model* m, uint32_t seq) {
-    if (m->seqs[seq].residence == PKV_AWAY)
-        m->host_free += kept_pages(m, &m->seqs[seq]);
-    else
-        cut(m, &m->seqs[seq], 0);
-    m->seqs[seq].alive = false;
+    model_seq* s = &m->seqs[seq];
+    if (s->residence == PKV_AWAY) {
+        m->host_free += kept_pages(m, s);
+    } else {
+        index_tail(m, s);
+        cut(m, s, 0);
+    }
+    s->alive = false;
 }
 
 /* First position that a sequence of `length` tokens may not have lost. */
@@ -309,21 +353,32 @@ model_verdict model_match_errors(const model* m, uint32_t seq, uint32_t count) {
     return verdict;
 }
 
+/* Make the first `count` tokens of an index entry the next ones of a sequence. */
+static void attach(model* m, model_seq* s, uint32_t entry, uint32_t count) {
+    const model_block* block = &m->blocks[entry];
+    block_hold(m, entry);
+    s->blocks[s->length / m->block_tokens] = entry;
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t position = s->length + i;
+        s->tokens[position] = block->tokens[i];
+        s->chains[position] = chain_of(s, position, block->tokens[i]);
+        s->fills[position] = block->fills[i];
+    }
+    s->length += count;
+}
+
 uint32_t model_match(model* m, uint32_t seq, const uint32_t* tokens, uint32_t count) {
     model_seq* s = &m->seqs[seq];
     uint32_t parent = MODEL_NONE;
-    for (uint32_t page = 0; page < count / m->block_tokens; page++) {
-        const uint32_t begin = page * m->block_tokens;
-        const uint32_t found = index_find(m, s->tenant, parent, tokens + begin);
+    uint32_t common = m->block_tokens;
+    while (s->length < count && common == m->block_tokens && !m->config.prefix_off) {
+        const uint32_t* rest = tokens + s->length;
+        const uint32_t piece = min_u32(count - s->length, m->block_tokens);
+        uint32_t found = index_find(m, s->tenant, parent, rest, m->block_tokens);
+        if (piece < m->block_tokens || found == MODEL_NONE)
+            found = index_longest(m, s->tenant, parent, rest, piece, &common);
         if (found == MODEL_NONE) break;
-        block_hold(m, found);
-        s->blocks[page] = found;
-        for (uint32_t i = begin; i < begin + m->block_tokens; i++) {
-            s->tokens[i] = tokens[i];
-            s->chains[i] = chain_of(s, i, tokens[i]);
-            s->fills[i] = m->blocks[found].fills[i - begin];
-        }
-        s->length += m->block_tokens;
+        attach(m, s, found, common);
         parent = found;
     }
     s->known = s->length;
@@ -335,7 +390,6 @@ uint32_t model_match(model* m, uint32_t seq, const uint32_t* tokens, uint32_t co
 
 /* ---- Reservation ----------------------------------------------------------------------------- */
 
-/* Will the last page be written though somebody else, or the index, has it too? */
 /* The block that the next token of a sequence goes to, if it is partly filled; else PKV_NO_BLOCK. */
 static uint32_t written_tail(const model* m, uint32_t index) {
     if (!is_alive(m, index)) return PKV_NO_BLOCK;
@@ -345,22 +399,21 @@ static uint32_t written_tail(const model* m, uint32_t index) {
     return seq->blocks[used / m->block_tokens];
 }
 
-/* Entries before this one have left the block already; the last that names it keeps it. */
-static bool tail_is_copied(const model* m, const model_entry* entries, uint32_t index) {
+/* Entries before this one have left the block already; the last that names it keeps it, if it does
+ * not share it with the index, or may take it out of there. */
+static enum model_tail tail_of(const model* m, const model_entry* entries, uint32_t index,
+                               bool is_scarce) {
     const uint32_t block = written_tail(m, entries[index].seq);
-    if (block == PKV_NO_BLOCK) return false;
+    if (block == PKV_NO_BLOCK) return MODEL_TAIL_STAYS;
+    const model_seq* seq = &m->seqs[entries[index].seq];
     uint32_t left = 0;
     for (uint32_t i = 0; i < index; i++)
         left += written_tail(m, entries[i].seq) == block;
-    return m->blocks[block].indexed || m->blocks[block].holders > left + 1;
-}
-
-static uint64_t blocks_needed(const model* m, const model_entry* entries, uint32_t index) {
-    const model_entry* entry = &entries[index];
-    const model_seq* seq = &m->seqs[entry->seq];
-    if (seq->residence != PKV_RESIDENT) return 0; /* it is refused */
-    const uint32_t pages = model_pages(m, seq->length + seq->reserved + entry->count);
-    return pages - seq_pages(m, seq) + tail_is_copied(m, entries, index);
+    const model_block* tail = &m->blocks[block];
+    if (tail->holders > left + 1) return MODEL_TAIL_COPIED;
+    if (!tail->indexed) return MODEL_TAIL_STAYS;
+    const uint32_t offset = (seq->length + seq->reserved) % m->block_tokens;
+    return is_scarce || tail->fill <= offset ? MODEL_TAIL_TAKEN : MODEL_TAIL_COPIED;
 }
 
 static bool entry_is_too_long(const model* m, const model_entry* entry) {
@@ -380,16 +433,41 @@ static uint32_t entry_errors(const model* m, const model_entry* entry, bool is_p
     return errors;
 }
 
+static uint64_t blocks_of_entry(const model* m, const model_entry* entries, uint32_t index,
+                                bool is_scarce) {
+    const model_entry* entry = &entries[index];
+    if (!is_alive(m, entry->seq) || entry_is_too_long(m, entry)) return 0; /* it is refused */
+    const model_seq* seq = &m->seqs[entry->seq];
+    if (seq->residence != PKV_RESIDENT) return 0;
+    const uint32_t pages = model_pages(m, seq->length + seq->reserved + entry->count);
+    const bool is_copied = tail_of(m, entries, index, is_scarce) == MODEL_TAIL_COPIED;
+    return pages - seq_pages(m, seq) + is_copied;
+}
+
+static uint64_t sum_blocks(const model* m, const model_entry* entries, uint32_t count,
+                           bool is_scarce) {
+    uint64_t blocks = 0;
+    for (uint32_t i = 0; i < count; i++)
+        blocks += blocks_of_entry(m, entries, i, is_scarce);
+    return blocks;
+}
+
+/* Is there no room for the copies that would be made with more of it? */
+static bool is_scarce(const model* m, const model_entry* entries, uint32_t count) {
+    return sum_blocks(m, entries, count, false) > m->blocks_free + m->blocks_cached;
+}
+
+static uint64_t blocks_needed(const model* m, const model_entry* entries, uint32_t count) {
+    return sum_blocks(m, entries, count, is_scarce(m, entries, count));
+}
+
 /* Errors of all entries together; those that cannot be counted have said so themselves. */
 static uint32_t sum_errors(const model* m, const model_entry* entries, uint32_t count) {
     uint32_t errors = 0;
     uint64_t tokens = 0;
-    uint64_t blocks = 0;
-    for (uint32_t i = 0; i < count; i++) {
+    const uint64_t blocks = blocks_needed(m, entries, count);
+    for (uint32_t i = 0; i < count; i++)
         tokens += entries[i].count;
-        if (!is_alive(m, entries[i].seq) || entry_is_too_long(m, &entries[i])) continue;
-        blocks += blocks_needed(m, entries, i);
-    }
     if (tokens > m->config.plan_tokens_max) errors |= MODEL_BIT(PKV_ETOOBIG);
     if (blocks > m->config.blocks) return errors | MODEL_BIT(PKV_ETOOBIG);
     if (blocks > m->blocks_free + m->blocks_cached) errors |= MODEL_BIT(PKV_ENOBLOCKS);
@@ -419,9 +497,7 @@ model_verdict model_append_errors(const model* m, const model_entry* entry) {
 }
 
 uint32_t model_evictions(const model* m, const model_entry* entries, uint32_t count) {
-    uint64_t blocks = 0;
-    for (uint32_t i = 0; i < count; i++)
-        blocks += blocks_needed(m, entries, i);
+    const uint64_t blocks = blocks_needed(m, entries, count);
     return blocks > m->blocks_free ? (uint32_t)(blocks - m->blocks_free) : 0;
 }
 
@@ -451,13 +527,15 @@ static void copy_tail(model* m, model_seq* seq) {
 }
 
 void model_reserve(model* m, const model_entry* entries, uint32_t count) {
+    const bool scarce = is_scarce(m, entries, count);
     model_evict(m, model_evictions(m, entries, count));
     m->fresh_count = 0;
     for (uint32_t i = 0; i < count; i++)
-        m->scratch[i] = tail_is_copied(m, entries, i);
+        m->tails[i] = tail_of(m, entries, i, scarce);
     for (uint32_t i = 0; i < count; i++) {
         model_seq* seq = &m->seqs[entries[i].seq];
-        if (m->scratch[i]) copy_tail(m, seq);
+        if (m->tails[i] == MODEL_TAIL_COPIED) copy_tail(m, seq);
+        if (m->tails[i] == MODEL_TAIL_TAKEN) index_remove(m, seq->blocks[seq_pages(m, seq) - 1]);
         extend(m, seq, &entries[i]);
     }
     note_peak(m);
@@ -541,19 +619,36 @@ model_verdict model_commit_errors(const model* m, uint32_t seq) {
     return idle_errors(m, seq);
 }
 
-/* Put one full page into the index, or take over the equal one. False when its prefix is not
- * there. */
-static bool index_page(model* m, model_seq* seq, uint32_t page) {
-    uint32_t parent = MODEL_NONE;
+/* May the page enter the index? Only when it and what is before it are there. */
+static bool is_indexable(const model* m, const model_seq* seq, uint32_t page, uint32_t* parent) {
+    *parent = MODEL_NONE;
     if (seq->blocks[page] == MODEL_ROLLED) return false;
-    if (page > 0) {
-        parent = seq->blocks[page - 1];
-        if (parent == MODEL_ROLLED || !m->blocks[parent].indexed) return false;
-    }
+    if (page == 0) return true;
+    *parent = seq->blocks[page - 1];
+    return *parent != MODEL_ROLLED && m->blocks[*parent].indexed;
+}
+
+static void index_add(model* m, const model_seq* seq, uint32_t page, uint32_t parent,
+                      uint32_t fill) {
+    model_block* block = &m->blocks[seq->blocks[page]];
+    const uint32_t begin = page * m->block_tokens;
+    block->indexed = true;
+    block->parent = parent;
+    block->fill = fill;
+    block->indexed_at = ++m->now;
+    memcpy(block->tokens, seq->tokens + begin, fill * sizeof(uint32_t));
+    memcpy(block->fills, seq->fills + begin, fill * sizeof(uint32_t));
+    m->counters.prefix_inserts++;
+}
+
+/* Put one full page into the index, or take over the equal one. False when it cannot be. */
+static bool index_page(model* m, model_seq* seq, uint32_t page) {
+    uint32_t parent;
+    if (!is_indexable(m, seq, page, &parent)) return false;
     const uint32_t begin = page * m->block_tokens;
     const size_t bytes = m->block_tokens * sizeof(uint32_t);
     const uint32_t own = seq->blocks[page];
-    const uint32_t equal = index_find(m, seq->tenant, parent, seq->tokens + begin);
+    const uint32_t equal = index_find(m, seq->tenant, parent, seq->tokens + begin, m->block_tokens);
     if (equal != MODEL_NONE) {
         if (m->canary) return true;
         block_hold(m, equal);
@@ -563,12 +658,24 @@ static bool index_page(model* m, model_seq* seq, uint32_t page) {
         m->counters.prefix_duplicates++;
         return true;
     }
-    m->blocks[own].indexed = true;
-    m->blocks[own].parent = parent;
-    memcpy(m->blocks[own].tokens, seq->tokens + begin, bytes);
-    memcpy(m->blocks[own].fills, seq->fills + begin, bytes);
-    m->counters.prefix_inserts++;
+    index_add(m, seq, page, parent, m->block_tokens);
     return true;
+}
+
+/* The last, partly filled page of a sequence that ends, unless as much of it is there already. */
+static void index_tail(model* m, model_seq* seq) {
+    const uint32_t known = min_u32(seq->known, seq->length);
+    const uint32_t page = known / m->block_tokens;
+    const uint32_t fill = known % m->block_tokens;
+    uint32_t parent;
+    uint32_t common;
+    if (m->config.prefix_off || fill == 0) return;
+    if (!is_indexable(m, seq, page, &parent) || m->blocks[seq->blocks[page]].indexed) return;
+    const uint32_t* tokens = seq->tokens + page * m->block_tokens;
+    index_longest(m, seq->tenant, parent, tokens, fill, &common);
+    if (common == fill) return;
+    if (index_find(m, seq->tenant, parent, tokens, fill) != MODEL_NONE) return;
+    index_add(m, seq, page, parent, fill);
 }
 
 static void roll_off(model* m, model_seq* seq) {

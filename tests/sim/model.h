@@ -37,7 +37,9 @@ typedef struct model_block {
     uint64_t tenant;
     uint32_t parent; /* of an index entry: block, MODEL_NONE for a first page, or MODEL_ORPHAN */
     uint64_t idle_since;
-    uint32_t real;    /* the library's number for it */
+    uint32_t real; /* the library's number for it */
+    uint32_t fill; /* of an index entry: how many tokens it has */
+    uint64_t indexed_at;
     uint32_t* tokens; /* [block_tokens], of an index entry */
     uint32_t* fills;  /* [block_tokens], likewise */
 } model_block;
@@ -65,10 +67,24 @@ typedef struct model_entry {
     uint32_t count;
 } model_entry;
 
+/* What becomes of a partly filled last page that is about to be written. */
+enum model_tail {
+    MODEL_TAIL_STAYS,  /* it is the sequence's own, or there is none */
+    MODEL_TAIL_COPIED, /* others have it too */
+    MODEL_TAIL_TAKEN,  /* the index has it too, and loses it */
+};
+
 typedef struct model_verdict {
     uint32_t must; /* set of statuses, see MODEL_BIT */
     uint32_t may;
 } model_verdict;
+
+/* How many index entries, the newest first, are looked at for a hit that ends within a block. */
+#ifdef PKV_TINY
+enum { MODEL_SIBLINGS = 2 };
+#else
+enum { MODEL_SIBLINGS = 16 };
+#endif
 
 #define MODEL_BIT(status) (1U << (unsigned)-(status))
 
@@ -87,13 +103,13 @@ typedef struct model {
     uint32_t host_free;
     uint32_t transfers;
     uint64_t block_bytes;
-    uint64_t now;        /* stamps of idle blocks */
-    uint64_t nonce;      /* stands in for unknown tokens */
-    uint64_t plan_rows;  /* rows of all plans so far */
-    pkv_stats counters;  /* the cumulative ones */
-    model_seq* seqs;     /* [sequences_max] */
-    model_block* blocks; /* [blocks] */
-    uint32_t* scratch;   /* [plan_sequences_max] copied tails of a reservation */
+    uint64_t now;           /* stamps of idle blocks and of index entries */
+    uint64_t nonce;         /* stands in for unknown tokens */
+    uint64_t plan_rows;     /* rows of all plans so far */
+    pkv_stats counters;     /* the cumulative ones */
+    model_seq* seqs;        /* [sequences_max] */
+    model_block* blocks;    /* [blocks] */
+    enum model_tail* tails; /* [plan_sequences_max] of a reservation */
     uint32_t fresh_count;
     uint32_t* fresh; /* [blocks] blocks that the last reservation took */
 } model;

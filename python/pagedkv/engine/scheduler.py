@@ -305,6 +305,7 @@ class Scheduler:
         # One token is left out: its logits are wanted, so it must be computed.
         reused = sequence.match(sample.tokens[: sample.length - 1]) if sample.length > 1 else 0
         need = self._blocks_wanted(sample, reused)
+        need += reused % self.cache.block_tokens > 0  # a block shared in part is copied
         # Alone it may begin: behind a window a prompt longer than the pool fits, in small chunks.
         if self.running and need > self._room():
             sequence.close()
