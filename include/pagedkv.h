@@ -226,6 +226,8 @@ typedef struct pkv_config {
     uint32_t transfers_max;  /* swaps under way at once; default 4 */
     uint32_t swap_layers;    /* layers that arrive together on "cuda"; default: so many that a copy
                                 of them is efficient */
+    uint32_t announced_pages_max; /* pages that pkv_seq_announce can keep; default blocks, but at
+                                     most 4096 */
 } pkv_config;
 
 /* What a config will take. */
@@ -390,6 +392,30 @@ PKV_API int pkv_seq_create(pkv_cache* cache, uint64_t tenant, pkv_seq* seq);
  *         PKV_ETOOBIG, PKV_ENOLEAVES. */
 PKV_API int pkv_seq_match(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens, uint32_t count,
                           uint32_t* matched);
+
+/* What pkv_seq_match would find, and what is on its way. */
+typedef struct pkv_match {
+    uint32_t matched; /* tokens that can be attached now */
+    uint32_t pending; /* tokens behind them that living sequences have announced and not committed
+                         yet, up to the end of a block; 0: nobody is at it */
+} pkv_match;
+
+/* Ask what pkv_seq_match would attach, changing nothing, and whether others are computing more of
+ * it: then it may pay to wait. Ask again after their next commits; when `pending` is 0 there is
+ * nothing to wait for, be it that all is there or that who was at it has failed.
+ * Errors  as pkv_seq_match, but for PKV_ENOLEAVES. */
+PKV_API int pkv_seq_lookup(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens, uint32_t count,
+                           pkv_match* match);
+
+/* Announce that `tokens` [count], the sequence's own from position 0 on, will be computed, so that
+ * others of the same tenant can wait for them. An announcement replaces an earlier one; count 0
+ * takes it back. A block that has been committed is not pending any more; all of it ends when the
+ * sequence is freed, truncated or swapped out. It binds nobody, and is only kept in part when more
+ * than announced_pages_max blocks are announced at once, first blocks first.
+ * Two texts can be taken for one another with a probability of about 2^-64: then somebody waits in
+ * vain, until the other has ended.
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan), PKV_EAWAY, PKV_ETOOBIG. */
+PKV_API int pkv_seq_announce(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens, uint32_t count);
 
 /* A new sequence with the same committed tokens. Blocks and table leaves are shared and copied on
  * write; the cost does not grow with the tokens but with the leaves of the table (256 pages each).

@@ -21,7 +21,7 @@ from ._config import sizes, why_absent
 from ._faults import fault_points, faults
 from ._ffi import lib as _lib
 from ._install import get_include, get_library
-from ._sequence import NO_BLOCK, Sequence
+from ._sequence import NO_BLOCK, Match, Sequence
 from ._stats import FaultPoint, Report, Sizes, Stats, TraceEvent
 from ._step import Step
 from ._tokens import UnknownTokens
@@ -64,6 +64,7 @@ __all__ = [
     "FaultPoint",
     "FaultSpecError",
     "InvalidArgument",
+    "Match",
     "NonFinite",
     "NotSupported",
     "OutOfBlocks",

@@ -84,6 +84,7 @@ class Cache:
     transfers           swaps under way at once; default 4
     swap_layers         layers that arrive together on device "cuda"; default: so many that a copy
                         of them is efficient
+    announced_pages     blocks that Sequence.announce() can keep; default blocks, but at most 4096
 
     On device "cuda" arrays are CUDA tensors of torch, CuPy arrays, or anything else that shares GPU
     memory; calls return before the GPU is done, and NaN is not looked for. head_dim is 64, 96, 128
@@ -145,6 +146,7 @@ class Cache:
         host_blocks: int = 0,
         transfers: int = 0,
         swap_layers: int = 0,
+        announced_pages: int = 0,
     ) -> None:
         options = dict(locals())
         del options["self"]

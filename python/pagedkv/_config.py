@@ -51,6 +51,7 @@ class CacheOptions(TypedDict, total=False):
     host_blocks: int
     transfers: int
     swap_layers: int
+    announced_pages: int
 
 
 # Keyword -> field of pkv_group_config, and of pkv_config.
@@ -77,6 +78,7 @@ _CONFIG_FIELDS = {
     "host_blocks": "host_blocks",
     "transfers": "transfers_max",
     "swap_layers": "swap_layers",
+    "announced_pages": "announced_pages_max",
 }
 _KEYWORDS = {field: keyword for keyword, field in (_GROUP_FIELDS | _CONFIG_FIELDS).items()}
 _SEEDS = ("seed", "fault_seed")

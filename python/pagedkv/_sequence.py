@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from .errors import Error, OutOfRange, StaleHandle
 if TYPE_CHECKING:
     from ._cache import Cache
 
-__all__ = ["NO_BLOCK", "Sequence"]
+__all__ = ["NO_BLOCK", "Match", "Sequence"]
 
 NO_BLOCK: int = lib.PKV_NO_BLOCK
 
@@ -29,6 +29,17 @@ _RESIDENCES = {
     lib.PKV_AWAY: "away",
     lib.PKV_ARRIVING: "arriving",
 }
+
+
+class Match(NamedTuple):
+    """What Sequence.lookup() found.
+
+    matched   tokens that match() would attach now
+    pending   tokens behind them that living sequences have announced and not committed yet
+    """
+
+    matched: int
+    pending: int
 
 
 class Sequence:
@@ -67,6 +78,39 @@ class Sequence:
         check(status, "Sequence.match")
         length: int = matched[0]
         return length
+
+    def lookup(self, tokens: Tokens) -> Match:
+        """What match() would find, without attaching it, and how much more others are computing.
+
+        While `pending` is not 0 it may pay to wait: ask again after the next steps. It becomes 0
+        when all is there, and when whoever announced it has ended without committing it.
+
+        tokens  [count] ids: a list, or an integer array
+
+        Raises as match().
+        """
+        ids = token_array("tokens", tokens)
+        match = ffi.new("pkv_match*")
+        pointer = ffi.from_buffer("uint32_t[]", ids)
+        status = lib.pkv_seq_lookup(self._live(), self._handle, pointer, len(ids), match)
+        check(status, "Sequence.lookup")
+        return Match(match.matched, match.pending)
+
+    def announce(self, tokens: Tokens) -> None:
+        """Say that `tokens`, the sequence's own from position 0 on, will be computed.
+
+        Others of the same tenant then see them as pending, in whole blocks, until they are
+        committed or the sequence is closed, truncated or swapped out. Replaces what was announced
+        before; no tokens take it back.
+
+        tokens  [count] ids: a list, or an integer array
+
+        Raises InvalidArgument, Busy (in a step), TooBig.
+        """
+        ids = token_array("tokens", tokens)
+        pointer = ffi.from_buffer("uint32_t[]", ids)
+        status = lib.pkv_seq_announce(self._live(), self._handle, pointer, len(ids))
+        check(status, "Sequence.announce")
 
     def fork(self) -> Sequence:
         """A new sequence with the same committed tokens. Blocks are shared and copied on write.
@@ -212,7 +256,7 @@ class Sequence:
         return self._id == 0 or self._cache.closed
 
     def close(self) -> None:
-        """End the sequence; its full committed blocks stay cached. Calling it again does nothing.
+        """End the sequence; its committed blocks stay cached. Calling it again does nothing.
 
         Raises Busy (in a step).
         """

@@ -24,6 +24,35 @@ int pkv_seq_match(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens, uint32_
     return pkvi_unlock(cache, match(cache, seq, tokens, count, matched));
 }
 
+static int lookup(pkv_cache* cache, pkv_seq handle, const uint32_t* tokens, uint32_t count,
+                  pkv_match* match) {
+    struct pkvi_seq* seq;
+    PKVI_TRY(pkvi_seq_find(&cache->seqs, handle, &seq));
+    return pkvi_seq_lookup(cache, seq, tokens, count, match);
+}
+
+int pkv_seq_lookup(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens, uint32_t count,
+                   pkv_match* match) {
+    if (cache == NULL) return PKV_EINVAL;
+    if (match == NULL) return PKV_EINVAL;
+    if (tokens == NULL && count > 0) return PKV_EINVAL;
+    pkvi_lock(cache);
+    return pkvi_unlock(cache, lookup(cache, seq, tokens, count, match));
+}
+
+static int announce(pkv_cache* cache, pkv_seq handle, const uint32_t* tokens, uint32_t count) {
+    struct pkvi_seq* seq;
+    PKVI_TRY(pkvi_seq_find(&cache->seqs, handle, &seq));
+    return pkvi_seq_announce(cache, seq, tokens, count);
+}
+
+int pkv_seq_announce(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens, uint32_t count) {
+    if (cache == NULL) return PKV_EINVAL;
+    if (tokens == NULL && count > 0) return PKV_EINVAL;
+    pkvi_lock(cache);
+    return pkvi_unlock(cache, announce(cache, seq, tokens, count));
+}
+
 static int fork_seq(pkv_cache* cache, pkv_seq handle, pkv_seq* child) {
     struct pkvi_seq* seq;
     PKVI_TRY(pkvi_seq_find(&cache->seqs, handle, &seq));

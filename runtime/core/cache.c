@@ -56,6 +56,7 @@ static int open_parts(pkv_cache* cache) {
     PKVI_TRY(open_device(cache));
     PKVI_TRY(open_memory(cache, key));
     PKVI_TRY(pkvi_seqs_open(&cache->seqs, mem, config, (uint32_t)pkvi_random_next(&random)));
+    PKVI_TRY(pkvi_pending_open(&cache->pending, mem, key, config->announced_pages_max));
     PKVI_TRY(pkvi_plans_open(&cache->plans, mem, config, (uint32_t)pkvi_random_next(&random)));
     PKVI_TRY(
         pkvi_transfers_open(&cache->transfers, mem, config, (uint32_t)pkvi_random_next(&random)));
@@ -71,6 +72,7 @@ static void close_parts(pkv_cache* cache) {
     pkvi_scratch_close(&cache->scratch, mem);
     pkvi_transfers_close(&cache->transfers, mem);
     pkvi_plans_close(&cache->plans, mem);
+    pkvi_pending_close(&cache->pending, mem);
     pkvi_seqs_close(&cache->seqs, mem);
     pkvi_leaves_close(&cache->leaves, mem);
     pkvi_prefix_close(&cache->prefix, mem);

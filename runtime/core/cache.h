@@ -9,6 +9,7 @@
 #include "base/trace.h"
 #include "core/check.h"
 #include "core/config.h"
+#include "core/pending.h"
 #include "core/plan.h"
 #include "core/seq.h"
 #include "core/swap.h"
@@ -31,6 +32,7 @@ struct pkv_cache {
     struct pkvi_prefix prefix;
     struct pkvi_leaves leaves;
     struct pkvi_seqs seqs;
+    struct pkvi_pending pending;
     struct pkvi_plans plans;
     struct pkvi_tier tier;
     struct pkvi_transfers transfers;

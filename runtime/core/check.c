@@ -451,6 +451,7 @@ static const char* check_all(pkv_cache* cache) {
     CHECK(check_prefix(cache));
     CHECK(check_pool(cache));
     CHECK(check_tier(cache));
+    CHECK(pkvi_check_pending(cache));
     return check_plans(cache);
 }
 
@@ -459,5 +460,6 @@ int pkvi_check(pkv_cache* cache, pkv_report* report) {
     if (report->broken != NULL) return PKV_ECORRUPT; /* lists may be rings: no digest */
     report->sequences_digest = digest_seqs(cache);
     report->cache_digest = digest_prefix(cache, digest_free_lists(cache, report->sequences_digest));
+    report->cache_digest = fold(report->cache_digest, pkvi_digest_pending(cache));
     return PKV_OK;
 }

@@ -22,6 +22,8 @@ void pkvi_checker_close(struct pkvi_checker* checker, struct pkvi_mem* mem);
 
 /* Parts of the recount that stand in files of their own: the invariant that is broken, or NULL. */
 const char* pkvi_check_siblings(const pkv_cache* cache); /* check_sibling.c */
+const char* pkvi_check_pending(const pkv_cache* cache);  /* check_pending.c */
+uint64_t pkvi_digest_pending(const pkv_cache* cache);
 
 /* PKV_OK, or PKV_ECORRUPT with report->broken set. The digests are 0 then. */
 int pkvi_check(pkv_cache* cache, pkv_report* report);

@@ -19,6 +19,7 @@ enum {
     THREADS_MAX = 1024,
     TRANSFERS_MAX = 64,
     TRANSFERS_DEFAULT = 4,
+    ANNOUNCED_PAGES_DEFAULT = 4096,
 };
 
 static void set_default(uint32_t* field, uint32_t value) {
@@ -87,6 +88,9 @@ static int check_limits(pkv_config* config, const char** why) {
     set_default(&config->trace_events_max, 1024);
     set_default(&config->threads, 1);
     set_default(&config->transfers_max, TRANSFERS_DEFAULT);
+    set_default(&config->announced_pages_max, config->blocks < ANNOUNCED_PAGES_DEFAULT
+                                                  ? config->blocks
+                                                  : ANNOUNCED_PAGES_DEFAULT);
     REQUIRE(config->sequences_max <= SEQUENCES_MAX, PKV_ETOOBIG, "sequences_max: at most 2^20");
     REQUIRE(config->sequence_tokens_max <= SEQUENCE_TOKENS_MAX, PKV_ETOOBIG,
             "sequence_tokens_max: at most 2^27");
@@ -102,6 +106,8 @@ static int check_limits(pkv_config* config, const char** why) {
     REQUIRE(config->transfers_max <= TRANSFERS_MAX, PKV_ETOOBIG, "transfers_max: at most 64");
     REQUIRE(config->swap_layers <= config->groups[0].layers, PKV_EINVAL,
             "swap_layers: at most the layers of the group");
+    REQUIRE(config->announced_pages_max <= BLOCKS_MAX, PKV_ETOOBIG,
+            "announced_pages_max: at most 2^24");
     if (config->host_blocks == 0) config->transfers_max = 0;
     return PKV_OK;
 }

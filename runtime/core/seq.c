@@ -49,6 +49,7 @@ static struct pkvi_seq* slot_take(struct pkvi_seqs* seqs) {
     seqs->alive_count++;
     *seq = (struct pkvi_seq){.table.leaves = seq->table.leaves,
                              .generation = seq->generation,
+                             .announced = PKVI_NONE,
                              .host_head = PKVI_NONE,
                              .alive = true};
     return seq;
@@ -127,6 +128,7 @@ int pkvi_seq_free(pkv_cache* cache, struct pkvi_seq* seq) {
     if (seq->residence == PKV_RESIDENT) pkvi_seq_index_tail(cache, seq);
     pkvi_table_cut(&cache->leaves, &seq->table, 0);
     pkvi_tier_give(&cache->tier, seq->host_head);
+    pkvi_pending_release(&cache->pending, seq, UINT32_MAX);
     slot_give(&cache->seqs, seq);
     return PKV_OK;
 }
@@ -161,18 +163,44 @@ static uint32_t find_tail(const pkv_cache* cache, uint64_t tenant, const uint32_
     return common;
 }
 
-int pkvi_seq_match(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* tokens, uint32_t count,
-                   uint32_t* matched) {
-    PKVI_TRY(pkvi_seq_check_idle(seq));
-    if (seq->length + seq->reserved > 0) return PKV_EBUSY;
-    if (count > cache->config.sequence_tokens_max) return PKV_ETOOBIG;
-    PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_SEQ_MATCH));
-    uint32_t* const blocks = cache->scratch.blocks;
+/* Look for the longest prefix; its blocks go to `blocks`. Returns how many full pages it has, and
+ * in *tail how many tokens of one more. */
+static uint32_t find_prefix(const pkv_cache* cache, uint64_t tenant, const uint32_t* tokens,
+                            uint32_t count, uint32_t* blocks, uint32_t* tail) {
     uint32_t pages = pkvi_pool_page(&cache->pool, count);
     if (cache->config.prefix_off) pages = 0;
     if (pages > cache->pool.block_count) pages = cache->pool.block_count;
-    pages = walk_prefix(cache, seq->tenant, tokens, pages, blocks);
-    const uint32_t tail = find_tail(cache, seq->tenant, tokens, count, pages, blocks);
+    pages = walk_prefix(cache, tenant, tokens, pages, blocks);
+    *tail = find_tail(cache, tenant, tokens, count, pages, blocks);
+    return pages;
+}
+
+static int check_match(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t count) {
+    PKVI_TRY(pkvi_seq_check_idle(seq));
+    if (seq->length + seq->reserved > 0) return PKV_EBUSY;
+    return count <= cache->config.sequence_tokens_max ? PKV_OK : PKV_ETOOBIG;
+}
+
+int pkvi_seq_lookup(pkv_cache* cache, const struct pkvi_seq* seq, const uint32_t* tokens,
+                    uint32_t count, pkv_match* match) {
+    PKVI_TRY(check_match(cache, seq, count));
+    const uint32_t block_tokens = cache->pool.block_tokens;
+    uint32_t tail;
+    const uint32_t pages =
+        find_prefix(cache, seq->tenant, tokens, count, cache->scratch.blocks, &tail);
+    const uint32_t more = pkvi_pending_pages(cache, seq->tenant, tokens, count, pages);
+    match->matched = pages * block_tokens + tail;
+    match->pending = more > 0 ? more * block_tokens - tail : 0;
+    return PKV_OK;
+}
+
+int pkvi_seq_match(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* tokens, uint32_t count,
+                   uint32_t* matched) {
+    PKVI_TRY(check_match(cache, seq, count));
+    PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_SEQ_MATCH));
+    uint32_t* const blocks = cache->scratch.blocks;
+    uint32_t tail;
+    const uint32_t pages = find_prefix(cache, seq->tenant, tokens, count, blocks, &tail);
     const uint32_t attached = pages + (tail > 0);
     if (pkvi_leaves_for(attached) > cache->leaves.free_count) return PKV_ENOLEAVES;
 
@@ -184,11 +212,21 @@ int pkvi_seq_match(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* token
     seq->length = pages * cache->pool.block_tokens + tail;
     seq->known = seq->length;
     seq->matched = pages;
+    pkvi_pending_release(&cache->pending, seq, pages);
     cache->stats.prefix_query_tokens += count;
     cache->stats.prefix_hit_tokens += seq->length;
     pkvi_cache_note_peak(cache);
     *matched = seq->length;
     pkvi_trace_note(&cache->trace, "seq.match", pkvi_seq_handle(&cache->seqs, seq).id, *matched);
+    return PKV_OK;
+}
+
+int pkvi_seq_announce(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* tokens,
+                      uint32_t count) {
+    PKVI_TRY(pkvi_seq_check_idle(seq));
+    if (count > cache->config.sequence_tokens_max) return PKV_ETOOBIG;
+    if (cache->config.prefix_off) count = 0; /* nobody would find what is announced */
+    pkvi_pending_announce(cache, seq, tokens, count);
     return PKV_OK;
 }
 
@@ -233,6 +271,7 @@ int pkvi_seq_truncate(pkv_cache* cache, struct pkvi_seq* seq, uint32_t length) {
         if (cache->leaves.free_count == 0) return PKV_ENOLEAVES;
     }
     cut_to(cache, seq, length);
+    pkvi_pending_release(&cache->pending, seq, UINT32_MAX);
     pkvi_trace_note(&cache->trace, "seq.truncate", pkvi_seq_handle(&cache->seqs, seq).id, length);
     return PKV_OK;
 }
@@ -345,6 +384,7 @@ void pkvi_seq_commit(pkv_cache* cache, struct pkvi_seq* seq) {
     seq->length += seq->reserved;
     seq->reserved = 0;
     index_new_pages(cache, seq, old_length);
+    pkvi_pending_release(&cache->pending, seq, pkvi_pool_page(&cache->pool, seq->length));
     if (cache->layout.group.window > 0) roll_off(cache, seq);
     pkvi_trace_note_often(&cache->trace, "seq.commit", pkvi_seq_handle(&cache->seqs, seq).id,
                           seq->length);

@@ -28,6 +28,7 @@ struct pkvi_seq {
     uint32_t version;    /* moves on when an entry of the table changes or goes */
     uint32_t readers;    /* calls that read it outside the lock */
     uint32_t next_free;
+    uint32_t announced;           /* first of what it has announced, or PKVI_NONE (pending.h) */
     uint32_t host_head;           /* first of its slots in the host tier, or PKVI_NONE (tier.h) */
     enum pkv_residence residence; /* moved by swap.c alone */
     int arrival;                  /* how its arrival failed, while a plan still holds its blocks */
@@ -57,6 +58,10 @@ pkv_seq pkvi_seq_handle(const struct pkvi_seqs* seqs, const struct pkvi_seq* seq
 int pkvi_seq_create(pkv_cache* cache, uint64_t tenant, pkv_seq* handle);
 int pkvi_seq_match(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* tokens, uint32_t count,
                    uint32_t* matched);
+int pkvi_seq_lookup(pkv_cache* cache, const struct pkvi_seq* seq, const uint32_t* tokens,
+                    uint32_t count, pkv_match* match);
+int pkvi_seq_announce(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* tokens,
+                      uint32_t count);
 int pkvi_seq_fork(pkv_cache* cache, const struct pkvi_seq* seq, pkv_seq* handle);
 int pkvi_seq_truncate(pkv_cache* cache, struct pkvi_seq* seq, uint32_t length);
 int pkvi_seq_free(pkv_cache* cache, struct pkvi_seq* seq);

@@ -148,6 +148,7 @@ int pkvi_seq_swap_out(pkv_cache* cache, struct pkvi_seq* seq, pkv_transfer* hand
         return status;
     }
     seq->residence = PKV_LEAVING;
+    pkvi_pending_release(&cache->pending, seq, UINT32_MAX);
     open_transfer(cache, seq, false, count * cache->layout.block_bytes, handle);
     return PKV_OK;
 }

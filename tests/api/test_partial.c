@@ -202,8 +202,10 @@ TEST(a_failed_reservation_leaves_the_tail_cached) {
     fixture_tokens(tokens, 6, 1);
     put(cache, 0, tokens, 6);
     const pkv_seq seq = matched_seq(cache, tokens, 6, 6);
+    const pkv_seq other = fixture_seq(cache, 0);
+    ASSERT_OK(pkv_seq_append(cache, other, NULL, 1, NULL));
     const pkv_report before = fixture_check(cache);
-    ASSERT_STATUS(pkv_seq_append(cache, seq, NULL, 11, NULL), PKV_ENOBLOCKS);
+    ASSERT_STATUS(pkv_seq_append(cache, seq, NULL, 3, NULL), PKV_ENOBLOCKS);
     ASSERT_EQ(fixture_check(cache).cache_digest, before.cache_digest);
     pkv_cache_destroy(cache);
 }

@@ -184,3 +184,26 @@ def test_write_appended_tokens() -> None:
         with cache.sequence() as again:
             assert again.match(prompt) == len(prompt)
             np.testing.assert_array_equal(cache.read(again, 1)[0], vectors(prompt, 1))
+
+
+def test_lookup_finds_and_announcements_are_pending() -> None:
+    prompt = list(range(3 * BLOCK + 2))
+    with make_cache() as cache, cache.sequence() as owner, cache.sequence() as other:
+        assert other.lookup(prompt) == pagedkv.Match(matched=0, pending=0)
+        owner.announce(prompt)
+        assert other.lookup(prompt) == (0, 3 * BLOCK)
+        grow(cache, owner, prompt[: BLOCK + 1])
+        assert other.lookup(prompt) == (BLOCK, 2 * BLOCK)
+        assert len(other) == 0, "nothing is attached"
+        owner.announce([])
+        assert other.lookup(prompt) == (BLOCK, 0)
+        owner.announce(np.array(prompt))
+        owner.close()
+        assert other.lookup(prompt) == (BLOCK + 1, 0)
+
+
+def test_announced_pages_are_bounded() -> None:
+    with make_cache(announced_pages=1) as cache, cache.sequence() as owner:
+        owner.announce(list(range(2 * BLOCK)))
+        with cache.sequence() as other:
+            assert other.lookup(list(range(2 * BLOCK))).pending == BLOCK

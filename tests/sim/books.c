@@ -157,6 +157,7 @@ static int call_seq(sim* s, pkv_seq seq, uint32_t which) {
     const pkv_entry entry = {seq, &token, 1};
     pkv_plan plan;
     pkv_transfer transfer;
+    pkv_match match;
     switch (which) {
     case 0:
         return pkv_seq_match(s->cache, seq, &token, 1, &number);
@@ -182,6 +183,10 @@ static int call_seq(sim* s, pkv_seq seq, uint32_t which) {
         return pkv_seq_swap_out(s->cache, seq, &transfer);
     case 11:
         return pkv_seq_swap_in(s->cache, seq, &transfer);
+    case 12:
+        return pkv_seq_lookup(s->cache, seq, &token, 1, &match);
+    case 13:
+        return pkv_seq_announce(s->cache, seq, &token, 1);
     default:
         return pkv_seq_free(s->cache, seq.id == 0 ? (pkv_seq){1} : seq);
     }
@@ -215,7 +220,7 @@ static int call_plan(sim* s, pkv_plan plan, uint32_t which) {
 void sim_hostile(sim* s) {
     const bool as_plan = sim_percent(s, 35);
     const uint64_t id = forge(s, as_plan);
-    const uint32_t which = sim_below(s, as_plan ? 9 : 13);
+    const uint32_t which = sim_below(s, as_plan ? 9 : 15);
     const bool plans_are_full = !as_plan && which == 8 && s->model.plans == s->config.plans_max;
     const model_verdict verdict = {
         MODEL_BIT(PKV_ESTALE) | (plans_are_full ? MODEL_BIT(PKV_EBUSY) : 0), 0};

@@ -81,6 +81,7 @@ static void draw_limits(sim* s) {
     config->prefix_off = sim_percent(s, 8);
     config->host_blocks = sim_percent(s, 75) ? between(s, 1, config->blocks + 4) : 0;
     config->transfers_max = between(s, 1, 3);
+    config->announced_pages_max = between(s, 1, config->blocks);
     config->seed = sim_next(s) | 1;
     /* Which pages roll off depends on free leaves, which the model does not know: not both. */
     if (config->groups[0].window == 0 && sim_percent(s, 10)) {

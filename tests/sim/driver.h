@@ -64,6 +64,7 @@ typedef struct sim {
     uint64_t op;
     uint64_t notes;                  /* calls made */
     uint64_t failed_calls;           /* calls that failed, rightly */
+    uint64_t pending;                /* tokens that were found to be on their way */
     uint64_t fired;                  /* faults that took an action */
     char failure[SIM_FAILURE_BYTES]; /* "" while all is well */
     sim_record records[SIM_RECORDS];
@@ -142,6 +143,10 @@ bool sim_draw_trees(sim* s, uint32_t count, model_verdict* verdict);
 void sim_plant_trees(sim* s, sim_plan* plan);
 void sim_accept_plan(sim* s, sim_plan* plan);
 void sim_close_plan(sim* s, sim_plan* plan, bool commit);
+
+/* sharing.c: what others compute. */
+void sim_op_lookup(sim* s);
+void sim_op_announce(sim* s);
 
 /* swaps.c: to the host tier and back. */
 void sim_op_swap_out(sim* s);

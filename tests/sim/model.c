@@ -31,6 +31,7 @@ void model_open(model* m, const pkv_config* config) {
         m->seqs[i].chains = take(tokens, sizeof(uint32_t));
         m->seqs[i].fills = take(tokens, sizeof(uint32_t));
         m->seqs[i].parents = take(tokens, sizeof(uint32_t));
+        m->seqs[i].announced = take(tokens, sizeof(uint32_t));
         m->seqs[i].blocks = take(model_pages(m, tokens), sizeof(uint32_t));
     }
     m->blocks = take(config->blocks, sizeof *m->blocks);
@@ -48,6 +49,7 @@ void model_close(model* m) {
         free(m->seqs[i].chains);
         free(m->seqs[i].fills);
         free(m->seqs[i].parents);
+        free(m->seqs[i].announced);
         free(m->seqs[i].blocks);
     }
     for (uint32_t i = 0; i < m->config.blocks; i++) {
@@ -234,6 +236,8 @@ static uint32_t seq_begin(model* m, uint64_t tenant) {
     seq->length = 0;
     seq->reserved = 0;
     seq->known = 0;
+    seq->announced_begin = 0;
+    seq->announced_end = 0;
     return i;
 }
 
@@ -302,6 +306,13 @@ static uint32_t kept_pages(const model* m, const model_seq* seq) {
     return count;
 }
 
+/* What it had announced is not pending any more, or only from page `begin` on. */
+static void announce_from(model_seq* seq, uint32_t begin) {
+    if (seq->announced_begin < begin) seq->announced_begin = begin;
+    if (seq->announced_begin >= seq->announced_end) seq->announced_end = 0;
+    if (seq->announced_end == 0) seq->announced_begin = 0;
+}
+
 static void index_tail(model* m, model_seq* seq);
 
 void model_free(model* m, uint32_t seq) {
@@ -312,6 +323,7 @@ void model_free(model* m, uint32_t seq) {
         index_tail(m, s);
         cut(m, s, 0);
     }
+    announce_from(s, UINT32_MAX);
     s->alive = false;
 }
 
@@ -340,6 +352,7 @@ model_verdict model_truncate_errors(const model* m, uint32_t seq, uint32_t lengt
 
 void model_truncate(model* m, uint32_t seq, uint32_t length) {
     cut(m, &m->seqs[seq], length);
+    announce_from(&m->seqs[seq], UINT32_MAX);
 }
 
 /* ---- Match ----------------------------------------------------------------------------------- */
@@ -367,25 +380,85 @@ static void attach(model* m, model_seq* s, uint32_t entry, uint32_t count) {
     s->length += count;
 }
 
+/* The entry behind `parent` that has the next of the tokens [length, count), and how many. */
+static uint32_t index_next(const model* m, uint64_t tenant, uint32_t parent, const uint32_t* tokens,
+                           uint32_t length, uint32_t count, uint32_t* common) {
+    const uint32_t piece = min_u32(count - length, m->block_tokens);
+    *common = m->block_tokens;
+    if (m->config.prefix_off) return MODEL_NONE;
+    if (piece == m->block_tokens) {
+        const uint32_t full = index_find(m, tenant, parent, tokens + length, piece);
+        if (full != MODEL_NONE) return full;
+    }
+    return index_longest(m, tenant, parent, tokens + length, piece, common);
+}
+
 uint32_t model_match(model* m, uint32_t seq, const uint32_t* tokens, uint32_t count) {
     model_seq* s = &m->seqs[seq];
     uint32_t parent = MODEL_NONE;
     uint32_t common = m->block_tokens;
-    while (s->length < count && common == m->block_tokens && !m->config.prefix_off) {
-        const uint32_t* rest = tokens + s->length;
-        const uint32_t piece = min_u32(count - s->length, m->block_tokens);
-        uint32_t found = index_find(m, s->tenant, parent, rest, m->block_tokens);
-        if (piece < m->block_tokens || found == MODEL_NONE)
-            found = index_longest(m, s->tenant, parent, rest, piece, &common);
-        if (found == MODEL_NONE) break;
-        attach(m, s, found, common);
-        parent = found;
+    while (s->length < count && common == m->block_tokens) {
+        parent = index_next(m, s->tenant, parent, tokens, s->length, count, &common);
+        if (parent == MODEL_NONE) break;
+        attach(m, s, parent, common);
     }
+    announce_from(s, s->length / m->block_tokens);
     s->known = s->length;
     m->counters.prefix_query_tokens += count;
     m->counters.prefix_hit_tokens += s->length;
     note_peak(m);
     return s->length;
+}
+
+/* Has a living sequence of the tenant announced this page of the same text? */
+static bool is_announced(const model* m, uint64_t tenant, const uint32_t* tokens, uint32_t page) {
+    const size_t bytes = (page + 1) * m->block_tokens * sizeof *tokens;
+    for (uint32_t i = 0; i < m->config.sequences_max; i++) {
+        const model_seq* seq = &m->seqs[i];
+        if (!seq->alive || seq->tenant != tenant) continue;
+        if (page < seq->announced_begin || page >= seq->announced_end) continue;
+        if (memcmp(seq->announced, tokens, bytes) == 0) return true;
+    }
+    return false;
+}
+
+pkv_match model_lookup(const model* m, uint32_t seq, const uint32_t* tokens, uint32_t count) {
+    const model_seq* s = &m->seqs[seq];
+    pkv_match match = {0, 0};
+    uint32_t parent = MODEL_NONE;
+    uint32_t common = m->block_tokens;
+    while (match.matched < count && common == m->block_tokens) {
+        parent = index_next(m, s->tenant, parent, tokens, match.matched, count, &common);
+        if (parent == MODEL_NONE) break;
+        match.matched += common;
+    }
+    uint32_t page = match.matched / m->block_tokens;
+    while (page < count / m->block_tokens && is_announced(m, s->tenant, tokens, page))
+        page++;
+    if (page * m->block_tokens > match.matched)
+        match.pending = page * m->block_tokens - match.matched;
+    return match;
+}
+
+model_verdict model_announce_errors(const model* m, uint32_t seq, uint32_t count) {
+    model_verdict verdict = idle_errors(m, seq);
+    if (count > m->config.sequence_tokens_max) verdict.must |= MODEL_BIT(PKV_ETOOBIG);
+    return verdict;
+}
+
+void model_announce(model* m, uint32_t seq, const uint32_t* tokens, uint32_t count) {
+    model_seq* s = &m->seqs[seq];
+    uint32_t left = m->config.announced_pages_max;
+    announce_from(s, UINT32_MAX);
+    for (uint32_t i = 0; i < m->config.sequences_max; i++)
+        if (m->seqs[i].alive) left -= m->seqs[i].announced_end - m->seqs[i].announced_begin;
+    if (m->config.prefix_off) left = 0;
+    const uint32_t begin = s->length / m->block_tokens;
+    const uint32_t end = count / m->block_tokens;
+    s->announced_begin = begin;
+    s->announced_end = end > begin ? begin + min_u32(end - begin, left) : begin;
+    memcpy(s->announced, tokens, count * sizeof *tokens);
+    announce_from(s, begin);
 }
 
 /* ---- Reservation ----------------------------------------------------------------------------- */
@@ -702,6 +775,7 @@ void model_commit(model* m, uint32_t seq) {
     s->reserved = 0;
     s->in_plan = false;
     index_from(m, s, first_page);
+    announce_from(s, s->length / m->block_tokens);
     if (m->config.groups[0].window > 0) roll_off(m, s);
 }
 
@@ -732,6 +806,7 @@ model_verdict model_swap_out_errors(const model* m, uint32_t seq) {
 
 void model_swap_out(model* m, uint32_t seq) {
     m->seqs[seq].residence = PKV_LEAVING;
+    announce_from(&m->seqs[seq], UINT32_MAX);
     m->host_free -= kept_pages(m, &m->seqs[seq]);
     m->transfers++;
 }

@@ -58,6 +58,9 @@ typedef struct model_seq {
     uint32_t* blocks;  /* [pages] */
     bool is_tree;      /* the reserved tokens are one, */
     uint32_t* parents; /* [sequence_tokens_max] with these parents, by their places among them */
+    uint32_t announced_begin; /* pages that it has announced and not committed */
+    uint32_t announced_end;
+    uint32_t* announced; /* [sequence_tokens_max] the tokens of the announcement */
 } model_seq;
 
 /* What pkv_plan_begin and pkv_seq_append are asked, in the model's words. */
@@ -126,6 +129,11 @@ uint32_t model_create(model* m, uint64_t tenant);
 
 model_verdict model_match_errors(const model* m, uint32_t seq, uint32_t count);
 uint32_t model_match(model* m, uint32_t seq, const uint32_t* tokens, uint32_t count);
+
+/* What is found, and what is pending; and announcing. */
+pkv_match model_lookup(const model* m, uint32_t seq, const uint32_t* tokens, uint32_t count);
+model_verdict model_announce_errors(const model* m, uint32_t seq, uint32_t count);
+void model_announce(model* m, uint32_t seq, const uint32_t* tokens, uint32_t count);
 
 model_verdict model_fork_errors(const model* m, uint32_t seq);
 uint32_t model_fork(model* m, uint32_t seq);

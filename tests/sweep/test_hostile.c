@@ -214,6 +214,39 @@ static int bad_match(struct world* w) {
     }
 }
 
+static int bad_lookup(struct world* w) {
+    pkv_match match;
+    switch (below(w, 6)) {
+    case 0:
+        return pkv_seq_lookup(NULL, w->seqs[EMPTY], tokens, 4, &match);
+    case 1:
+        return pkv_seq_lookup(w->cache, bad_seq(w), tokens, 4, &match);
+    case 2:
+        return pkv_seq_lookup(w->cache, w->seqs[EMPTY], NULL, 4, &match);
+    case 3:
+        return pkv_seq_lookup(w->cache, w->seqs[EMPTY], tokens, 4, NULL);
+    case 4:
+        return pkv_seq_lookup(w->cache, w->seqs[EMPTY], tokens, huge(w), &match);
+    default:
+        return pkv_seq_lookup(w->cache, w->seqs[1 + below(w, 4)], tokens, 4, &match);
+    }
+}
+
+static int bad_announce(struct world* w) {
+    switch (below(w, 5)) {
+    case 0:
+        return pkv_seq_announce(NULL, w->seqs[EMPTY], tokens, 4);
+    case 1:
+        return pkv_seq_announce(w->cache, bad_seq(w), tokens, 4);
+    case 2:
+        return pkv_seq_announce(w->cache, w->seqs[EMPTY], NULL, 4);
+    case 3:
+        return pkv_seq_announce(w->cache, w->seqs[EMPTY], tokens, huge(w));
+    default:
+        return pkv_seq_announce(w->cache, w->seqs[PLANNED], tokens, 4);
+    }
+}
+
 static int bad_fork(struct world* w) {
     pkv_seq child;
     switch (below(w, 4)) {
@@ -643,10 +676,11 @@ static int bad_specification(struct world* w) {
 }
 
 static int (*const bad_calls[])(struct world* w) = {
-    bad_create, bad_match,         bad_fork,      bad_truncate,  bad_free,       bad_info,
-    bad_blocks, bad_append,        bad_seq_write, bad_commit,    bad_read,       bad_begin,
-    bad_write,  bad_attend,        bad_end,       bad_plan_info, bad_cache_call, bad_specification,
-    bad_swap,   bad_transfer_call, away_call,     bad_trees,     bad_accept,
+    bad_create,    bad_match,      bad_fork,          bad_truncate,  bad_free,
+    bad_info,      bad_blocks,     bad_append,        bad_seq_write, bad_commit,
+    bad_read,      bad_begin,      bad_write,         bad_attend,    bad_end,
+    bad_plan_info, bad_cache_call, bad_specification, bad_swap,      bad_transfer_call,
+    away_call,     bad_trees,      bad_accept,        bad_lookup,    bad_announce,
 };
 
 /* ---- The test -------------------------------------------------------------------------------- */

@@ -13,10 +13,12 @@ R2  A request that can never fit is refused by `submit`; one that fits later wai
 R3  The head of the queue is admitted when its whole prompt fits beside what running samples are
     still owed plus one block each. Nobody overtakes a head that waits for blocks, or large requests
     would starve.
-R4  A request whose prefix a running sample is computing right now is held back until those blocks
-    are committed, and then finds them with `match`. Without this, requests of one group that arrive
-    together would each compute the preamble, since nothing uncommitted is ever shared. It may be
-    overtaken meanwhile: what it waits for is under way and ends within a few steps.
+R4  Samples announce what they are going to compute. A request whose prefix has been announced is
+    held back until those blocks are committed, and then finds them with `match`; when the sample
+    that announced them ends before that, the request is admitted and computes them itself. Without
+    this, requests of one group that arrive together would each compute the preamble, since nothing
+    uncommitted is ever shared. It may be overtaken meanwhile: what it waits for is under way and
+    ends within a few steps.
 R5  When a step runs out of blocks, the policy's victim gives all of its blocks back and waits
     again; its tokens stay. The computed part usually is still cached when it returns. The beams of
     a search give way together, and come back together.
@@ -312,6 +314,7 @@ class Scheduler:
             self._short = (sample, room)
             return False
         self._short = None
+        sequence.announce(sample.tokens[: sample.length])
         sample.attach(sequence, reused)
         if sample.preemptions == 0:
             sample.reused = reused
@@ -327,18 +330,7 @@ class Scheduler:
 
     def _is_prefix_under_way(self, sample: Sample) -> bool:
         """Whether a running sample will soon commit full blocks that `sample` can share (R4)."""
-        size = self.cache.block_tokens
-        for other in self.running:
-            if other.length - other.computed <= 1:
-                continue
-            same = common_prefix(sample.tokens[: sample.length - 1], other.tokens[: other.length])
-            if same // size * size > other.computed:
-                return True
-        return False
-
-
-def common_prefix(a: NDArray[np.uint32], b: NDArray[np.uint32]) -> int:
-    """How many tokens at the front of `a` and `b` are equal."""
-    count = min(len(a), len(b))
-    differ = a[:count] != b[:count]
-    return int(differ.argmax()) if differ.any() else count
+        if sample.length == 1 or not self.running:
+            return False
+        with self.cache.sequence() as sequence:
+            return sequence.lookup(sample.tokens[: sample.length - 1]).pending > 0

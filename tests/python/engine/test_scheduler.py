@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from pagedkv.engine import ArrivalOrder, ModelConfig, Request, RequestError, Scheduler, cache_for
 from pagedkv.engine.config import Fields, parse_config
-from pagedkv.engine.scheduler import common_prefix
 from tiny import CONFIG
 
 MODEL = parse_config(Fields("tiny", CONFIG))
@@ -151,7 +150,32 @@ def test_equal_prefix_waits_until_it_is_committed(scheduler: Scheduler) -> None:
     scheduler.admit()
     waited = scheduler.running[-1]
     assert waited.request.id == "b"
-    assert waited.reused == waited.computed == 48
+    assert waited.reused == waited.computed == 49, "six blocks, and a token of the seventh"
+
+
+def test_two_equal_prompts_that_arrive_together_are_computed_once(scheduler: Scheduler) -> None:
+    scheduler.submit(request(25, name="a"), 0.0)
+    scheduler.submit(request(25, name="b"), 0.0)
+    scheduler.admit()
+    assert compute(scheduler) == [("a", 25)]
+    scheduler.admit()
+    assert compute(scheduler) == [("a", 1), ("b", 1)]
+    assert scheduler.running[1].reused == 24
+    assert scheduler.cache.stats().prefix_duplicates == 0
+
+
+def test_who_waits_goes_on_when_the_owner_is_cancelled(scheduler: Scheduler) -> None:
+    scheduler.submit(request(60, name="a"), 0.0)
+    scheduler.submit(request(60, name="b"), 0.0)
+    scheduler.admit()
+    assert compute(scheduler) == [("a", 32)]
+    scheduler.admit()
+    assert [sample.request.id for sample in scheduler.running] == ["a"]
+    scheduler.finish(scheduler.running[0])
+    scheduler.admit()
+    assert [sample.request.id for sample in scheduler.running] == ["b"]
+    assert scheduler.running[0].reused == 32
+    assert compute(scheduler) == [("b", 28)]
 
 
 def test_victims_are_the_youngest_and_keep_their_place(scheduler: Scheduler) -> None:
@@ -201,11 +225,3 @@ def test_blocks_behind_a_window() -> None:
         assert scheduler.blocks_held(400, chunk=1) == 4
         assert scheduler.blocks_held(400) == 8
         scheduler.check(request(400))
-
-
-def test_common_prefix() -> None:
-    a = np.array([1, 2, 3], np.uint32)
-    assert common_prefix(a, a) == 3
-    assert common_prefix(a, a[:2]) == 2
-    assert common_prefix(a, np.array([1, 9, 3, 4], np.uint32)) == 1
-    assert common_prefix(a, np.array([], np.uint32)) == 0

@@ -89,6 +89,7 @@ struct Config {
     host_blocks: u32,
     transfers_max: u32,
     swap_layers: u32,
+    announced_pages_max: u32,
 }
 
 #[repr(C)]
