@@ -305,6 +305,8 @@ typedef struct pkv_stats {
     uint32_t host_blocks_free;
     uint32_t transfers;       /* under way */
     uint64_t tokens_rejected; /* computed, and then dropped by pkv_plan_accept */
+    uint32_t pins;            /* alive; they are not counted among the sequences */
+    uint64_t pins_expired;    /* at their timeout */
 } pkv_stats;
 
 /* Copy the counters. stats->struct_size says how much of the struct the caller knows.
@@ -470,6 +472,30 @@ PKV_API int pkv_seq_write(pkv_cache* cache, pkv_seq seq, uint32_t layer, const p
 /* Commit all reserved tokens of a sequence that is in no plan.
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan), PKV_EAWAY. */
 PKV_API int pkv_seq_commit(pkv_cache* cache, pkv_seq seq);
+
+/* ---- Pins ------------------------------------------------------------------------------------ */
+
+/* A hold on blocks, whoever else lets go of them. */
+typedef struct pkv_pin {
+    uint64_t id;
+} pkv_pin;
+
+/* Hold the whole blocks among the first `tokens` committed tokens of a sequence: they stay, as
+ * active ones, when the sequence is freed, until the pin is released, its owner's pins are, or
+ * `timeout_us` have passed (0: no timeout). A pin takes one of config.sequences_max.
+ * owner   any number that the application can name later, when what had the pin has died.
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (uncommitted tokens or in a plan), PKV_EAWAY, PKV_ERANGE,
+ *         PKV_ENOSEQS, PKV_ENOLEAVES. */
+PKV_API int pkv_pin_create(pkv_cache* cache, pkv_seq seq, uint32_t tokens, uint64_t owner,
+                           uint64_t timeout_us, pkv_pin* pin);
+
+/* End a pin; its blocks are cached from then on. A zero handle is allowed and does nothing.
+ * Errors  PKV_EINVAL, PKV_ESTALE (also: its time is over). */
+PKV_API int pkv_pin_release(pkv_cache* cache, pkv_pin pin);
+
+/* End all pins of `owner`; how many there were goes to *released, which may be NULL.
+ * Errors  PKV_EINVAL. */
+PKV_API int pkv_pins_release(pkv_cache* cache, uint64_t owner, uint32_t* released);
 
 /* ---- Swapping --------------------------------------------------------------------------------
  *

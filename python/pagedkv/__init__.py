@@ -21,6 +21,7 @@ from ._config import sizes, why_absent
 from ._faults import fault_points, faults
 from ._ffi import lib as _lib
 from ._install import get_include, get_library
+from ._pin import Pin
 from ._sequence import NO_BLOCK, Match, Sequence
 from ._stats import FaultPoint, Report, Sizes, Stats, TraceEvent
 from ._step import Step
@@ -73,6 +74,7 @@ __all__ = [
     "OutOfMemory",
     "OutOfRange",
     "OutOfSequences",
+    "Pin",
     "Report",
     "Sequence",
     "Sizes",

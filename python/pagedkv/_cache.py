@@ -289,6 +289,14 @@ class Cache:
         check(lib.pkv_cache_set_stream(self._live(), handle), "Cache.use_stream: stream")
         self._stream = stream  # must not be destroyed while it is in use
 
+    def release_pins(self, owner: int) -> int:
+        """End all pins of `owner` (see Sequence.pin); return how many there were."""
+        unsigned("owner", owner, 64)
+        released = ffi.new("uint32_t*")
+        check(lib.pkv_pins_release(self._live(), owner, released), "Cache.release_pins")
+        count: int = released[0]
+        return count
+
     def stats(self) -> Stats:
         """The counters of the cache at this moment."""
         return read_stats(self._live())

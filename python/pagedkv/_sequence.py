@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ._ffi import check, ffi, lib
+from ._pin import Pin
 from ._tokens import TokenArray, Tokens, UnknownTokens, token_array
 from ._transfer import Transfer
-from ._values import unsigned
+from ._values import positive, unsigned
 from .errors import Error, OutOfRange, StaleHandle
 
 if TYPE_CHECKING:
@@ -120,6 +122,25 @@ class Sequence:
         child = ffi.new("pkv_seq*")
         check(lib.pkv_seq_fork(self._live(), self._handle, child), "Sequence.fork")
         return Sequence(self._cache, child[0])
+
+    def pin(
+        self, tokens: int | None = None, *, owner: int = 0, timeout: float | None = None
+    ) -> Pin:
+        """Hold the whole blocks among the first `tokens` tokens, whoever else lets go of them.
+
+        tokens   of the committed ones; None: all
+        owner    any number; Cache.release_pins(owner) ends all pins that have it
+        timeout  seconds after which the pin ends by itself; None: never
+
+        Raises Busy (uncommitted tokens, or in a step), OutOfRange, OutOfSequences.
+        """
+        count = len(self) if tokens is None else unsigned("tokens", tokens)
+        us = 0 if timeout is None else max(1, math.ceil(positive("timeout", timeout) * 1e6))
+        unsigned("owner", owner, 64)
+        pin = ffi.new("pkv_pin*")
+        status = lib.pkv_pin_create(self._live(), self._handle, count, owner, us, pin)
+        check(status, "Sequence.pin")
+        return Pin(self._cache, pin[0])
 
     def truncate(self, length: int) -> None:
         """Keep the first `length` tokens and free the blocks behind; uncommitted tokens go too.

@@ -59,6 +59,7 @@ class Stats:
     host_blocks_total, host_blocks_free     blocks of the host tier
     transfers               transfers under way
     tokens_rejected         tokens computed, and then dropped by Step.accept
+    pins, pins_expired      pins alive; pins that ended at their timeout
     """
 
     blocks_total: int
@@ -97,6 +98,8 @@ class Stats:
     host_blocks_free: int
     transfers: int
     tokens_rejected: int
+    pins: int
+    pins_expired: int
 
 
 @dataclass(frozen=True)

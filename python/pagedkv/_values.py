@@ -8,7 +8,7 @@ from typing import SupportsFloat, SupportsIndex
 
 from .errors import InvalidArgument
 
-__all__ = ["finite", "unsigned"]
+__all__ = ["finite", "positive", "unsigned"]
 
 
 def unsigned(name: str, value: SupportsIndex, bits: int = 32) -> int:
@@ -32,4 +32,12 @@ def finite(name: str, value: SupportsFloat) -> float:
         raise InvalidArgument(f"{name}: expected a number, got {kind}") from None
     if not math.isfinite(number):
         raise InvalidArgument(f"{name}: expected a finite number, got {number}")
+    return number
+
+
+def positive(name: str, value: SupportsFloat) -> float:
+    """`value` as a finite float above zero."""
+    number = finite(name, value)
+    if number <= 0:
+        raise InvalidArgument(f"{name}: expected more than 0, got {number}")
     return number

@@ -46,6 +46,7 @@ int pkv_cache_stats(pkv_cache* cache, pkv_stats* stats) {
     if (known_bytes > sizeof *stats) return PKV_EINVAL;
     pkv_stats all;
     pkvi_lock(cache);
+    pkvi_settle(cache);
     pkvi_cache_stats(cache, &all);
     pkvi_unlock(cache, PKV_OK);
     all.struct_size = known_bytes;

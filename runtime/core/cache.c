@@ -55,6 +55,7 @@ static int open_parts(pkv_cache* cache) {
     PKVI_TRY(pkvi_trace_open(&cache->trace, mem, config->trace_events_max, &cache->clock));
     PKVI_TRY(open_device(cache));
     PKVI_TRY(open_memory(cache, key));
+    cache->pins.next_deadline_us = UINT64_MAX;
     PKVI_TRY(pkvi_seqs_open(&cache->seqs, mem, config, (uint32_t)pkvi_random_next(&random)));
     PKVI_TRY(pkvi_pending_open(&cache->pending, mem, key, config->announced_pages_max));
     PKVI_TRY(pkvi_plans_open(&cache->plans, mem, config, (uint32_t)pkvi_random_next(&random)));
@@ -171,7 +172,8 @@ void pkvi_cache_stats(const pkv_cache* cache, pkv_stats* stats) {
     stats->blocks_cached = pkvi_prefix_idle_count(&cache->prefix);
     stats->extents_total = cache->arena.extent_count;
     stats->extents_used = cache->arena.extent_count - cache->arena.free_count;
-    stats->sequences = cache->seqs.alive_count;
+    stats->sequences = cache->seqs.alive_count - cache->pins.count;
+    stats->pins = cache->pins.count;
     stats->plans = cache->plans.open_count;
     stats->leaves_total = cache->leaves.leaf_count;
     stats->leaves_free = cache->leaves.free_count;

@@ -10,6 +10,7 @@
 #include "core/check.h"
 #include "core/config.h"
 #include "core/pending.h"
+#include "core/pin.h"
 #include "core/plan.h"
 #include "core/seq.h"
 #include "core/swap.h"
@@ -32,6 +33,7 @@ struct pkv_cache {
     struct pkvi_prefix prefix;
     struct pkvi_leaves leaves;
     struct pkvi_seqs seqs;
+    struct pkvi_pins pins;
     struct pkvi_pending pending;
     struct pkvi_plans plans;
     struct pkvi_tier tier;

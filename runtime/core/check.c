@@ -126,14 +126,26 @@ static const char* check_leaves(const pkv_cache* cache) {
     return NULL;
 }
 
+static const char* check_pin(const pkv_cache* cache, const struct pkvi_seq* pin) {
+    EXPECT(!pin->in_plan && pin->readers == 0, "N1");
+    EXPECT(pin->residence == PKV_RESIDENT && pin->reserved == 0, "N1");
+    EXPECT(pin->pin_deadline_us >= cache->pins.next_deadline_us, "N1");
+    return NULL;
+}
+
 static const char* check_seqs(pkv_cache* cache) {
     uint32_t alive = 0;
+    uint32_t pins = 0;
     for (uint32_t i = 0; i < cache->seqs.count_max; i++) {
         const struct pkvi_seq* seq = &cache->seqs.slots[i];
         if (!seq->alive) continue;
         alive++;
         CHECK(check_seq(cache, seq));
+        if (!seq->is_pin) continue;
+        pins++;
+        CHECK(check_pin(cache, seq));
     }
+    EXPECT(pins == cache->pins.count, "N1");
     EXPECT(alive == cache->seqs.alive_count, "S1");
     return check_leaves(cache);
 }

@@ -14,7 +14,8 @@
 enum pkvi_handle_kind {
     PKVI_HANDLE_SEQ = 0x5e,
     PKVI_HANDLE_PLAN = 0x9a,
-    PKVI_HANDLE_TRANSFER = 0x7f
+    PKVI_HANDLE_TRANSFER = 0x7f,
+    PKVI_HANDLE_PIN = 0x61
 };
 
 static inline uint64_t pkvi_handle_make(enum pkvi_handle_kind kind, uint32_t generation,

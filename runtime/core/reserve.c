@@ -161,6 +161,7 @@ void pkvi_reserve_return(pkv_cache* cache, uint32_t count) {
 }
 
 int pkvi_reserve_blocks(pkv_cache* cache, uint32_t count, uint32_t leaves) {
+    pkvi_settle(cache);
     uint32_t evictions;
     PKVI_TRY(decide_evictions(cache, count, &evictions));
     PKVI_TRY(decide_leaves(cache, leaves));
@@ -270,6 +271,7 @@ static uint32_t apply_item(pkv_cache* cache, const struct pkvi_reservation* item
 }
 
 int pkvi_reserve(pkv_cache* cache, uint32_t count) {
+    pkvi_settle(cache);
     struct need need;
     PKVI_TRY(decide_items(cache, count, false, &need));
     const uint32_t room = cache->pool.free_count + pkvi_prefix_idle_count(&cache->prefix);

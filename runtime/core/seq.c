@@ -37,7 +37,7 @@ int pkvi_seq_find(const struct pkvi_seqs* seqs, pkv_seq handle, struct pkvi_seq*
     const uint32_t slot = pkvi_handle_slot(handle.id);
     if (slot >= seqs->count_max) return PKV_ESTALE;
     struct pkvi_seq* found = &seqs->slots[slot];
-    if (!found->alive) return PKV_ESTALE;
+    if (!found->alive || found->is_pin) return PKV_ESTALE;
     if (pkvi_seq_handle(seqs, found).id != handle.id) return PKV_ESTALE;
     *seq = found;
     return PKV_OK;
@@ -95,6 +95,7 @@ void pkvi_seq_slots(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t
 
 int pkvi_seq_create(pkv_cache* cache, uint64_t tenant, pkv_seq* handle) {
     PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_SEQ_CREATE));
+    pkvi_settle(cache);
     if (cache->seqs.free_head == PKVI_NONE) return PKV_ENOSEQS;
     struct pkvi_seq* seq = slot_take(&cache->seqs);
     seq->tenant = tenant;
@@ -108,6 +109,7 @@ int pkvi_seq_fork(pkv_cache* cache, const struct pkvi_seq* seq, pkv_seq* handle)
     if (seq->reserved > 0) return PKV_EBUSY;
     PKVI_TRY(pkvi_seq_check_resident(seq));
     PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_SEQ_FORK));
+    pkvi_settle(cache);
     if (cache->seqs.free_head == PKVI_NONE) return PKV_ENOSEQS;
     struct pkvi_seq* child = slot_take(&cache->seqs);
     child->tenant = seq->tenant;
@@ -198,6 +200,7 @@ int pkvi_seq_match(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* token
                    uint32_t* matched) {
     PKVI_TRY(check_match(cache, seq, count));
     PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_SEQ_MATCH));
+    pkvi_settle(cache);
     uint32_t* const blocks = cache->scratch.blocks;
     uint32_t tail;
     const uint32_t pages = find_prefix(cache, seq->tenant, tokens, count, blocks, &tail);

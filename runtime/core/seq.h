@@ -32,8 +32,11 @@ struct pkvi_seq {
     uint32_t host_head;           /* first of its slots in the host tier, or PKVI_NONE (tier.h) */
     enum pkv_residence residence; /* moved by swap.c alone */
     int arrival;                  /* how its arrival failed, while a plan still holds its blocks */
-    uint64_t mark; /* serial of the last batch that named it, to find a sequence named twice */
+    uint64_t mark;      /* serial of the last batch that named it, to find a sequence named twice */
+    uint64_t pin_owner; /* of a pin; see pin.h */
+    uint64_t pin_deadline_us; /* UINT64_MAX: none */
     bool alive;
+    bool is_pin;
     bool in_plan;
     bool is_unindexed; /* it has arrived, and its pages have not been offered to the index again */
 };
