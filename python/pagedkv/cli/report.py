@@ -36,7 +36,17 @@ def table(summary: Summary) -> str:
         ("preemptions", f"{summary.preemptions:,}"),
         ("evictions", f"{summary.evictions:,} cached pages"),
     ]
+    if summary.guessed_tokens:
+        rows.append(("speculation", _speculation(summary)))
     return "\n".join(f"{name:<24}{value}".rstrip() for name, value in rows)
+
+
+def _speculation(summary: Summary) -> str:
+    right = summary.guessed_right / summary.guessed_tokens
+    return (
+        f"{summary.guessed_right:,} of {summary.guessed_tokens:,} guesses right ({right:.0%}),"
+        f" {summary.generated_tokens / summary.turns:.2f} tokens per sample and step"
+    )
 
 
 def _milliseconds(values: Distribution | None) -> str:

@@ -36,6 +36,7 @@ from pagedkv.engine import (
     default_dtype,
     first_difference,
     load_checkpoint,
+    parse_speculate,
     search_again,
     summarise,
 )
@@ -93,6 +94,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--early-stopping", choices=tuple(EARLY_STOPPING), default="false",
         help="of --beam: when to stop with N ended outputs, as in transformers (default: false)",
     )  # fmt: skip
+    add(
+        "--speculate", type=_speculate, metavar="HOW",
+        help="guess the next tokens of greedy outputs from the text so far: ngram[:N,K], a chain of"
+        " K tokens that followed the last N; ngram-tree[:N,K,B], B such continuations at once",
+    )  # fmt: skip
     add("--max-tokens", type=at_least_1, metavar="N", help="of each output, default 64" + own)
     add("--check", action="store_true", help="compare with a contiguous cache, token by token")
     add("--show", type=at_least_0, default=0, metavar="N", help="print N of the texts")
@@ -117,6 +123,14 @@ def _whole_number(minimum: int) -> Any:
 
     parse.__name__ = "whole number"
     return parse
+
+
+def _speculate(text: str) -> str:
+    try:
+        parse_speculate(text)
+    except RequestError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def _kv_dtypes(text: str) -> str:
@@ -187,7 +201,8 @@ def _prepare(options: argparse.Namespace, stack: ExitStack) -> _Job:
             device=options.device,
         )
     )
-    engine = Engine(model, cache, options.batch, options.step_tokens)
+    speculate = parse_speculate(options.speculate) if options.speculate else None
+    engine = Engine(model, cache, options.batch, options.step_tokens, speculate=speculate)
     for request in requests:
         engine.scheduler.check(request)
     reference = model

@@ -4,6 +4,7 @@ checkpoint, config, tensorfile, tokenizer   a Hugging Face folder, read and vali
 model, linear, rope, sampling               from tokens to logits to the next token
 request, scheduler, policy, runner          continuous batching over `pagedkv.Cache`
 beam, beamgroup                             beam search, and its beams in the scheduler
+speculate                                   guesses at the next tokens, as chains or trees
 contiguous, rounding, check                 the reference without pages, and the comparison
 metrics, errors, arrays                     figures, refusals, numpy or cupy
 
@@ -28,6 +29,7 @@ from .rounding import KV_DTYPES, round_to
 from .runner import Engine, cache_for, default_dtype
 from .sampling import Sampler, SamplingParams
 from .scheduler import Scheduler
+from .speculate import SpeculateParams, parse_speculate
 from .tokenizer import Tokenizer
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "Sampler",
     "SamplingParams",
     "Scheduler",
+    "SpeculateParams",
     "Summary",
     "Tokenizer",
     "TokenizerError",
@@ -62,6 +65,7 @@ __all__ = [
     "first_difference",
     "generate_alone",
     "load_checkpoint",
+    "parse_speculate",
     "round_to",
     "search_again",
     "search_alone",

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Totals:
-    """Counters of one Engine. `batch` is the number of samples in the latest step."""
+    """Counters of one Engine. `batch` is the number of samples in the latest step, `turns` how
+    often a step gave a sample tokens, `guessed` and `guessed_right` tokens of speculation."""
 
     started: float
     steps: int = 0
@@ -40,6 +41,9 @@ class Totals:
     blocks_reserved_peak: int = 0
     prefix_tokens_reused: int = 0
     preemptions: int = 0
+    turns: int = 0
+    guessed: int = 0
+    guessed_right: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,9 @@ class Summary:
     cow_copies: int
     evictions: int
     preemptions: int
+    turns: int
+    guessed_tokens: int
+    guessed_right: int
 
 
 def summarise(
@@ -124,4 +131,7 @@ def summarise(
         cow_copies=stats.cow_copies,
         evictions=stats.evictions,
         preemptions=totals.preemptions,
+        turns=totals.turns,
+        guessed_tokens=totals.guessed,
+        guessed_right=totals.guessed_right,
     )

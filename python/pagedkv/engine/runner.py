@@ -3,6 +3,9 @@
     submit -> [ scheduler.admit -> chunks -> cache.step -> model.forward -> sample ]* -> completions
                                    ^-- make_room when the step finds no blocks
 
+With speculation (speculate.py) guesses are added to the chunks, and the step accepts those that are
+what the model chooses; they are given up first when blocks run out.
+
 One step computes the chunks that the scheduler chose. K and V go to the cache and attention comes
 from it; leaving the step commits. Tokens are sampled after the commit, so a step that fails leaves
 every sample as it was and can simply be tried again.
@@ -13,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,11 +26,13 @@ from pagedkv import Cache, OutOfBlocks, Step, TooBig
 from .arrays import Array
 from .beamgroup import BeamGroup
 from .config import ModelConfig
+from .errors import RequestError
 from .metrics import Progress, Totals
 from .model import Attend, Model
 from .policy import Policy
 from .request import Completion, Request, Sample, complete
 from .scheduler import Chunk, Scheduler
+from .speculate import SpeculateParams, Speculator
 
 GPU_HEAD_DIMS = (64, 96, 128, 256)  # of the kernels, as the cache says when it refuses one
 
@@ -40,6 +46,7 @@ class Engine:
     step_tokens   new tokens of one step, decode and prefill together; at least `batch`
     policy        who goes first and who is preempted; default ArrivalOrder
     clock         seconds; for times in completions only, never for decisions
+    speculate     guess the next tokens of samples that decode greedily; default: do not
     """
 
     def __init__(
@@ -50,12 +57,16 @@ class Engine:
         step_tokens: int = 512,
         policy: Policy | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        speculate: SpeculateParams | None = None,
     ) -> None:
+        if speculate is not None and speculate.branches > 1 and cache.device == "cuda":
+            raise RequestError("speculate: trees need a cache on the CPU; branches must be 1")
         self.model = model
         self.cache = cache
         self.scheduler = Scheduler(cache, model.config, batch, step_tokens, policy)
         self.clock = clock
         self.totals = Totals(started=clock())
+        self.speculator = None if speculate is None else Speculator(speculate)
         model.arrays.join(cache)
 
     def submit(self, request: Request) -> None:
@@ -96,14 +107,23 @@ class Engine:
         chunks = self.scheduler.chunks()
         if not chunks:
             return []
-        logits, chunks = self._compute(chunks)
-        ready = [chunk.sample for chunk in chunks if chunk.is_last]
-        for chunk in chunks:
-            chunk.sample.computed += chunk.count
+        if self.speculator is not None:
+            chunks = self.speculator.extend(chunks, self.scheduler.step_tokens)
+        logits, chunks, paths = self._compute(chunks)
+        pairs = list(zip(chunks, paths, strict=True))
+        ready = [(chunk.sample, path) for chunk, path in pairs if chunk.is_last]
+        for chunk, path in pairs:
+            chunk.sample.computed += chunk.count + len(path) - 1
+            if self.speculator is not None and chunk.guesses:
+                self.speculator.learn(chunk.sample, len(path) - 1)
         done: list[Completion] = []
-        for sample, row in zip(ready, logits, strict=True):
-            done += self._advance(sample, row)
-        self._count(chunks, done)
+        for (sample, path), rows in zip(ready, logits, strict=True):
+            for row in path:
+                ended = self._advance(sample, rows[row])
+                done += ended
+                if ended:  # by a stop token that was guessed: what is behind it does not count
+                    break
+        self._count(chunks, paths, done)
         return done
 
     def progress(self) -> Progress:
@@ -120,21 +140,35 @@ class Engine:
 
     # ---- One step
 
-    def _compute(self, chunks: list[Chunk]) -> tuple[Array, list[Chunk]]:
-        """Run the model over `chunks`, or over what is left of them when blocks run out. Returns
-        logits [R, vocab] of the chunks that are the last of their sample, in order, on the host."""
+    def _compute(self, chunks: list[Chunk]) -> tuple[list[Array], list[Chunk], list[list[int]]]:
+        """Run the model over `chunks`, or over what is left of them when blocks run out.
+
+        Returns, of the chunks that are the last of their sample, logits [1 + guesses, vocab] on
+        the host; the chunks; and of each chunk the rows of its logits to go on from: [0], and
+        guesses that turned out right.
+        """
         arrays = self.model.arrays
         with arrays.stream, ExitStack() as stack:
             step, chunks = self._reserve(stack, chunks)
             reserved = self.scheduler.blocks_reserved()
             self.totals.blocks_reserved_peak = max(self.totals.blocks_reserved_peak, reserved)
-            ends = np.cumsum([chunk.count for chunk in chunks]) - 1
-            rows = ends[[chunk.is_last for chunk in chunks]]
+            ends = np.cumsum([chunk.rows for chunk in chunks])
+            wanted = [
+                range(end - 1 - chunk.guesses, end)
+                for chunk, end in zip(chunks, ends.tolist(), strict=True)
+                if chunk.is_last
+            ]
+            rows = np.fromiter(chain.from_iterable(wanted), np.intp)
             tokens = np.concatenate([chunk.entry[1] for chunk in chunks])
             logits = self.model.forward(tokens, step.positions, rows, self._attention(step))
             # While the step can still be given up: a GPU fails when it is waited for.
             logits = arrays.to_host(logits)
-        return logits, chunks
+            sizes = np.array([len(part) for part in wanted], np.intp)
+            parts = np.split(logits, np.cumsum(sizes)[:-1])[: len(wanted)]
+            paths = _verify(chunks, parts)
+            if any(chunk.guesses for chunk in chunks):
+                step.accept([chunk.kept(path) for chunk, path in zip(chunks, paths, strict=True)])
+        return parts, chunks, paths
 
     def _attention(self, step: Step) -> Attend:
         dim, stored = self.model.config.head_dim, self.cache.head_dim
@@ -149,7 +183,10 @@ class Engine:
                 return stack.enter_context(self.cache.step(entries)), chunks
             except (OutOfBlocks, TooBig):
                 # TooBig: more blocks in one step than there are in all.
-                chunks = self.scheduler.make_room(chunks)
+                if any(chunk.guesses for chunk in chunks):
+                    chunks = [chunk.guessing(None) for chunk in chunks]
+                else:
+                    chunks = self.scheduler.make_room(chunks)
 
     def _advance(self, sample: Sample, row: Any) -> list[Completion]:
         """Choose the next token of `sample`, and of siblings that fork off here."""
@@ -189,14 +226,30 @@ class Engine:
         self.totals.finished += len(done)
         return done
 
-    def _count(self, chunks: list[Chunk], done: list[Completion]) -> None:
+    def _count(self, chunks: list[Chunk], paths: list[list[int]], done: list[Completion]) -> None:
         totals = self.totals
         totals.steps += 1
-        totals.tokens_computed += sum(chunk.count for chunk in chunks)
+        totals.tokens_computed += sum(chunk.rows for chunk in chunks)
+        totals.turns += sum(chunk.is_last for chunk in chunks)
+        totals.guessed += sum(chunk.guesses for chunk in chunks)
+        totals.guessed_right += sum(len(path) - 1 for path in paths)
         totals.batch = len(chunks)
         totals.batch_peak = max(totals.batch_peak, len(chunks))
         totals.prefix_tokens_reused += sum(completion.reused for completion in done)
         totals.preemptions = self.scheduler.preemptions
+
+
+def _verify(chunks: list[Chunk], parts: list[Array]) -> list[list[int]]:
+    """The rows of each chunk's logits to go on from."""
+    logits = iter(parts)
+    paths = []
+    for chunk in chunks:
+        rows = next(logits) if chunk.is_last else None
+        if chunk.draft is None:
+            paths.append([0])
+        else:
+            paths.append(chunk.draft.verify(chunk.sample.sampler, rows))
+    return paths
 
 
 def cache_for(

@@ -44,20 +44,49 @@ from .request import Completion, Request, Sample
 if TYPE_CHECKING:
     from pagedkv import Cache, Sequence
 
+    from .speculate import Draft
+
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """The next `count` tokens of `sample`, to be computed in one step."""
+    """The next `count` tokens of `sample`, to be computed in one step, and guesses behind them."""
 
     sample: Sample
     count: int
+    draft: Draft | None = None
 
     @property
-    def entry(self) -> tuple[Sequence, NDArray[np.uint32]]:
-        """The chunk as `Cache.step` takes it: the sequence and its new tokens."""
+    def entry(
+        self,
+    ) -> tuple[Sequence, NDArray[np.uint32]] | tuple[Sequence, NDArray[np.uint32], list[int]]:
+        """The chunk as `Cache.step` takes it: the sequence, its new tokens, parents in a tree."""
         assert self.sample.sequence is not None, "only running samples are scheduled"
         begin = self.sample.computed
-        return self.sample.sequence, self.sample.tokens[begin : begin + self.count]
+        tokens = self.sample.tokens[begin : begin + self.count]
+        if self.draft is None:
+            return self.sample.sequence, tokens
+        tokens = np.concatenate([tokens, self.draft.tokens])
+        if self.draft.is_chain:
+            return self.sample.sequence, tokens
+        return self.sample.sequence, tokens, self.draft.parent_rows
+
+    @property
+    def rows(self) -> int:
+        """Tokens of the step: its own and the guesses."""
+        return self.count + self.guesses
+
+    @property
+    def guesses(self) -> int:
+        return 0 if self.draft is None else len(self.draft.tokens)
+
+    def guessing(self, draft: Draft | None) -> Chunk:
+        """The same chunk with these guesses."""
+        return Chunk(self.sample, self.count, draft)
+
+    def kept(self, path: list[int]) -> int | list[int]:
+        """What `Step.accept` is to keep of the chunk, when those of its rows are right."""
+        is_tree = self.draft is not None and not self.draft.is_chain
+        return path if is_tree else self.count + len(path) - 1
 
     @property
     def is_last(self) -> bool:
