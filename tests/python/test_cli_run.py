@@ -324,6 +324,26 @@ def test_progress_on_a_terminal_and_elsewhere() -> None:
         assert text.endswith("\n")
 
 
+@pytest.mark.parametrize("how", ["ngram:2,4", "ngram-tree:2,4,2"])
+def test_speculation_changes_no_token(run: Run, tmp_path: Path, how: str) -> None:
+    texts = []
+    for options in ([], ["--speculate", how]):
+        code, out, err = run("--max-tokens", 40, "--check", "--json", tmp_path / "out", *options)
+        assert code == 0, err
+        found = json.loads((tmp_path / "out").read_text())
+        texts.append([done["tokens"] for done in found["completions"]])
+    assert texts[0] == texts[1]
+    assert re.search(r"^speculation  +[1-9]\d* of \d+ guesses right", out, re.M)
+    assert found["summary"]["guessed_right"] > 0
+    assert found["settings"]["speculate"] == how
+
+
+def test_speculation_that_is_none(run: Run) -> None:
+    code, _, err = run("--speculate", "oracle")
+    assert code == 2
+    assert "speculate: expected ngram[:N,K]" in err
+
+
 def test_rate_forgets() -> None:
     rate = Rate(span_s=2.0)
     assert rate.update(0.0, 0) == 0.0
