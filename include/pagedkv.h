@@ -15,8 +15,8 @@
  *   plan             what one step computes: the sequences, their new tokens, tables and slots
  *   commit           the moment when K/V of new tokens is declared computed. Only committed tokens
  *                    are shared, cached or counted in the length of a sequence
- *   tenant           owner of sequences. Cached prefixes are never shared across tenants, and a
- *                    block is zeroed before it passes from one tenant to another
+ *   tenant           owner of sequences. Cached prefixes are not shared across tenants, unless they
+ *                    are published, and a block is zeroed before it passes from one to another
  *
  * THE FIRST PROGRAM (complete in examples/first.c)
  *
@@ -228,6 +228,10 @@ typedef struct pkv_config {
                                 of them is efficient */
     uint32_t announced_pages_max; /* pages that pkv_seq_announce can keep; default blocks, but at
                                      most 4096 */
+    uint32_t key_sets_max;        /* different sets of extra keys that are remembered; default
+                               sequences_max, but at most 1024 */
+    uint32_t key_bytes_max; /* bytes of one set: of its keys and salt, and 12 for each; default
+                               1024 */
 } pkv_config;
 
 /* What a config will take. */
@@ -383,9 +387,35 @@ typedef struct pkv_seq_info {
  * Errors  PKV_EINVAL, PKV_ENOSEQS. */
 PKV_API int pkv_seq_create(pkv_cache* cache, uint64_t tenant, pkv_seq* seq);
 
+/* A key beside the token ids: what stands at positions [begin, end) besides. */
+typedef struct pkv_extra_key {
+    uint32_t begin;
+    uint32_t end;
+    const void* bytes; /* [size], for example a hash of an image */
+    uint32_t size;     /* at least 1 */
+} pkv_extra_key;
+
+/* Give an empty sequence extra keys: for what token ids do not say, such as the images that stand at
+ * some positions, or the adapter that K and V are computed with. It finds, waits for, and makes only
+ * cached blocks whose keys over the positions of the block are the same, byte for byte. What it was
+ * given before is replaced; forks have the same keys.
+ *
+ * salt    [salt_bytes] any bytes that all of the sequence depends on: an adapter, a user, a secret of
+ *         a tenant. NULL with 0: none
+ * keys    [count] ranges of positions, in order and apart; they may reach beyond the tokens
+ *
+ * The sets are remembered in key_sets_max places. When they are all taken, the set that no living
+ * sequence has had for longest is forgotten, and blocks that only it led to are found no more; when
+ * living sequences have all of them, this sequence is not cached: it finds nothing and leaves
+ * nothing, which is not an error.
+ * Errors  PKV_EINVAL (also: ranges are empty, out of order or overlap), PKV_ESTALE, PKV_EBUSY (not
+ *         empty, or in a plan), PKV_EAWAY, PKV_ETOOBIG (more than key_bytes_max). */
+PKV_API int pkv_seq_set_keys(pkv_cache* cache, pkv_seq seq, const void* salt, uint32_t salt_bytes,
+                             const pkv_extra_key* keys, uint32_t count);
+
 /* Attach the longest cached prefix of `tokens` [count] to an empty sequence. Token ids are compared,
- * one by one; only blocks that the same tenant committed are found. Pass one token less than the
- * prompt has when you need the logits of its last token.
+ * one by one; only blocks that the same tenant committed, or any tenant has published, are found.
+ * Pass one token less than the prompt has when you need the logits of its last token.
  * The prefix may end within a block, where a cached text and `tokens` part, or where one ended: such
  * a block is shared like others, and copied when this sequence writes to it. For the end of the
  * prefix the 16 newest blocks that come into question are looked at.
@@ -418,6 +448,21 @@ PKV_API int pkv_seq_lookup(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens
  * vain, until the other has ended.
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan), PKV_EAWAY, PKV_ETOOBIG. */
 PKV_API int pkv_seq_announce(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens, uint32_t count);
+
+/* Let every tenant find the first `count` committed tokens of a sequence, in whole blocks: a system
+ * prompt that all of them use, for example. Nothing else is ever shared across tenants, and what
+ * follows a published prefix is again each tenant's own.
+ * The blocks stay the publisher's: they count as its own as long as they are cached, whether it has
+ * sequences or not, and are zeroed before they are used for anybody else's tokens. Who finds them
+ * reads them, and gets a copy when it writes. Publishing cannot be taken back: published blocks
+ * are found until they are evicted. Extra keys stay part of what must be the same.
+ * Publish only what is no secret: others learn that a text has been published by finding it.
+ * published  set to the tokens that every tenant can find now; less than asked, beside the end of
+ *            the last block, when a block is not in the prefix index (unknown tokens, or it has
+ *            rolled off)
+ * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan), PKV_EAWAY, PKV_ERANGE (count exceeds the
+ *         length). */
+PKV_API int pkv_seq_publish(pkv_cache* cache, pkv_seq seq, uint32_t count, uint32_t* published);
 
 /* A new sequence with the same committed tokens. Blocks and table leaves are shared and copied on
  * write; the cost does not grow with the tokens but with the leaves of the table (256 pages each).

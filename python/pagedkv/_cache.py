@@ -85,6 +85,9 @@ class Cache:
     swap_layers         layers that arrive together on device "cuda"; default: so many that a copy
                         of them is efficient
     announced_pages     blocks that Sequence.announce() can keep; default blocks, but at most 4096
+    key_sets            different sets of Sequence.set_keys() that are remembered; default
+                        sequences, but at most 1024
+    key_bytes           bytes of one set, and 12 for each of its keys; default 1024
 
     On device "cuda" arrays are CUDA tensors of torch, CuPy arrays, or anything else that shares GPU
     memory; calls return before the GPU is done, and NaN is not looked for. head_dim is 64, 96, 128
@@ -147,6 +150,8 @@ class Cache:
         transfers: int = 0,
         swap_layers: int = 0,
         announced_pages: int = 0,
+        key_sets: int = 0,
+        key_bytes: int = 0,
     ) -> None:
         options = dict(locals())
         del options["self"]
@@ -190,8 +195,8 @@ class Cache:
     def sequence(self, tenant: int = 0) -> Sequence:
         """Start an empty sequence.
 
-        tenant  0 to 2^64 - 1. Cached prefixes are never shared across tenants, and a block is
-                zeroed before it passes from one to another.
+        tenant  0 to 2^64 - 1. Cached prefixes are not shared across tenants, unless they are
+                published, and a block is zeroed before it passes from one to another.
 
         Raises OutOfSequences.
         """

@@ -52,6 +52,8 @@ class CacheOptions(TypedDict, total=False):
     transfers: int
     swap_layers: int
     announced_pages: int
+    key_sets: int
+    key_bytes: int
 
 
 # Keyword -> field of pkv_group_config, and of pkv_config.
@@ -79,6 +81,8 @@ _CONFIG_FIELDS = {
     "transfers": "transfers_max",
     "swap_layers": "swap_layers",
     "announced_pages": "announced_pages_max",
+    "key_sets": "key_sets_max",
+    "key_bytes": "key_bytes_max",
 }
 _KEYWORDS = {field: keyword for keyword, field in (_GROUP_FIELDS | _CONFIG_FIELDS).items()}
 _SEEDS = ("seed", "fault_seed")

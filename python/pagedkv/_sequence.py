@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -64,7 +65,8 @@ class Sequence:
     def match(self, tokens: Tokens) -> int:
         """Attach the longest cached prefix of `tokens` to this empty sequence; return its length.
 
-        Only what the same tenant committed is found, by comparing ids one by one. The result is
+        Only what the same tenant committed, or any has published, is found, by comparing ids one by
+        one, and under the same keys (set_keys). The result is
         the number of tokens that need not be computed; it may end within a block, which is copied
         before this sequence writes to it. Pass prompt[:-1] when you need the logits of the last
         token of a prompt.
@@ -80,6 +82,50 @@ class Sequence:
         check(status, "Sequence.match")
         length: int = matched[0]
         return length
+
+    def set_keys(self, salt: bytes = b"", keys: Iterable[tuple[int, int, bytes]] = ()) -> None:
+        """Give this empty sequence keys beside its token ids, in place of those that it had.
+
+        It finds, waits for, and makes only cached blocks whose keys over the positions of the block
+        are the same, byte for byte. Forks have the same keys.
+
+        salt  any bytes that all of the sequence depends on: an adapter, a user
+        keys  (begin, end, bytes) for positions [begin, end), in order and apart: hashes of images
+
+        When living sequences have all key_sets places, this one is not cached at all: it finds
+        nothing and leaves nothing.
+
+        Raises InvalidArgument (also: ranges that are empty or overlap), Busy (the sequence is not
+        empty, or in a step), TooBig (more than key_bytes).
+        """
+        entries = [(unsigned("begin", b), unsigned("end", e), bytes(k)) for b, e, k in keys]
+        buffers = [ffi.from_buffer("char[]", k) for _, _, k in entries]
+        array = ffi.new("pkv_extra_key[]", len(entries))
+        for item, (begin, end, text), buffer in zip(array, entries, buffers, strict=True):
+            item.begin, item.end, item.bytes, item.size = begin, end, buffer, len(text)
+        pointer = ffi.from_buffer("char[]", bytes(salt))
+        status = lib.pkv_seq_set_keys(
+            self._live(), self._handle, pointer, len(salt), array, len(entries)
+        )
+        check(status, "Sequence.set_keys")
+
+    def publish(self, count: int | None = None) -> int:
+        """Let every tenant find the first `count` committed tokens; return how many it can find.
+
+        Whole blocks are published, up to the first that is not in the prefix index. It cannot be
+        taken back: they are found until they are evicted, and stay this tenant's own in all
+        accounts. Others that write into one get a copy.
+
+        count  default: all
+
+        Raises Busy (in a step), OutOfRange (longer than the sequence).
+        """
+        published = ffi.new("uint32_t*")
+        tokens = len(self) if count is None else unsigned("count", count)
+        status = lib.pkv_seq_publish(self._live(), self._handle, tokens, published)
+        check(status, f"Sequence.publish: {tokens} tokens")
+        result: int = published[0]
+        return result
 
     def lookup(self, tokens: Tokens) -> Match:
         """What match() would find, without attaching it, and how much more others are computing.

@@ -53,6 +53,33 @@ int pkv_seq_announce(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens, uint
     return pkvi_unlock(cache, announce(cache, seq, tokens, count));
 }
 
+static int set_keys(pkv_cache* cache, pkv_seq handle, const void* salt, uint32_t salt_bytes,
+                    const pkv_extra_key* keys, uint32_t count) {
+    struct pkvi_seq* seq;
+    PKVI_TRY(pkvi_seq_find(&cache->seqs, handle, &seq));
+    return pkvi_seq_set_keys(cache, seq, salt, salt_bytes, keys, count);
+}
+
+int pkv_seq_set_keys(pkv_cache* cache, pkv_seq seq, const void* salt, uint32_t salt_bytes,
+                     const pkv_extra_key* keys, uint32_t count) {
+    if (cache == NULL) return PKV_EINVAL;
+    pkvi_lock(cache);
+    return pkvi_unlock(cache, set_keys(cache, seq, salt, salt_bytes, keys, count));
+}
+
+static int publish(pkv_cache* cache, pkv_seq handle, uint32_t count, uint32_t* published) {
+    struct pkvi_seq* seq;
+    PKVI_TRY(pkvi_seq_find(&cache->seqs, handle, &seq));
+    return pkvi_seq_publish(cache, seq, count, published);
+}
+
+int pkv_seq_publish(pkv_cache* cache, pkv_seq seq, uint32_t count, uint32_t* published) {
+    if (cache == NULL) return PKV_EINVAL;
+    if (published == NULL) return PKV_EINVAL;
+    pkvi_lock(cache);
+    return pkvi_unlock(cache, publish(cache, seq, count, published));
+}
+
 static int fork_seq(pkv_cache* cache, pkv_seq handle, pkv_seq* child) {
     struct pkvi_seq* seq;
     PKVI_TRY(pkvi_seq_find(&cache->seqs, handle, &seq));

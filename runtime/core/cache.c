@@ -42,7 +42,8 @@ static int open_memory(pkv_cache* cache, struct pkvi_hash_key key) {
                             cache->config.blocks, sizes->blocks_per_extent));
     PKVI_TRY(pkvi_tier_open(&cache->tier, cache->device, mem, &cache->faults, &cache->layout,
                             cache->config.host_blocks));
-    PKVI_TRY(pkvi_prefix_open(&cache->prefix, &cache->pool, mem, key, &pkvi_policy_lru));
+    PKVI_TRY(
+        pkvi_prefix_open(&cache->prefix, &cache->pool, mem, key, &pkvi_policy_lru, &cache->config));
     return pkvi_leaves_open(&cache->leaves, &cache->prefix, mem, cache->config.table_leaves_max);
 }
 

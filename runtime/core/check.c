@@ -156,8 +156,10 @@ static bool keys_are_equal(const pkv_cache* cache, uint32_t a, uint32_t b) {
     const struct pkvi_prefix* prefix = &cache->prefix;
     if (prefix->parent[a] != prefix->parent[b]) return false;
     if (prefix->parent_generation[a] != prefix->parent_generation[b]) return false;
-    if (cache->pool.owner[a] != cache->pool.owner[b]) return false;
+    if (prefix->published[a] != prefix->published[b]) return false;
+    if (!prefix->published[a] && cache->pool.owner[a] != cache->pool.owner[b]) return false;
     if (prefix->fill[a] != prefix->fill[b]) return false;
+    if (!pkvi_check_extras_are_equal(cache, a, b)) return false;
     const size_t bytes = prefix->fill[a] * sizeof(uint32_t);
     return memcmp(pkvi_pool_tokens(&cache->pool, a), pkvi_pool_tokens(&cache->pool, b), bytes) == 0;
 }
@@ -169,7 +171,8 @@ static const char* check_chain(pkv_cache* cache, uint32_t bucket, uint32_t* node
         EXPECT(prefix->indexed[a], "X3");
         EXPECT(prefix->bucket[a] == bucket, "X3");
         EXPECT(prefix->fill[a] > 0 && prefix->fill[a] <= cache->pool.block_tokens, "X3");
-        EXPECT(pkvi_prefix_bucket(prefix, a) == bucket, "X3");
+        if (pkvi_extra_is_known(&prefix->extras, prefix->extra[a]))
+            EXPECT(pkvi_prefix_bucket(prefix, a) == bucket, "X3");
         EXPECT(++*nodes <= prefix->node_count, "X3");
         cache->checker.block_refs[a]++;
     }
@@ -221,6 +224,7 @@ static const char* check_prefix(pkv_cache* cache) {
     for (uint32_t b = 0; b < cache->pool.block_count; b++)
         indexed += cache->prefix.indexed[b];
     EXPECT(indexed == nodes, "X3");
+    CHECK(pkvi_check_published(cache));
     CHECK(pkvi_check_siblings(cache));
     return check_idle(cache);
 }
@@ -453,6 +457,7 @@ static uint64_t digest_prefix(const pkv_cache* cache, uint64_t digest) {
         if (!prefix->indexed[b]) continue;
         digest = fold(digest, (uint64_t)prefix->parent[b] << 32 | prefix->parent_generation[b]);
         digest = fold(digest, (uint64_t)prefix->sibling_next[b] << 32 | prefix->fill[b]);
+        digest = fold(digest, (uint64_t)prefix->extra[b] << 1 | prefix->published[b]);
     }
     return digest;
 }
@@ -464,6 +469,7 @@ static const char* check_all(pkv_cache* cache) {
     CHECK(check_pool(cache));
     CHECK(check_tier(cache));
     CHECK(pkvi_check_pending(cache));
+    CHECK(pkvi_check_extras(cache));
     return check_plans(cache);
 }
 

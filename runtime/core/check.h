@@ -23,6 +23,9 @@ void pkvi_checker_close(struct pkvi_checker* checker, struct pkvi_mem* mem);
 /* Parts of the recount that stand in files of their own: the invariant that is broken, or NULL. */
 const char* pkvi_check_siblings(const pkv_cache* cache); /* check_sibling.c */
 const char* pkvi_check_pending(const pkv_cache* cache);  /* check_pending.c */
+const char* pkvi_check_extras(const pkv_cache* cache);   /* check_extra.c */
+const char* pkvi_check_published(const pkv_cache* cache);
+bool pkvi_check_extras_are_equal(const pkv_cache* cache, uint32_t a, uint32_t b);
 uint64_t pkvi_digest_pending(const pkv_cache* cache);
 
 /* PKV_OK, or PKV_ECORRUPT with report->broken set. The digests are 0 then. */

@@ -20,6 +20,9 @@ enum {
     TRANSFERS_MAX = 64,
     TRANSFERS_DEFAULT = 4,
     ANNOUNCED_PAGES_DEFAULT = 4096,
+    KEY_SETS_DEFAULT = 1024,
+    KEY_BYTES_DEFAULT = 1024,
+    KEY_BYTES_MAX = 1 << 20,
 };
 
 static void set_default(uint32_t* field, uint32_t value) {
@@ -106,6 +109,12 @@ static int check_limits(pkv_config* config, const char** why) {
     REQUIRE(config->transfers_max <= TRANSFERS_MAX, PKV_ETOOBIG, "transfers_max: at most 64");
     REQUIRE(config->swap_layers <= config->groups[0].layers, PKV_EINVAL,
             "swap_layers: at most the layers of the group");
+    set_default(&config->key_sets_max, config->sequences_max < KEY_SETS_DEFAULT
+                                           ? config->sequences_max
+                                           : KEY_SETS_DEFAULT);
+    set_default(&config->key_bytes_max, KEY_BYTES_DEFAULT);
+    REQUIRE(config->key_sets_max <= SEQUENCES_MAX, PKV_ETOOBIG, "key_sets_max: at most 2^20");
+    REQUIRE(config->key_bytes_max <= KEY_BYTES_MAX, PKV_ETOOBIG, "key_bytes_max: at most 2^20");
     REQUIRE(config->announced_pages_max <= BLOCKS_MAX, PKV_ETOOBIG,
             "announced_pages_max: at most 2^24");
     if (config->host_blocks == 0) config->transfers_max = 0;

@@ -38,11 +38,15 @@ void pkvi_pending_close(struct pkvi_pending* pending, struct pkvi_mem* mem) {
 /* ---- Hashes ---------------------------------------------------------------------------------- */
 
 /* The hash of a prefix that is one page longer. */
-static uint64_t extend_hash(const struct pkvi_pending* pending, uint64_t prefix,
-                            const uint32_t* tokens, uint32_t block_tokens) {
-    const uint64_t page = pkvi_hash(pending->key, tokens, block_tokens * sizeof *tokens);
-    const uint64_t both[2] = {prefix, page};
-    return pkvi_hash(pending->key, both, sizeof both);
+static uint64_t extend_hash(const pkv_cache* cache, const struct pkvi_seq* seq, uint64_t prefix,
+                            const uint32_t* tokens, uint32_t page) {
+    const uint32_t count = cache->pool.block_tokens;
+    const uint32_t begin = page * count;
+    const struct pkvi_hash_key key = cache->pending.key;
+    const uint64_t parts[3] = {
+        prefix, pkvi_extra_hash(&cache->prefix.extras, seq->extra, begin, begin + count),
+        pkvi_hash(key, tokens + begin, count * sizeof *tokens)};
+    return pkvi_hash(key, parts, sizeof parts);
 }
 
 static bool is_announced(const struct pkvi_pending* pending, uint64_t hash) {
@@ -93,22 +97,22 @@ void pkvi_pending_announce(pkv_cache* cache, struct pkvi_seq* seq, const uint32_
     uint64_t hash = seq->tenant;
     pkvi_pending_release(pending, seq, UINT32_MAX);
     for (uint32_t page = 0; page < count / block_tokens && pending->free_count > 0; page++) {
-        hash = extend_hash(pending, hash, tokens + (size_t)page * block_tokens, block_tokens);
+        hash = extend_hash(cache, seq, hash, tokens, page);
         if (page < first) continue;
         *link = add(pending, hash, page);
         link = &pending->entries[*link].next_page;
     }
 }
 
-uint32_t pkvi_pending_pages(const pkv_cache* cache, uint64_t tenant, const uint32_t* tokens,
-                            uint32_t count, uint32_t page) {
+uint32_t pkvi_pending_pages(const pkv_cache* cache, const struct pkvi_seq* seq,
+                            const uint32_t* tokens, uint32_t count, uint32_t page) {
     const struct pkvi_pending* pending = &cache->pending;
     const uint32_t block_tokens = cache->pool.block_tokens;
-    uint64_t hash = tenant;
+    uint64_t hash = seq->tenant;
     uint32_t end = 0;
-    if (pending->free_count == pending->count_max) return 0;
+    if (pending->free_count == pending->count_max || !pkvi_seq_is_cached(cache, seq)) return 0;
     for (; end < count / block_tokens; end++) {
-        hash = extend_hash(pending, hash, tokens + (size_t)end * block_tokens, block_tokens);
+        hash = extend_hash(cache, seq, hash, tokens, end);
         if (end >= page && !is_announced(pending, hash)) break;
     }
     return end > page ? end - page : 0;

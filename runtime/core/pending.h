@@ -5,7 +5,7 @@
  * is then told how much of it is on its way, and decides itself whether to wait.
  *
  *   announced   [ page 4 ] -> [ page 5 ] -> [ page 6 ]     of sequence A, whose length is in page 4
- *                  hash of the tenant and all tokens up to the end of the page
+ *                  hash of the tenant and all tokens and extra keys up to the end of the page
  *
  * There is an entry for each full page that is not committed yet. It goes when the page is, since it
  * can be found in the prefix index then, and all entries of a sequence go when it ends, is cut or
@@ -13,7 +13,7 @@
  * Tokens are not kept. When two hashes meet somebody waits in vain for a while, and nothing else
  * happens: a hit is a matter of the index, where tokens are compared.
  *
- * Holds   N1  an entry is free, or on the chain of its bucket and on that of one sequence, in the
+ * Holds   Q1  an entry is free, or on the chain of its bucket and on that of one sequence, in the
  *             order of its pages, none of which is committed
  * Cost    O(1) for each page.
  * Threads the cache's lock. */
@@ -51,9 +51,9 @@ void pkvi_pending_announce(pkv_cache* cache, struct pkvi_seq* seq, const uint32_
 /* Forget what `seq` has announced before page `end`. */
 void pkvi_pending_release(struct pkvi_pending* pending, struct pkvi_seq* seq, uint32_t end);
 
-/* How many pages of `tokens` [count] from `page` on have been announced for `tenant`, without a
- * gap? */
-uint32_t pkvi_pending_pages(const pkv_cache* cache, uint64_t tenant, const uint32_t* tokens,
-                            uint32_t count, uint32_t page);
+/* How many pages of `tokens` [count] from `page` on have been announced, without a gap, by sequences
+ * of the tenant of `seq` that have the same extra keys? */
+uint32_t pkvi_pending_pages(const pkv_cache* cache, const struct pkvi_seq* seq,
+                            const uint32_t* tokens, uint32_t count, uint32_t page);
 
 #endif

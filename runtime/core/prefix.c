@@ -6,16 +6,18 @@
 #include <assert.h>
 #include <string.h>
 
-static uint32_t bucket_of(const struct pkvi_prefix* prefix, uint64_t tenant, uint32_t parent,
+static uint32_t bucket_of(const struct pkvi_prefix* prefix, const struct pkvi_place* place,
                           uint32_t parent_generation, const uint32_t* tokens, uint32_t count) {
     struct {
         uint64_t tenant;
+        uint64_t extra;
         uint32_t parent, parent_generation;
         uint32_t tokens[PKV_BLOCK_TOKENS_MAX];
     } key;
     const size_t token_bytes = count * sizeof *tokens;
-    key.tenant = tenant;
-    key.parent = parent;
+    key.tenant = place->is_public ? UINT64_MAX : place->tenant;
+    key.extra = pkvi_extra_hash(&prefix->extras, place->extra, place->begin, place->begin + count);
+    key.parent = place->parent;
     key.parent_generation = parent_generation;
     memcpy(key.tokens, tokens, token_bytes);
     const uint64_t hash =
@@ -25,13 +27,14 @@ static uint32_t bucket_of(const struct pkvi_prefix* prefix, uint64_t tenant, uin
 
 static uint32_t bucket_count_for(uint32_t blocks) {
     uint32_t bits = 0;
-    while (bits < PKVI_HASH_BITS_MAX && (1U << bits) < blocks)
+    while (bits < PKVI_HASH_BITS_MAX && (2U << bits) <= blocks)
         bits++;
     return 1U << bits;
 }
 
 int pkvi_prefix_open(struct pkvi_prefix* prefix, struct pkvi_pool* pool, struct pkvi_mem* mem,
-                     struct pkvi_hash_key key, const struct pkvi_policy* policy) {
+                     struct pkvi_hash_key key, const struct pkvi_policy* policy,
+                     const pkv_config* config) {
     const uint32_t blocks = pool->block_count;
     const uint32_t buckets = bucket_count_for(blocks);
     *prefix = (struct pkvi_prefix){
@@ -39,14 +42,20 @@ int pkvi_prefix_open(struct pkvi_prefix* prefix, struct pkvi_pool* pool, struct 
         .key = key,
         .bucket_mask = buckets - 1,
     };
-    uint32_t** const arrays[] = {&prefix->chain,           &prefix->bucket,
-                                 &prefix->parent,          &prefix->parent_generation,
-                                 &prefix->generation,      &prefix->sibling_next,
-                                 &prefix->sibling_previous};
+    uint32_t** const arrays[] = {&prefix->chain,
+                                 &prefix->bucket,
+                                 &prefix->parent,
+                                 &prefix->parent_generation,
+                                 &prefix->generation,
+                                 &prefix->sibling_next,
+                                 &prefix->sibling_previous,
+                                 &prefix->begin,
+                                 &prefix->extra};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof(uint32_t), (void**)arrays[i]));
     PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *prefix->fill, (void**)&prefix->fill));
     PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *prefix->indexed, (void**)&prefix->indexed));
+    PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *prefix->published, (void**)&prefix->published));
     PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *prefix->candidates, (void**)&prefix->candidates));
     pkvi_domain_init(&prefix->domain, policy, prefix->candidates);
     PKVI_TRY(pkvi_mem_take(mem, buckets, sizeof(uint32_t), (void**)&prefix->buckets));
@@ -55,15 +64,19 @@ int pkvi_prefix_open(struct pkvi_prefix* prefix, struct pkvi_pool* pool, struct 
         prefix->buckets[i] = PKVI_NONE;
         prefix->siblings[i] = PKVI_NONE;
     }
-    return PKV_OK;
+    return pkvi_extras_open(&prefix->extras, mem, key, config->key_sets_max, config->key_bytes_max);
 }
 
 void pkvi_prefix_close(struct pkvi_prefix* prefix, struct pkvi_mem* mem) {
+    pkvi_extras_close(&prefix->extras, mem);
     pkvi_mem_give(mem, prefix->siblings);
     pkvi_mem_give(mem, prefix->buckets);
     pkvi_mem_give(mem, prefix->candidates);
+    pkvi_mem_give(mem, prefix->published);
     pkvi_mem_give(mem, prefix->indexed);
     pkvi_mem_give(mem, prefix->fill);
+    pkvi_mem_give(mem, prefix->extra);
+    pkvi_mem_give(mem, prefix->begin);
     pkvi_mem_give(mem, prefix->sibling_previous);
     pkvi_mem_give(mem, prefix->sibling_next);
     pkvi_mem_give(mem, prefix->generation);
@@ -73,34 +86,44 @@ void pkvi_prefix_close(struct pkvi_prefix* prefix, struct pkvi_mem* mem) {
     pkvi_mem_give(mem, prefix->chain);
 }
 
-static bool node_has_key(const struct pkvi_prefix* prefix, uint32_t node, uint64_t tenant,
-                         uint32_t parent, const uint32_t* tokens, uint32_t count) {
-    if (!pkvi_prefix_is_child(prefix, node, tenant, parent)) return false;
+static bool node_has_key(const struct pkvi_prefix* prefix, uint32_t node,
+                         const struct pkvi_place* place, const uint32_t* tokens, uint32_t count) {
+    if (!pkvi_prefix_is_child(prefix, node, place)) return false;
     if (prefix->fill[node] != count) return false;
+    const uint32_t common =
+        pkvi_extra_common(&prefix->extras, prefix->extra[node], place->extra, place->begin, count);
+    if (common != count) return false;
     return memcmp(pkvi_pool_tokens(prefix->pool, node), tokens, count * sizeof *tokens) == 0;
 }
 
-static uint32_t find_in(const struct pkvi_prefix* prefix, uint32_t bucket, uint64_t tenant,
-                        uint32_t parent, const uint32_t* tokens, uint32_t count) {
-    uint32_t node = prefix->buckets[bucket];
-    while (node != PKVI_NONE && !node_has_key(prefix, node, tenant, parent, tokens, count))
+static uint32_t find_at(const struct pkvi_prefix* prefix, const struct pkvi_place* place,
+                        const uint32_t* tokens, uint32_t count) {
+    const uint32_t generation = pkvi_prefix_generation(prefix, place->parent);
+    uint32_t node = prefix->buckets[bucket_of(prefix, place, generation, tokens, count)];
+    while (node != PKVI_NONE && !node_has_key(prefix, node, place, tokens, count))
         node = prefix->chain[node];
     return node;
 }
 
-uint32_t pkvi_prefix_find(const struct pkvi_prefix* prefix, uint64_t tenant, uint32_t parent,
+/* Of the tenant, or published. */
+static uint32_t find_either(const struct pkvi_prefix* prefix, const struct pkvi_place* place,
+                            const uint32_t* tokens, uint32_t count) {
+    const uint32_t node = find_at(prefix, place, tokens, count);
+    if (node != PKVI_NONE || prefix->published_count == 0) return node;
+    const struct pkvi_place published = pkvi_place_public(place);
+    return find_at(prefix, &published, tokens, count);
+}
+
+uint32_t pkvi_prefix_find(const struct pkvi_prefix* prefix, const struct pkvi_place* place,
                           const uint32_t* tokens) {
-    const uint32_t count = prefix->pool->block_tokens;
-    const uint32_t generation = pkvi_prefix_generation(prefix, parent);
-    const uint32_t bucket = bucket_of(prefix, tenant, parent, generation, tokens, count);
-    return find_in(prefix, bucket, tenant, parent, tokens, count);
+    return find_either(prefix, place, tokens, prefix->pool->block_tokens);
 }
 
 /* By the node's own record, since its parent may have moved on. */
 uint32_t pkvi_prefix_bucket(const struct pkvi_prefix* prefix, uint32_t block) {
-    return bucket_of(prefix, prefix->pool->owner[block], prefix->parent[block],
-                     prefix->parent_generation[block], pkvi_pool_tokens(prefix->pool, block),
-                     prefix->fill[block]);
+    const struct pkvi_place place = pkvi_place_of(prefix, block);
+    return bucket_of(prefix, &place, prefix->parent_generation[block],
+                     pkvi_pool_tokens(prefix->pool, block), prefix->fill[block]);
 }
 
 static struct pkvi_domain* domain_of(struct pkvi_prefix* prefix, uint32_t block) {
@@ -113,23 +136,46 @@ static bool is_idle(const struct pkvi_prefix* prefix, uint32_t block) {
     return prefix->indexed[block] && prefix->pool->refs[block] == 1;
 }
 
-uint32_t pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block, uint32_t parent,
-                            uint32_t fill, const struct pkvi_origin* origin) {
+/* File a node whose key is set, and take it out again. */
+static void link_node(struct pkvi_prefix* prefix, uint32_t node) {
+    const uint32_t bucket = pkvi_prefix_bucket(prefix, node);
+    prefix->bucket[node] = bucket;
+    prefix->chain[node] = prefix->buckets[bucket];
+    prefix->buckets[bucket] = node;
+    pkvi_sibling_link(prefix, node);
+}
+
+static void unlink_node(struct pkvi_prefix* prefix, uint32_t node) {
+    uint32_t* link = &prefix->buckets[prefix->bucket[node]];
+    while (*link != node)
+        link = &prefix->chain[*link];
+    *link = prefix->chain[node];
+    pkvi_sibling_unlink(prefix, node);
+}
+
+/* Blocks without extra keys name no set, so that who has none, or has them elsewhere, pays nothing. */
+static uint32_t extra_of(const struct pkvi_prefix* prefix, const struct pkvi_place* place,
+                         uint32_t count) {
+    const uint32_t end = place->begin + count;
+    const bool has_any = pkvi_extra_hash(&prefix->extras, place->extra, place->begin, end) != 0;
+    return has_any ? place->extra : PKVI_NO_EXTRA;
+}
+
+uint32_t pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block,
+                            const struct pkvi_place* place, uint32_t fill,
+                            const struct pkvi_origin* origin) {
     assert(!prefix->indexed[block]);
-    assert(parent == PKVI_NONE || pkvi_prefix_is_full(prefix, parent));
+    assert(place->parent == PKVI_NONE || pkvi_prefix_is_full(prefix, place->parent));
     const uint32_t* tokens = pkvi_pool_tokens(prefix->pool, block);
-    const uint64_t tenant = prefix->pool->owner[block];
-    const uint32_t generation = pkvi_prefix_generation(prefix, parent);
-    const uint32_t bucket = bucket_of(prefix, tenant, parent, generation, tokens, fill);
-    const uint32_t equal = find_in(prefix, bucket, tenant, parent, tokens, fill);
+    const uint32_t equal = find_either(prefix, place, tokens, fill);
     if (equal != PKVI_NONE) return equal;
-    prefix->parent[block] = parent;
-    prefix->parent_generation[block] = generation;
-    prefix->bucket[block] = bucket;
-    prefix->chain[block] = prefix->buckets[bucket];
-    prefix->buckets[bucket] = block;
+    prefix->parent[block] = place->parent;
+    prefix->parent_generation[block] = pkvi_prefix_generation(prefix, place->parent);
+    prefix->begin[block] = place->begin;
+    prefix->extra[block] = extra_of(prefix, place, fill);
     prefix->fill[block] = (uint16_t)fill;
-    pkvi_sibling_link(prefix, block);
+    prefix->published[block] = 0;
+    link_node(prefix, block);
     prefix->indexed[block] = 1;
     prefix->node_count++;
     pkvi_pool_ref(prefix->pool, block);
@@ -138,12 +184,24 @@ uint32_t pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block, uint32_t
     return block;
 }
 
+void pkvi_prefix_publish(struct pkvi_prefix* prefix, uint32_t block, uint32_t parent) {
+    assert(pkvi_prefix_is_full(prefix, block));
+    unlink_node(prefix, block);
+    prefix->parent[block] = parent;
+    prefix->parent_generation[block] = pkvi_prefix_generation(prefix, parent);
+    prefix->published_count += !prefix->published[block];
+    prefix->published[block] = 1;
+    link_node(prefix, block);
+}
+
+void pkvi_prefix_rename_extra(struct pkvi_prefix* prefix, uint32_t block, uint32_t extra) {
+    if (prefix->extra[block] != PKVI_NO_EXTRA) prefix->extra[block] = extra;
+}
+
 static void remove_node(struct pkvi_prefix* prefix, uint32_t node) {
-    uint32_t* link = &prefix->buckets[prefix->bucket[node]];
-    while (*link != node)
-        link = &prefix->chain[*link];
-    *link = prefix->chain[node];
-    pkvi_sibling_unlink(prefix, node);
+    unlink_node(prefix, node);
+    prefix->published_count -= prefix->published[node];
+    prefix->published[node] = 0;
     prefix->indexed[node] = 0;
     prefix->generation[node]++;
     prefix->node_count--;

@@ -12,6 +12,11 @@
  * moves on, which makes its children unreachable at once without visiting them. They go as they get
  * old.
  *
+ * Extra keys (extra.h) are part of the key of a node: who has others does not find it. A tenant may
+ * publish a prefix: its nodes are then filed as nobody's, where every tenant looks behind its own.
+ * The block of a published node stays its owner's, who paid for it, until it leaves the index; it is
+ * scrubbed like any other before somebody else gets it.
+ *
  * Most nodes are full. The last, partly filled page of a sequence that has ended is a partial node;
  * it has no children. A hit may end within a node of either kind: the sequence attaches the block
  * with its length in the middle, and copies it before it writes (reserve.c). Which nodes share the
@@ -27,6 +32,7 @@
  *         X4  tokens of a node's block never change: before it is written it is copied, or leaves
  *             the index
  *         X5  every node is on the chain of its siblings
+ *         X6  published nodes are full
  * Not     A chain of hashes over the whole prefix (as vLLM has it) makes a collision a wrong
  *         answer. Reference counts of children would let eviction skip inner nodes; the order makes
  *         it needless.
@@ -35,11 +41,22 @@
 #define PKVI_CORE_PREFIX_H
 
 #include "base/hash.h"
+#include "core/extra.h"
 #include "core/policy/policy.h"
 #include "core/pool.h"
 
+/* Where the children are that are looked for. */
+struct pkvi_place {
+    uint64_t tenant;
+    uint32_t parent; /* PKVI_NONE: first page */
+    uint32_t extra;  /* set of extra keys, or PKVI_NO_EXTRA */
+    uint32_t begin;  /* position of their first token */
+    bool is_public;  /* published ones, of whatever tenant */
+};
+
 struct pkvi_prefix {
     struct pkvi_pool* pool;
+    struct pkvi_extras extras;
     struct pkvi_hash_key key; /* secret: nobody can aim for a bucket */
     uint32_t bucket_mask;
     uint32_t* buckets;           /* first node of each chain */
@@ -51,25 +68,40 @@ struct pkvi_prefix {
     uint32_t* siblings;          /* first node of each chain of siblings, by hash */
     uint32_t* sibling_next;      /* [block] the next older one */
     uint32_t* sibling_previous;  /* [block] */
+    uint32_t* begin;             /* [block] position of its first token */
+    uint32_t* extra;             /* [block] set of extra keys, if it has any over its positions */
     uint16_t* fill;              /* [block] tokens of the node; block_tokens: it is full */
     uint8_t* indexed;            /* [block] 1: the block is a node */
+    uint8_t* published;          /* [block] 1: of a node that every tenant finds */
     uint32_t node_count;
+    uint32_t published_count;
     struct pkvi_candidate* candidates; /* [block] */
     struct pkvi_domain domain;         /* to which all blocks belong */
 };
 
 int pkvi_prefix_open(struct pkvi_prefix* prefix, struct pkvi_pool* pool, struct pkvi_mem* mem,
-                     struct pkvi_hash_key key, const struct pkvi_policy* policy);
+                     struct pkvi_hash_key key, const struct pkvi_policy* policy,
+                     const pkv_config* config);
 void pkvi_prefix_close(struct pkvi_prefix* prefix, struct pkvi_mem* mem);
 
-/* The node of `tokens` [block_tokens] under `parent` (PKVI_NONE: first page), or PKVI_NONE. */
-uint32_t pkvi_prefix_find(const struct pkvi_prefix* prefix, uint64_t tenant, uint32_t parent,
+/* The node of `tokens` [block_tokens] at a place, or PKVI_NONE. Published ones are looked for too,
+ * after those of the tenant. */
+uint32_t pkvi_prefix_find(const struct pkvi_prefix* prefix, const struct pkvi_place* place,
                           const uint32_t* tokens);
 
-/* Make the first `fill` tokens of `block`, whose tokens and owner are set, a node, unless there is
- * one with the same key. Returns the node: `block`, or the older one. pre: the parent is indexed. */
-uint32_t pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block, uint32_t parent,
-                            uint32_t fill, const struct pkvi_origin* origin);
+/* Make the first `fill` tokens of `block`, whose tokens and owner are set, a node of its owner,
+ * unless there is one with the same key, or a published one. Returns the node: `block`, or the older
+ * one. pre: the parent is indexed. */
+uint32_t pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block,
+                            const struct pkvi_place* place, uint32_t fill,
+                            const struct pkvi_origin* origin);
+
+/* Node `block` has the extra keys over its positions that set `extra` has: name that from now on,
+ * since somebody holds it. */
+void pkvi_prefix_rename_extra(struct pkvi_prefix* prefix, uint32_t block, uint32_t extra);
+
+/* Let every tenant find node `block` behind `parent`, which is published or PKVI_NONE. */
+void pkvi_prefix_publish(struct pkvi_prefix* prefix, uint32_t block, uint32_t parent);
 
 /* Node `block`, which somebody holds, leaves the index; the block stays with its holders. */
 void pkvi_prefix_forget(struct pkvi_prefix* prefix, uint32_t block);
@@ -93,12 +125,28 @@ static inline bool pkvi_prefix_is_full(const struct pkvi_prefix* prefix, uint32_
     return prefix->indexed[block] && prefix->fill[block] == prefix->pool->block_tokens;
 }
 
-/* Does node `node` of `tenant` stand under `parent`, as that is now? */
+/* Does `node` stand at a place, whatever its tokens and extra keys? */
 static inline bool pkvi_prefix_is_child(const struct pkvi_prefix* prefix, uint32_t node,
-                                        uint64_t tenant, uint32_t parent) {
-    if (prefix->parent[node] != parent) return false;
-    if (prefix->parent_generation[node] != pkvi_prefix_generation(prefix, parent)) return false;
-    return prefix->pool->owner[node] == tenant;
+                                        const struct pkvi_place* place) {
+    if (prefix->parent[node] != place->parent) return false;
+    const uint32_t generation = pkvi_prefix_generation(prefix, place->parent);
+    if (prefix->parent_generation[node] != generation) return false;
+    if (prefix->published[node] != place->is_public) return false;
+    return place->is_public || prefix->pool->owner[node] == place->tenant;
+}
+
+/* Where the children of a published parent are published. */
+static inline struct pkvi_place pkvi_place_public(const struct pkvi_place* place) {
+    struct pkvi_place result = *place;
+    result.is_public = true;
+    return result;
+}
+
+/* Where node `block` stands, by its own record. */
+static inline struct pkvi_place pkvi_place_of(const struct pkvi_prefix* prefix, uint32_t block) {
+    return (struct pkvi_place){prefix->pool->owner[block], prefix->parent[block],
+                               prefix->extra[block], prefix->begin[block],
+                               prefix->published[block] != 0};
 }
 
 /* Idle blocks of all domains. */

@@ -78,8 +78,11 @@ static struct holders tail_holders(const pkv_cache* cache, uint32_t index) {
 }
 
 /* May the tail leave the index, so that the sequence has it alone? */
-static bool may_take_tail(const pkv_cache* cache, uint32_t block, uint32_t offset, bool is_scarce) {
+static bool may_take_tail(const pkv_cache* cache, const struct pkvi_reservation* item,
+                          uint32_t offset, bool is_scarce) {
+    const uint32_t block = tail_block(cache, item);
     if (!cache->prefix.indexed[block]) return false;
+    if (cache->pool.owner[block] != item->seq->tenant) return false; /* another has published it */
     return is_scarce || cache->prefix.fill[block] <= offset;
 }
 
@@ -95,8 +98,7 @@ static void decide_tail(const pkv_cache* cache, uint32_t index, uint32_t used, b
     if (offset != 0) { /* the tail is partly filled */
         const bool is_shared = holders.tables > 1 || holders.refs > 1;
         const bool has_one_other = holders.tables == 1 && holders.refs == 2;
-        item->take_tail =
-            has_one_other && may_take_tail(cache, tail_block(cache, item), offset, is_scarce);
+        item->take_tail = has_one_other && may_take_tail(cache, item, offset, is_scarce);
         item->copy_tail = is_shared && !item->take_tail;
     }
     const bool leaf_has_room = table->pages % PKVI_LEAF_PAGES != 0;

@@ -116,6 +116,9 @@ int pkvi_seq_fork(pkv_cache* cache, const struct pkvi_seq* seq, pkv_seq* handle)
     child->length = seq->length;
     child->known = seq->known;
     child->matched = seq->matched;
+    child->extra = seq->extra;
+    child->is_uncached = seq->is_uncached;
+    pkvi_extra_hold(&cache->prefix.extras, seq->extra);
     child->rolled_end = seq->rolled_end;
     pkvi_table_fork(&cache->leaves, &seq->table, &child->table);
     cache->stats.forks++;
@@ -131,19 +134,27 @@ int pkvi_seq_free(pkv_cache* cache, struct pkvi_seq* seq) {
     pkvi_table_cut(&cache->leaves, &seq->table, 0);
     pkvi_tier_give(&cache->tier, seq->host_head);
     pkvi_pending_release(&cache->pending, seq, UINT32_MAX);
+    pkvi_extra_release(&cache->prefix.extras, seq->extra);
     slot_give(&cache->seqs, seq);
     return PKV_OK;
 }
 
 /* ---- Match ----------------------------------------------------------------------------------- */
 
+/* Where the pages of a sequence from `page` on are, behind the node of the page before. */
+static struct pkvi_place place_of(const pkv_cache* cache, const struct pkvi_seq* seq,
+                                  uint32_t parent, uint32_t page) {
+    return (struct pkvi_place){seq->tenant, parent, seq->extra, page * cache->pool.block_tokens,
+                               false};
+}
+
 /* Walk the index along `tokens`; blocks found go to `blocks`. Returns how many pages. */
-static uint32_t walk_prefix(const pkv_cache* cache, uint64_t tenant, const uint32_t* tokens,
-                            uint32_t pages, uint32_t* blocks) {
+static uint32_t walk_prefix(const pkv_cache* cache, const struct pkvi_seq* seq,
+                            const uint32_t* tokens, uint32_t pages, uint32_t* blocks) {
     uint32_t parent = PKVI_NONE;
     for (uint32_t page = 0; page < pages; page++) {
-        const uint32_t* page_tokens = tokens + (size_t)page * cache->pool.block_tokens;
-        const uint32_t block = pkvi_prefix_find(&cache->prefix, tenant, parent, page_tokens);
+        const struct pkvi_place place = place_of(cache, seq, parent, page);
+        const uint32_t block = pkvi_prefix_find(&cache->prefix, &place, tokens + place.begin);
         if (block == PKVI_NONE) return page;
         blocks[page] = block;
         parent = block;
@@ -153,28 +164,35 @@ static uint32_t walk_prefix(const pkv_cache* cache, uint64_t tenant, const uint3
 
 /* Look for a hit in the middle of the page behind `pages` found ones; its block goes to `blocks`.
  * Returns how many tokens it has. */
-static uint32_t find_tail(const pkv_cache* cache, uint64_t tenant, const uint32_t* tokens,
-                          uint32_t count, uint32_t pages, uint32_t* blocks) {
-    const uint32_t begin = pages * cache->pool.block_tokens;
-    const uint32_t piece = pkvi_pool_piece(&cache->pool, begin, count - begin);
+static uint32_t find_tail(const pkv_cache* cache, const struct pkvi_seq* seq,
+                          const uint32_t* tokens, uint32_t count, uint32_t pages,
+                          uint32_t* blocks) {
     const uint32_t parent = pages > 0 ? blocks[pages - 1] : PKVI_NONE;
+    const struct pkvi_place place = place_of(cache, seq, parent, pages);
     uint32_t common;
-    if (cache->config.prefix_off || pages == cache->pool.block_count) return 0;
+    if (pages == cache->pool.block_count || place.begin == count) return 0;
+    const uint32_t piece = pkvi_pool_piece(&cache->pool, place.begin, count - place.begin);
     blocks[pages] =
-        pkvi_sibling_longest(&cache->prefix, tenant, parent, tokens + begin, piece, &common);
+        pkvi_sibling_longest(&cache->prefix, &place, tokens + place.begin, piece, &common);
     return common;
 }
 
 /* Look for the longest prefix; its blocks go to `blocks`. Returns how many full pages it has, and
  * in *tail how many tokens of one more. */
-static uint32_t find_prefix(const pkv_cache* cache, uint64_t tenant, const uint32_t* tokens,
-                            uint32_t count, uint32_t* blocks, uint32_t* tail) {
+static uint32_t find_prefix(const pkv_cache* cache, const struct pkvi_seq* seq,
+                            const uint32_t* tokens, uint32_t count, uint32_t* blocks,
+                            uint32_t* tail) {
     uint32_t pages = pkvi_pool_page(&cache->pool, count);
-    if (cache->config.prefix_off) pages = 0;
+    *tail = 0;
+    if (!pkvi_seq_is_cached(cache, seq)) return 0;
     if (pages > cache->pool.block_count) pages = cache->pool.block_count;
-    pages = walk_prefix(cache, tenant, tokens, pages, blocks);
-    *tail = find_tail(cache, tenant, tokens, count, pages, blocks);
+    pages = walk_prefix(cache, seq, tokens, pages, blocks);
+    *tail = find_tail(cache, seq, tokens, count, pages, blocks);
     return pages;
+}
+
+bool pkvi_seq_is_cached(const pkv_cache* cache, const struct pkvi_seq* seq) {
+    return !cache->config.prefix_off && !seq->is_uncached;
 }
 
 static int check_match(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t count) {
@@ -188,9 +206,8 @@ int pkvi_seq_lookup(pkv_cache* cache, const struct pkvi_seq* seq, const uint32_t
     PKVI_TRY(check_match(cache, seq, count));
     const uint32_t block_tokens = cache->pool.block_tokens;
     uint32_t tail;
-    const uint32_t pages =
-        find_prefix(cache, seq->tenant, tokens, count, cache->scratch.blocks, &tail);
-    const uint32_t more = pkvi_pending_pages(cache, seq->tenant, tokens, count, pages);
+    const uint32_t pages = find_prefix(cache, seq, tokens, count, cache->scratch.blocks, &tail);
+    const uint32_t more = pkvi_pending_pages(cache, seq, tokens, count, pages);
     match->matched = pages * block_tokens + tail;
     match->pending = more > 0 ? more * block_tokens - tail : 0;
     return PKV_OK;
@@ -203,12 +220,13 @@ int pkvi_seq_match(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* token
     pkvi_settle(cache);
     uint32_t* const blocks = cache->scratch.blocks;
     uint32_t tail;
-    const uint32_t pages = find_prefix(cache, seq->tenant, tokens, count, blocks, &tail);
+    const uint32_t pages = find_prefix(cache, seq, tokens, count, blocks, &tail);
     const uint32_t attached = pages + (tail > 0);
     if (pkvi_leaves_for(attached) > cache->leaves.free_count) return PKV_ENOLEAVES;
 
     for (uint32_t page = 0; page < attached; page++) {
         pkvi_prefix_use(&cache->prefix, blocks[page]);
+        if (page < pages) pkvi_prefix_rename_extra(&cache->prefix, blocks[page], seq->extra);
         pkvi_prefix_ref(&cache->prefix, blocks[page]);
         pkvi_table_push(&cache->leaves, &seq->table, blocks[page]);
     }
@@ -221,15 +239,6 @@ int pkvi_seq_match(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* token
     pkvi_cache_note_peak(cache);
     *matched = seq->length;
     pkvi_trace_note(&cache->trace, "seq.match", pkvi_seq_handle(&cache->seqs, seq).id, *matched);
-    return PKV_OK;
-}
-
-int pkvi_seq_announce(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* tokens,
-                      uint32_t count) {
-    PKVI_TRY(pkvi_seq_check_idle(seq));
-    if (count > cache->config.sequence_tokens_max) return PKV_ETOOBIG;
-    if (cache->config.prefix_off) count = 0; /* nobody would find what is announced */
-    pkvi_pending_announce(cache, seq, tokens, count);
     return PKV_OK;
 }
 
@@ -320,8 +329,9 @@ static bool index_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page, ui
     uint32_t parent;
     if (!is_indexable(cache, seq, page, &block, &parent)) return false;
     const struct pkvi_origin origin = {page, seq->matched, end - 1 - page};
+    const struct pkvi_place place = place_of(cache, seq, parent, page);
     const uint32_t node =
-        pkvi_prefix_insert(&cache->prefix, block, parent, cache->pool.block_tokens, &origin);
+        pkvi_prefix_insert(&cache->prefix, block, &place, cache->pool.block_tokens, &origin);
     if (node != block)
         share_page(cache, seq, page, node);
     else
@@ -330,7 +340,7 @@ static bool index_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page, ui
 }
 
 static void index_new_pages(pkv_cache* cache, struct pkvi_seq* seq, uint32_t old_length) {
-    if (cache->config.prefix_off) return;
+    if (!pkvi_seq_is_cached(cache, seq)) return;
     if (seq->is_unindexed) old_length = 0;
     seq->is_unindexed = false;
     const uint32_t known = seq->known < seq->length ? seq->known : seq->length;
@@ -350,14 +360,15 @@ void pkvi_seq_index_tail(pkv_cache* cache, struct pkvi_seq* seq) {
     uint32_t block;
     uint32_t parent;
     uint32_t common;
-    if (cache->config.prefix_off || fill == 0) return;
+    if (!pkvi_seq_is_cached(cache, seq) || fill == 0) return;
     if (!is_indexable(cache, seq, page, &block, &parent)) return;
     if (cache->prefix.indexed[block]) return;
     const uint32_t* tokens = pkvi_pool_tokens(&cache->pool, block);
-    pkvi_sibling_longest(&cache->prefix, seq->tenant, parent, tokens, fill, &common);
+    const struct pkvi_place place = place_of(cache, seq, parent, page);
+    pkvi_sibling_longest(&cache->prefix, &place, tokens, fill, &common);
     if (common == fill) return; /* found there, and maybe more */
     const struct pkvi_origin origin = {page, seq->matched, 0};
-    const uint32_t node = pkvi_prefix_insert(&cache->prefix, block, parent, fill, &origin);
+    const uint32_t node = pkvi_prefix_insert(&cache->prefix, block, &place, fill, &origin);
     cache->stats.prefix_inserts += node == block;
 }
 

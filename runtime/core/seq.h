@@ -28,6 +28,7 @@ struct pkvi_seq {
     uint32_t version;    /* moves on when an entry of the table changes or goes */
     uint32_t readers;    /* calls that read it outside the lock */
     uint32_t next_free;
+    uint32_t extra;               /* its set of extra keys, or PKVI_NO_EXTRA (extra.h) */
     uint32_t announced;           /* first of what it has announced, or PKVI_NONE (pending.h) */
     uint32_t host_head;           /* first of its slots in the host tier, or PKVI_NONE (tier.h) */
     enum pkv_residence residence; /* moved by swap.c alone */
@@ -38,6 +39,7 @@ struct pkvi_seq {
     bool alive;
     bool is_pin;
     bool in_plan;
+    bool is_uncached;  /* its extra keys found no room: the index has nothing to do with it */
     bool is_unindexed; /* it has arrived, and its pages have not been offered to the index again */
 };
 
@@ -65,6 +67,9 @@ int pkvi_seq_lookup(pkv_cache* cache, const struct pkvi_seq* seq, const uint32_t
                     uint32_t count, pkv_match* match);
 int pkvi_seq_announce(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* tokens,
                       uint32_t count);
+int pkvi_seq_set_keys(pkv_cache* cache, struct pkvi_seq* seq, const void* salt, uint32_t salt_bytes,
+                      const pkv_extra_key* keys, uint32_t count);
+int pkvi_seq_publish(pkv_cache* cache, struct pkvi_seq* seq, uint32_t count, uint32_t* published);
 int pkvi_seq_fork(pkv_cache* cache, const struct pkvi_seq* seq, pkv_seq* handle);
 int pkvi_seq_truncate(pkv_cache* cache, struct pkvi_seq* seq, uint32_t length);
 int pkvi_seq_free(pkv_cache* cache, struct pkvi_seq* seq);
@@ -82,6 +87,9 @@ int pkvi_seq_check_idle(const struct pkvi_seq* seq);
 
 /* Are its blocks there, and nobody moves them? PKV_EBUSY while a transfer does, and PKV_EAWAY. */
 int pkvi_seq_check_resident(const struct pkvi_seq* seq);
+
+/* Does the prefix index serve it? */
+bool pkvi_seq_is_cached(const pkv_cache* cache, const struct pkvi_seq* seq);
 
 /* Offer all full pages to the prefix index. pre: it is in no plan. Cannot fail. */
 void pkvi_seq_index(pkv_cache* cache, struct pkvi_seq* seq);

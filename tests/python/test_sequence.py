@@ -207,3 +207,39 @@ def test_announced_pages_are_bounded() -> None:
         owner.announce(list(range(2 * BLOCK)))
         with cache.sequence() as other:
             assert other.lookup(list(range(2 * BLOCK))).pending == BLOCK
+
+
+def test_keys_are_part_of_what_is_found() -> None:
+    prompt = list(range(3 * BLOCK))
+    image = (BLOCK + 1, 2 * BLOCK, b"image")
+    with make_cache() as cache:
+        with cache.sequence() as first:
+            first.set_keys(b"adapter", [image])
+            grow(cache, first, prompt)
+        for salt, keys, expected in (
+            (b"adapter", [image], len(prompt)),
+            (b"adapter", [(BLOCK + 1, 2 * BLOCK, b"other")], BLOCK + 1),
+            (b"another", [image], 0),
+            (b"", [], 0),
+        ):
+            with cache.sequence() as again:
+                again.set_keys(salt, keys)
+                assert again.match(prompt) == expected
+        with cache.sequence() as sequence:
+            with pytest.raises(pagedkv.InvalidArgument):
+                sequence.set_keys(keys=[(3, 3, b"empty")])
+            with pytest.raises(pagedkv.TooBig):
+                sequence.set_keys(bytes(2000))
+
+
+def test_a_published_prefix_is_found_by_every_tenant() -> None:
+    prompt = list(range(3 * BLOCK))
+    with make_cache() as cache, cache.sequence(tenant=1) as owner:
+        grow(cache, owner, prompt)
+        assert owner.publish(2 * BLOCK + 1) == 2 * BLOCK
+        with cache.sequence(tenant=2) as other:
+            assert other.match(prompt) == 2 * BLOCK
+            np.testing.assert_array_equal(cache.read(other, 1)[0], vectors(prompt[: 2 * BLOCK], 1))
+        with pytest.raises(pagedkv.OutOfRange):
+            owner.publish(len(prompt) + 1)
+        assert owner.publish() == len(prompt)

@@ -94,6 +94,7 @@ static bool is_own_residue(const sim* s, side from, const float* row, uint32_t l
                            uint64_t tenant) {
     uint32_t key;
     if (s->faults_have_been || row_is_zero(row, from.dim)) return true;
+    if (s->published > 0) return true; /* a copy of a published block holds the publisher's rows */
     if (!row_read(from.dtype, row, from.dim, &key)) return false;
     const uint32_t fill = key & ((1U << ROW_FILL_BITS) - 1);
     if (fill >> MODEL_TENANT_SHIFT != (tenant & 3)) return false;

@@ -82,6 +82,8 @@ static void draw_limits(sim* s) {
     config->host_blocks = sim_percent(s, 75) ? between(s, 1, config->blocks + 4) : 0;
     config->transfers_max = between(s, 1, 3);
     config->announced_pages_max = between(s, 1, config->blocks);
+    config->key_sets_max = SIM_KEY_SETS;
+    config->key_bytes_max = 64;
     config->seed = sim_next(s) | 1;
     /* Which pages roll off depends on free leaves, which the model does not know: not both. */
     if (config->groups[0].window == 0 && sim_percent(s, 10)) {
@@ -99,6 +101,7 @@ void sim_draw_config(sim* s) {
     draw_limits(s);
     s->tenants = between(s, 1, SIM_TENANTS);
     s->vocabulary = between(s, 1, 4);
+    s->publishes = sim_percent(s, 40);
 #ifdef PKV_TINY
     s->check_every = 1;
 #else

@@ -19,6 +19,7 @@
 
 enum {
     SIM_TENANTS = 3,
+    SIM_KEY_SETS = 5, /* different sets of extra keys */
     SIM_DOCS = 4,     /* texts that sequences copy from, so that prefixes meet */
     SIM_RECORDS = 24, /* operations kept for the report of a failure */
     SIM_DEAD = 16,    /* dead handles kept for hostile calls */
@@ -64,6 +65,7 @@ typedef struct sim {
     uint64_t op;
     uint64_t notes;                  /* calls made */
     uint64_t failed_calls;           /* calls that failed, rightly */
+    uint64_t published;              /* tokens that were published in this round */
     uint64_t pending;                /* tokens that were found to be on their way */
     uint64_t fired;                  /* faults that took an action */
     char failure[SIM_FAILURE_BYTES]; /* "" while all is well */
@@ -74,6 +76,7 @@ typedef struct sim {
     model model;
     uint32_t tenants;
     uint32_t vocabulary;
+    bool publishes; /* in some rounds tenants publish; in the others nothing is common to them */
     uint32_t check_every;    /* operations between two calls of pkv_check */
     uint32_t* docs;          /* [SIM_DOCS][sequence_tokens_max] */
     uint32_t* doc_of;        /* [sequences_max] the text a sequence copies from */
@@ -144,9 +147,11 @@ void sim_plant_trees(sim* s, sim_plan* plan);
 void sim_accept_plan(sim* s, sim_plan* plan);
 void sim_close_plan(sim* s, sim_plan* plan, bool commit);
 
-/* sharing.c: what others compute. */
+/* sharing.c: what others compute, and what may be shared with whom. */
 void sim_op_lookup(sim* s);
 void sim_op_announce(sim* s);
+void sim_op_set_keys(sim* s);
+void sim_op_publish(sim* s);
 
 /* swaps.c: to the host tier and back. */
 void sim_op_swap_out(sim* s);

@@ -32,12 +32,14 @@ void model_open(model* m, const pkv_config* config) {
         m->seqs[i].fills = take(tokens, sizeof(uint32_t));
         m->seqs[i].parents = take(tokens, sizeof(uint32_t));
         m->seqs[i].announced = take(tokens, sizeof(uint32_t));
+        m->seqs[i].keys = take(tokens, sizeof(uint32_t));
         m->seqs[i].blocks = take(model_pages(m, tokens), sizeof(uint32_t));
     }
     m->blocks = take(config->blocks, sizeof *m->blocks);
     for (uint32_t i = 0; i < config->blocks; i++) {
         m->blocks[i].tokens = take(m->block_tokens, sizeof(uint32_t));
         m->blocks[i].fills = take(m->block_tokens, sizeof(uint32_t));
+        m->blocks[i].keys = take(m->block_tokens, sizeof(uint32_t));
     }
     m->tails = take(config->plan_sequences_max, sizeof *m->tails);
     m->fresh = take(config->blocks, sizeof(uint32_t));
@@ -50,11 +52,13 @@ void model_close(model* m) {
         free(m->seqs[i].fills);
         free(m->seqs[i].parents);
         free(m->seqs[i].announced);
+        free(m->seqs[i].keys);
         free(m->seqs[i].blocks);
     }
     for (uint32_t i = 0; i < m->config.blocks; i++) {
         free(m->blocks[i].tokens);
         free(m->blocks[i].fills);
+        free(m->blocks[i].keys);
     }
     free(m->seqs);
     free(m->blocks);
@@ -108,6 +112,7 @@ static void block_release(model* m, uint32_t i) {
 /* An index entry goes; those behind it are found no more. */
 static void index_remove(model* m, uint32_t entry) {
     m->blocks[entry].indexed = false;
+    m->blocks[entry].published = false;
     for (uint32_t i = 0; i < m->config.blocks; i++)
         if (m->blocks[i].indexed && m->blocks[i].parent == entry)
             m->blocks[i].parent = MODEL_ORPHAN;
@@ -132,49 +137,88 @@ void model_evict(model* m, uint32_t count) {
     }
 }
 
-/* The index entry of exactly these tokens under `parent`, or MODEL_NONE. */
-static uint32_t index_find(const model* m, uint64_t tenant, uint32_t parent, const uint32_t* tokens,
-                           uint32_t count) {
+/* Where entries are looked for: behind `parent`, for the position `begin` of a sequence. */
+typedef struct place {
+    const model_seq* seq;
+    uint32_t parent;
+    uint32_t begin;
+    bool is_public; /* among the published ones; else among those of the tenant */
+} place;
+
+static bool is_at(const model_block* block, place at) {
+    if (!block->indexed || block->parent != at.parent) return false;
+    if (block->published != at.is_public) return false;
+    return at.is_public || block->tenant == at.seq->tenant;
+}
+
+/* How many of `count` tokens does an entry begin with, under the same extra keys? */
+static uint32_t shared_with(const model_block* block, place at, const uint32_t* tokens,
+                            uint32_t count) {
+    uint32_t shared = 0;
+    if (at.begin == 0 && block->salt != at.seq->salt) return 0;
+    while (shared < count && shared < block->fill && block->tokens[shared] == tokens[shared] &&
+           block->keys[shared] == at.seq->keys[at.begin + shared])
+        shared++;
+    return shared;
+}
+
+static uint32_t find_at(const model* m, place at, const uint32_t* tokens, uint32_t count) {
     for (uint32_t i = 0; i < m->config.blocks; i++) {
         const model_block* block = &m->blocks[i];
-        if (!block->indexed || block->parent != parent || block->tenant != tenant) continue;
-        if (block->fill != count) continue;
-        if (memcmp(block->tokens, tokens, count * sizeof *tokens) == 0) return i;
+        if (!is_at(block, at) || block->fill != count) continue;
+        if (shared_with(block, at, tokens, count) == count) return i;
     }
     return MODEL_NONE;
 }
 
-/* The newest entry under `parent` that begins with `token` and is older than `before`. */
-static uint32_t next_sibling(const model* m, uint64_t tenant, uint32_t parent, uint32_t token,
-                             uint64_t before) {
+/* The index entry of exactly these tokens, of the tenant or else published, or MODEL_NONE. */
+static uint32_t index_find(const model* m, place at, const uint32_t* tokens, uint32_t count) {
+    at.is_public = false;
+    const uint32_t own = find_at(m, at, tokens, count);
+    at.is_public = true;
+    return own != MODEL_NONE ? own : find_at(m, at, tokens, count);
+}
+
+/* The newest entry that begins with `token` and is older than `before`. */
+static uint32_t next_sibling(const model* m, place at, uint32_t token, uint64_t before) {
     uint32_t newest = MODEL_NONE;
     for (uint32_t i = 0; i < m->config.blocks; i++) {
         const model_block* block = &m->blocks[i];
-        if (!block->indexed || block->parent != parent || block->tenant != tenant) continue;
+        if (!is_at(block, at)) continue;
         if (block->tokens[0] != token || block->indexed_at >= before) continue;
         if (newest == MODEL_NONE || block->indexed_at > m->blocks[newest].indexed_at) newest = i;
     }
     return newest;
 }
 
-/* The entry that shares most of the beginning of `tokens`, among the newest ones. */
-static uint32_t index_longest(const model* m, uint64_t tenant, uint32_t parent,
-                              const uint32_t* tokens, uint32_t count, uint32_t* common) {
-    uint32_t longest = MODEL_NONE;
+/* Improve on `longest` by the newest entries of one kind. */
+static uint32_t longest_at(const model* m, place at, const uint32_t* tokens, uint32_t count,
+                           uint32_t longest, uint32_t* common) {
     uint64_t before = UINT64_MAX;
-    *common = 0;
     for (uint32_t n = 0; n < MODEL_SIBLINGS && count > 0; n++) {
-        const uint32_t i = next_sibling(m, tenant, parent, tokens[0], before);
+        const uint32_t i = next_sibling(m, at, tokens[0], before);
         if (i == MODEL_NONE) break;
-        const model_block* block = &m->blocks[i];
-        uint32_t shared = 0;
-        while (shared < count && shared < block->fill && block->tokens[shared] == tokens[shared])
-            shared++;
+        const uint32_t shared = shared_with(&m->blocks[i], at, tokens, count);
         if (shared > *common) longest = i;
         if (shared > *common) *common = shared;
-        before = block->indexed_at;
+        before = m->blocks[i].indexed_at;
     }
     return longest;
+}
+
+/* The entry that shares most of the beginning of `tokens`, among the newest ones. */
+static uint32_t index_longest(const model* m, place at, const uint32_t* tokens, uint32_t count,
+                              uint32_t* common) {
+    *common = 0;
+    at.is_public = false;
+    const uint32_t own = longest_at(m, at, tokens, count, MODEL_NONE, common);
+    at.is_public = true;
+    return longest_at(m, at, tokens, count, own, common);
+}
+
+/* Is it an entry that others can stand behind? */
+static bool is_full_entry(const model* m, uint32_t block) {
+    return m->blocks[block].indexed && m->blocks[block].fill == m->block_tokens;
 }
 
 static void note_peak(model* m) {
@@ -236,6 +280,8 @@ static uint32_t seq_begin(model* m, uint64_t tenant) {
     seq->length = 0;
     seq->reserved = 0;
     seq->known = 0;
+    seq->salt = 0;
+    memset(seq->keys, 0, m->config.sequence_tokens_max * sizeof(uint32_t));
     seq->announced_begin = 0;
     seq->announced_end = 0;
     return i;
@@ -275,6 +321,8 @@ uint32_t model_fork(model* m, uint32_t seq) {
     model_seq* child = &m->seqs[index];
     child->length = parent->length;
     child->known = parent->known;
+    child->salt = parent->salt;
+    memcpy(child->keys, parent->keys, m->config.sequence_tokens_max * sizeof(uint32_t));
     copy_tokens(child, parent);
     for (uint32_t page = 0; page < seq_pages(m, parent); page++) {
         child->blocks[page] = parent->blocks[page];
@@ -381,16 +429,18 @@ static void attach(model* m, model_seq* s, uint32_t entry, uint32_t count) {
 }
 
 /* The entry behind `parent` that has the next of the tokens [length, count), and how many. */
-static uint32_t index_next(const model* m, uint64_t tenant, uint32_t parent, const uint32_t* tokens,
-                           uint32_t length, uint32_t count, uint32_t* common) {
+static uint32_t index_next(const model* m, const model_seq* seq, uint32_t parent,
+                           const uint32_t* tokens, uint32_t length, uint32_t count,
+                           uint32_t* common) {
     const uint32_t piece = min_u32(count - length, m->block_tokens);
+    const place at = {seq, parent, length, false};
     *common = m->block_tokens;
     if (m->config.prefix_off) return MODEL_NONE;
     if (piece == m->block_tokens) {
-        const uint32_t full = index_find(m, tenant, parent, tokens + length, piece);
+        const uint32_t full = index_find(m, at, tokens + length, piece);
         if (full != MODEL_NONE) return full;
     }
-    return index_longest(m, tenant, parent, tokens + length, piece, common);
+    return index_longest(m, at, tokens + length, piece, common);
 }
 
 uint32_t model_match(model* m, uint32_t seq, const uint32_t* tokens, uint32_t count) {
@@ -398,7 +448,7 @@ uint32_t model_match(model* m, uint32_t seq, const uint32_t* tokens, uint32_t co
     uint32_t parent = MODEL_NONE;
     uint32_t common = m->block_tokens;
     while (s->length < count && common == m->block_tokens) {
-        parent = index_next(m, s->tenant, parent, tokens, s->length, count, &common);
+        parent = index_next(m, s, parent, tokens, s->length, count, &common);
         if (parent == MODEL_NONE) break;
         attach(m, s, parent, common);
     }
@@ -410,13 +460,15 @@ uint32_t model_match(model* m, uint32_t seq, const uint32_t* tokens, uint32_t co
     return s->length;
 }
 
-/* Has a living sequence of the tenant announced this page of the same text? */
-static bool is_announced(const model* m, uint64_t tenant, const uint32_t* tokens, uint32_t page) {
+/* Has a living sequence of the tenant announced this page of the same text under the same keys? */
+static bool is_announced(const model* m, const model_seq* asking, const uint32_t* tokens,
+                         uint32_t page) {
     const size_t bytes = (page + 1) * m->block_tokens * sizeof *tokens;
     for (uint32_t i = 0; i < m->config.sequences_max; i++) {
         const model_seq* seq = &m->seqs[i];
-        if (!seq->alive || seq->tenant != tenant) continue;
+        if (!seq->alive || seq->tenant != asking->tenant || seq->salt != asking->salt) continue;
         if (page < seq->announced_begin || page >= seq->announced_end) continue;
+        if (memcmp(seq->keys, asking->keys, bytes) != 0) continue;
         if (memcmp(seq->announced, tokens, bytes) == 0) return true;
     }
     return false;
@@ -428,12 +480,12 @@ pkv_match model_lookup(const model* m, uint32_t seq, const uint32_t* tokens, uin
     uint32_t parent = MODEL_NONE;
     uint32_t common = m->block_tokens;
     while (match.matched < count && common == m->block_tokens) {
-        parent = index_next(m, s->tenant, parent, tokens, match.matched, count, &common);
+        parent = index_next(m, s, parent, tokens, match.matched, count, &common);
         if (parent == MODEL_NONE) break;
         match.matched += common;
     }
     uint32_t page = match.matched / m->block_tokens;
-    while (page < count / m->block_tokens && is_announced(m, s->tenant, tokens, page))
+    while (page < count / m->block_tokens && is_announced(m, s, tokens, page))
         page++;
     if (page * m->block_tokens > match.matched)
         match.pending = page * m->block_tokens - match.matched;
@@ -461,6 +513,43 @@ void model_announce(model* m, uint32_t seq, const uint32_t* tokens, uint32_t cou
     announce_from(s, begin);
 }
 
+model_verdict model_keys_errors(const model* m, uint32_t seq) {
+    model_verdict verdict = idle_errors(m, seq);
+    if (is_alive(m, seq) && seq_pages(m, &m->seqs[seq]) > 0) verdict.must |= MODEL_BIT(PKV_EBUSY);
+    return verdict;
+}
+
+void model_set_keys(model* m, uint32_t seq, uint32_t salt, const uint32_t* keys) {
+    model_seq* s = &m->seqs[seq];
+    announce_from(s, UINT32_MAX);
+    s->salt = salt;
+    memcpy(s->keys, keys, m->config.sequence_tokens_max * sizeof *keys);
+}
+
+model_verdict model_publish_errors(const model* m, uint32_t seq, uint32_t count) {
+    model_verdict verdict = idle_errors(m, seq);
+    if (is_alive(m, seq) && count > m->seqs[seq].length) verdict.must |= MODEL_BIT(PKV_ERANGE);
+    return verdict;
+}
+
+uint32_t model_publish(model* m, uint32_t seq, uint32_t count) {
+    const model_seq* s = &m->seqs[seq];
+    uint32_t parent = MODEL_NONE;
+    uint32_t page = 0;
+    for (; page < count / m->block_tokens; page++) {
+        const uint32_t own = s->blocks[page];
+        if (own == MODEL_ROLLED || !is_full_entry(m, own)) break;
+        const place at = {s, parent, page * m->block_tokens, true};
+        const uint32_t equal = find_at(m, at, m->blocks[own].tokens, m->block_tokens);
+        parent = equal != MODEL_NONE ? equal : own;
+        if (equal != MODEL_NONE) continue;
+        m->blocks[own].published = true;
+        m->blocks[own].parent = at.parent;
+        m->blocks[own].indexed_at = ++m->now;
+    }
+    return page * m->block_tokens;
+}
+
 /* ---- Reservation ----------------------------------------------------------------------------- */
 
 /* The block that the next token of a sequence goes to, if it is partly filled; else PKV_NO_BLOCK. */
@@ -486,6 +575,7 @@ static enum model_tail tail_of(const model* m, const model_entry* entries, uint3
     if (tail->holders > left + 1) return MODEL_TAIL_COPIED;
     if (!tail->indexed) return MODEL_TAIL_STAYS;
     const uint32_t offset = (seq->length + seq->reserved) % m->block_tokens;
+    if (tail->tenant != seq->tenant) return MODEL_TAIL_COPIED;
     return is_scarce || tail->fill <= offset ? MODEL_TAIL_TAKEN : MODEL_TAIL_COPIED;
 }
 
@@ -698,7 +788,7 @@ static bool is_indexable(const model* m, const model_seq* seq, uint32_t page, ui
     if (seq->blocks[page] == MODEL_ROLLED) return false;
     if (page == 0) return true;
     *parent = seq->blocks[page - 1];
-    return *parent != MODEL_ROLLED && m->blocks[*parent].indexed;
+    return *parent != MODEL_ROLLED && is_full_entry(m, *parent);
 }
 
 static void index_add(model* m, const model_seq* seq, uint32_t page, uint32_t parent,
@@ -711,6 +801,8 @@ static void index_add(model* m, const model_seq* seq, uint32_t page, uint32_t pa
     block->indexed_at = ++m->now;
     memcpy(block->tokens, seq->tokens + begin, fill * sizeof(uint32_t));
     memcpy(block->fills, seq->fills + begin, fill * sizeof(uint32_t));
+    memcpy(block->keys, seq->keys + begin, fill * sizeof(uint32_t));
+    block->salt = page == 0 ? seq->salt : 0;
     m->counters.prefix_inserts++;
 }
 
@@ -721,7 +813,8 @@ static bool index_page(model* m, model_seq* seq, uint32_t page) {
     const uint32_t begin = page * m->block_tokens;
     const size_t bytes = m->block_tokens * sizeof(uint32_t);
     const uint32_t own = seq->blocks[page];
-    const uint32_t equal = index_find(m, seq->tenant, parent, seq->tokens + begin, m->block_tokens);
+    const place at = {seq, parent, begin, false};
+    const uint32_t equal = index_find(m, at, seq->tokens + begin, m->block_tokens);
     if (equal != MODEL_NONE) {
         if (m->canary) return true;
         block_hold(m, equal);
@@ -745,9 +838,10 @@ static void index_tail(model* m, model_seq* seq) {
     if (m->config.prefix_off || fill == 0) return;
     if (!is_indexable(m, seq, page, &parent) || m->blocks[seq->blocks[page]].indexed) return;
     const uint32_t* tokens = seq->tokens + page * m->block_tokens;
-    index_longest(m, seq->tenant, parent, tokens, fill, &common);
+    const place at = {seq, parent, page * m->block_tokens, false};
+    index_longest(m, at, tokens, fill, &common);
     if (common == fill) return;
-    if (index_find(m, seq->tenant, parent, tokens, fill) != MODEL_NONE) return;
+    if (index_find(m, at, tokens, fill) != MODEL_NONE) return;
     index_add(m, seq, page, parent, fill);
 }
 

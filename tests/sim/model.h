@@ -40,6 +40,9 @@ typedef struct model_block {
     uint32_t real; /* the library's number for it */
     uint32_t fill; /* of an index entry: how many tokens it has */
     uint64_t indexed_at;
+    bool published;   /* every tenant finds it */
+    uint32_t salt;    /* of the sequence that made it, when it is a first page */
+    uint32_t* keys;   /* [block_tokens] its extra keys, of an index entry */
     uint32_t* tokens; /* [block_tokens], of an index entry */
     uint32_t* fills;  /* [block_tokens], likewise */
 } model_block;
@@ -58,6 +61,8 @@ typedef struct model_seq {
     uint32_t* blocks;  /* [pages] */
     bool is_tree;      /* the reserved tokens are one, */
     uint32_t* parents; /* [sequence_tokens_max] with these parents, by their places among them */
+    uint32_t salt;     /* stands for any bytes; 0: none */
+    uint32_t* keys;    /* [sequence_tokens_max] extra key at each position; 0: none */
     uint32_t announced_begin; /* pages that it has announced and not committed */
     uint32_t announced_end;
     uint32_t* announced; /* [sequence_tokens_max] the tokens of the announcement */
@@ -134,6 +139,13 @@ uint32_t model_match(model* m, uint32_t seq, const uint32_t* tokens, uint32_t co
 pkv_match model_lookup(const model* m, uint32_t seq, const uint32_t* tokens, uint32_t count);
 model_verdict model_announce_errors(const model* m, uint32_t seq, uint32_t count);
 void model_announce(model* m, uint32_t seq, const uint32_t* tokens, uint32_t count);
+
+/* Extra keys, which stand for any bytes: of the sequence, and [sequence_tokens_max] of positions. */
+model_verdict model_keys_errors(const model* m, uint32_t seq);
+void model_set_keys(model* m, uint32_t seq, uint32_t salt, const uint32_t* keys);
+
+model_verdict model_publish_errors(const model* m, uint32_t seq, uint32_t count);
+uint32_t model_publish(model* m, uint32_t seq, uint32_t count);
 
 model_verdict model_fork_errors(const model* m, uint32_t seq);
 uint32_t model_fork(model* m, uint32_t seq);

@@ -35,6 +35,7 @@ struct run {
 
 struct totals {
     uint64_t ops, calls, failed_calls, fired, hash;
+    uint64_t published;     /* tokens that tenants published */
     uint64_t pending;       /* tokens that lookups found to be on their way */
     uint64_t scaled_rounds; /* whose K or V has scales */
     pkv_stats events; /* sums over all rounds: a kind of event that never came up was not tested */
@@ -46,6 +47,7 @@ static void add(struct totals* totals, const sim* s) {
     totals->failed_calls += s->failed_calls;
     totals->fired += s->fired;
     totals->pending += s->pending;
+    totals->published += s->published;
     totals->hash = (totals->hash ^ s->hash) * 0x100000001b3;
     const pkv_group_config* group = &s->config.groups[0];
     totals->scaled_rounds += row_is_scaled(group->k_dtype) || row_is_scaled(group->v_dtype);
@@ -74,14 +76,14 @@ static void print_totals(const char* name, const struct totals* t) {
     printf(
         "%s: commits %llu, hit tokens %llu, duplicates %llu, evictions %llu, copies on write %llu, "
         "rolled %llu, scrubs %llu, scaled rounds %llu, bytes out %llu, in %llu, "
-        "swaps failed %llu, cancelled %llu, pending %llu\n",
+        "swaps failed %llu, cancelled %llu, pending %llu, published %llu\n",
         name, (unsigned long long)e->plans_committed, (unsigned long long)e->prefix_hit_tokens,
         (unsigned long long)e->prefix_duplicates, (unsigned long long)e->evictions,
         (unsigned long long)e->cow_copies, (unsigned long long)e->rolled_blocks,
         (unsigned long long)e->scrubs, (unsigned long long)t->scaled_rounds,
         (unsigned long long)e->swap_out_bytes, (unsigned long long)e->swap_in_bytes,
         (unsigned long long)e->transfers_failed, (unsigned long long)e->transfers_cancelled,
-        (unsigned long long)t->pending);
+        (unsigned long long)t->pending, (unsigned long long)t->published);
     fflush(stdout);
 }
 

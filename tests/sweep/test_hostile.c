@@ -247,6 +247,43 @@ static int bad_announce(struct world* w) {
     }
 }
 
+static int bad_set_keys(struct world* w) {
+    static const pkv_extra_key keys[2] = {{4, 6, "cat", 3}, {5, 8, "dog", 3}};
+    const pkv_seq seq = w->seqs[EMPTY];
+    switch (below(w, 7)) {
+    case 0:
+        return pkv_seq_set_keys(NULL, seq, "salt", 4, keys, 1);
+    case 1:
+        return pkv_seq_set_keys(w->cache, bad_seq(w), "salt", 4, keys, 1);
+    case 2:
+        return pkv_seq_set_keys(w->cache, seq, NULL, 1 + below(w, 9), keys, 1);
+    case 3:
+        return pkv_seq_set_keys(w->cache, seq, "salt", 4, NULL, 1 + below(w, 9));
+    case 4:
+        return pkv_seq_set_keys(w->cache, seq, NULL, 0, keys, 2); /* they overlap */
+    case 5:
+        return pkv_seq_set_keys(w->cache, seq, "salt", UINT32_MAX - below(w, 9), NULL, 0);
+    default:
+        return pkv_seq_set_keys(w->cache, w->seqs[1 + below(w, 4)], "salt", 4, keys, 1);
+    }
+}
+
+static int bad_publish(struct world* w) {
+    uint32_t published;
+    switch (below(w, 5)) {
+    case 0:
+        return pkv_seq_publish(NULL, w->seqs[COMMITTED], 1, &published);
+    case 1:
+        return pkv_seq_publish(w->cache, bad_seq(w), 1, &published);
+    case 2:
+        return pkv_seq_publish(w->cache, w->seqs[COMMITTED], 1, NULL);
+    case 3:
+        return pkv_seq_publish(w->cache, w->seqs[COMMITTED], huge(w), &published);
+    default:
+        return pkv_seq_publish(w->cache, w->seqs[PLANNED], 0, &published);
+    }
+}
+
 static int bad_fork(struct world* w) {
     pkv_seq child;
     switch (below(w, 4)) {
@@ -681,6 +718,7 @@ static int (*const bad_calls[])(struct world* w) = {
     bad_read,      bad_begin,      bad_write,         bad_attend,    bad_end,
     bad_plan_info, bad_cache_call, bad_specification, bad_swap,      bad_transfer_call,
     away_call,     bad_trees,      bad_accept,        bad_lookup,    bad_announce,
+    bad_set_keys,  bad_publish,
 };
 
 /* ---- The test -------------------------------------------------------------------------------- */

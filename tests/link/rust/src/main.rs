@@ -90,6 +90,8 @@ struct Config {
     transfers_max: u32,
     swap_layers: u32,
     announced_pages_max: u32,
+    key_sets_max: u32,
+    key_bytes_max: u32,
 }
 
 #[repr(C)]
