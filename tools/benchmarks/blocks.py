@@ -42,6 +42,7 @@ GOALS = {
     "match of 32,768 cached tokens": 500_000,
     "fork of 1,000,000 tokens": 5_000,
     "create of a pool of 100,000 blocks": 10_000_000,
+    "host memory of a block beside its token ids": 64,
 }
 
 

@@ -384,6 +384,19 @@ static void bench_create(uint32_t runs) {
     report(&create);
 }
 
+/* All that a block more costs in host memory, token ids aside: they are content. */
+static void bench_metadata(void) {
+    enum { BLOCKS = 1 << 15 };
+    pkv_cache* small = open_cache(BLOCKS, PROMPT);
+    pkv_cache* large = open_cache(2 * BLOCKS, PROMPT);
+    const uint64_t bytes = stats_of(large).heap_bytes - stats_of(small).heap_bytes;
+    const double tokens = BLOCK_TOKENS * sizeof(uint32_t);
+    report_number("host memory of a block beside its token ids", "bytes",
+                  (double)bytes / BLOCKS - tokens);
+    close_cache(large);
+    close_cache(small);
+}
+
 /* ---- Threads --------------------------------------------------------------------------------- */
 
 /* What one thread does: tokens for sequences of its own. */
@@ -448,6 +461,7 @@ int main(int count, char** arguments) {
     bench_match(many);
     bench_fork(many);
     bench_create(few);
+    bench_metadata();
     for (uint32_t threads = 1; threads <= THREADS_MAX; threads *= 2)
         bench_threads(threads, few);
     return 0;
