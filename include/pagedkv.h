@@ -395,10 +395,10 @@ typedef struct pkv_extra_key {
     uint32_t size;     /* at least 1 */
 } pkv_extra_key;
 
-/* Give an empty sequence extra keys: for what token ids do not say, such as the images that stand at
- * some positions, or the adapter that K and V are computed with. It finds, waits for, and makes only
- * cached blocks whose keys over the positions of the block are the same, byte for byte. What it was
- * given before is replaced; forks have the same keys.
+/* Give an empty sequence extra keys: for what token ids do not say, such as the images that stand
+ * at some positions, or the adapter that K and V are computed with. It finds, waits for, and makes
+ * only cached blocks whose keys over the positions of the block are the same, byte for byte. What
+ * it was given before is replaced; forks have the same keys.
  *
  * salt    [salt_bytes] any bytes that all of the sequence depends on: an adapter, a user, a secret of
  *         a tenant. NULL with 0: none
@@ -413,12 +413,12 @@ typedef struct pkv_extra_key {
 PKV_API int pkv_seq_set_keys(pkv_cache* cache, pkv_seq seq, const void* salt, uint32_t salt_bytes,
                              const pkv_extra_key* keys, uint32_t count);
 
-/* Attach the longest cached prefix of `tokens` [count] to an empty sequence. Token ids are compared,
- * one by one; only blocks that the same tenant committed, or any tenant has published, are found.
- * Pass one token less than the prompt has when you need the logits of its last token.
- * The prefix may end within a block, where a cached text and `tokens` part, or where one ended: such
- * a block is shared like others, and copied when this sequence writes to it. For the end of the
- * prefix the 16 newest blocks that come into question are looked at.
+/* Attach the longest cached prefix of `tokens` [count] to an empty sequence. Token ids are
+ * compared, one by one; only blocks that the same tenant committed, or any tenant has published,
+ * are found. Pass one token less than the prompt has when you need the logits of its last token.
+ * The prefix may end within a block, where a cached text and `tokens` part, or where one ended:
+ * such a block is shared like others, and copied when this sequence writes to it. For the end of
+ * the prefix the 16 newest blocks that come into question are looked at.
  * matched set to the tokens that need not be computed: the new length of the sequence.
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (not empty, or in a plan), PKV_EAWAY,
  *         PKV_ETOOBIG, PKV_ENOLEAVES. */
@@ -477,10 +477,9 @@ PKV_API int pkv_seq_fork(pkv_cache* cache, pkv_seq seq, pkv_seq* child);
  *         PKV_ENOLEAVES (only when config.table_leaves_max was set below the default). */
 PKV_API int pkv_seq_truncate(pkv_cache* cache, pkv_seq seq, uint32_t length);
 
-/* End a sequence, also one that is away. Its committed blocks of known tokens stay cached until they
- * are evicted, the last, partly filled one included, unless a cached block has all of its tokens;
- * those of the host tier are free at once.
- * A zero handle is allowed and does nothing.
+/* End a sequence, also one that is away. Its committed blocks of known tokens stay cached until
+ * they are evicted, the last, partly filled one included, unless a cached block has all of its
+ * tokens; those of the host tier are free at once. A zero handle is allowed and does nothing.
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan). */
 PKV_API int pkv_seq_free(pkv_cache* cache, pkv_seq seq);
 
@@ -635,8 +634,9 @@ typedef struct pkv_plan_info {
 
 /* Open a plan: reserve the blocks of every entry, all or nothing. Shared blocks that would be
  * written are copied first; one that a sequence shares with the prefix index alone leaves the index
- * instead when it ends where the sequence goes on, or when there is no room for the copy. When free blocks do not suffice, the least recently used cached ones
- * are evicted, but only when that is enough.
+ * instead when it ends where the sequence goes on, or when there is no room for the copy. When free
+ * blocks do not suffice, the least recently used cached ones are evicted, but only when that is
+ * enough.
  * Errors  PKV_EINVAL (also: count 0, a sequence named twice), PKV_ESTALE, PKV_EBUSY (a sequence
  *         with reserved tokens or in a plan, or plans_max plans are open), PKV_EAWAY, PKV_ETOOBIG
  *         (a limit, or more blocks than there are: it can never fit), PKV_ENOBLOCKS (not now: other

@@ -51,8 +51,8 @@ void pkvi_pending_announce(pkv_cache* cache, struct pkvi_seq* seq, const uint32_
 /* Forget what `seq` has announced before page `end`. */
 void pkvi_pending_release(struct pkvi_pending* pending, struct pkvi_seq* seq, uint32_t end);
 
-/* How many pages of `tokens` [count] from `page` on have been announced, without a gap, by sequences
- * of the tenant of `seq` that have the same extra keys? */
+/* How many pages of `tokens` [count] from `page` on have been announced, without a gap, by
+ * sequences of the tenant of `seq` that have the same extra keys? */
 uint32_t pkvi_pending_pages(const pkv_cache* cache, const struct pkvi_seq* seq,
                             const uint32_t* tokens, uint32_t count, uint32_t page);
 

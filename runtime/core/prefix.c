@@ -153,7 +153,8 @@ static void unlink_node(struct pkvi_prefix* prefix, uint32_t node) {
     pkvi_sibling_unlink(prefix, node);
 }
 
-/* Blocks without extra keys name no set, so that who has none, or has them elsewhere, pays nothing. */
+/* Blocks without extra keys name no set, so that who has none, or has them elsewhere, pays nothing.
+ */
 static uint32_t extra_of(const struct pkvi_prefix* prefix, const struct pkvi_place* place,
                          uint32_t count) {
     const uint32_t end = place->begin + count;

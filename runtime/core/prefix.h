@@ -14,8 +14,8 @@
  *
  * Extra keys (extra.h) are part of the key of a node: who has others does not find it. A tenant may
  * publish a prefix: its nodes are then filed as nobody's, where every tenant looks behind its own.
- * The block of a published node stays its owner's, who paid for it, until it leaves the index; it is
- * scrubbed like any other before somebody else gets it.
+ * The block of a published node stays its owner's, who paid for it, until it leaves the index; it
+ * is scrubbed like any other before somebody else gets it.
  *
  * Most nodes are full. The last, partly filled page of a sequence that has ended is a partial node;
  * it has no children. A hit may end within a node of either kind: the sequence attaches the block
@@ -90,8 +90,8 @@ uint32_t pkvi_prefix_find(const struct pkvi_prefix* prefix, const struct pkvi_pl
                           const uint32_t* tokens);
 
 /* Make the first `fill` tokens of `block`, whose tokens and owner are set, a node of its owner,
- * unless there is one with the same key, or a published one. Returns the node: `block`, or the older
- * one. pre: the parent is indexed. */
+ * unless there is one with the same key, or a published one. Returns the node: `block`, or the
+ * older one. pre: the parent is indexed. */
 uint32_t pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block,
                             const struct pkvi_place* place, uint32_t fill,
                             const struct pkvi_origin* origin);

@@ -6,9 +6,9 @@
  *             -> [barks at the cat ]       another chain
  *
  * Siblings are chained through their blocks, the newest first, in a bucket found by hashing tenant,
- * parent and first token (extra keys are left to the comparison). The longest common beginning is looked for among the newest
- * PKVI_SIBLINGS_MAX of them, so that a text that thousands of requests begin with costs no more than
- * any other: what all of them share, the newest share too.
+ * parent and first token (extra keys are left to the comparison). The longest common beginning is
+ * looked for among the newest PKVI_SIBLINGS_MAX of them, so that a text that thousands of requests
+ * begin with costs no more than any other: what all of them share, the newest share too.
  *
  * Holds   X5  every node is on the chain of its siblings' bucket, which can be walked both ways
  * Not     A tree over the tokens of a block finds the longest of all, and costs every insertion
@@ -24,8 +24,9 @@
 void pkvi_sibling_link(struct pkvi_prefix* prefix, uint32_t block);
 void pkvi_sibling_unlink(struct pkvi_prefix* prefix, uint32_t block);
 
-/* The node at a place with the longest common beginning with `tokens` [count], the newest of equals,
- * and that length in *common; or PKVI_NONE and 0. Published ones count where they have more. */
+/* The node at a place with the longest common beginning with `tokens` [count], the newest of
+ * equals, and that length in *common; or PKVI_NONE and 0. Published ones count where they have
+ * more. */
 uint32_t pkvi_sibling_longest(const struct pkvi_prefix* prefix, const struct pkvi_place* place,
                               const uint32_t* tokens, uint32_t count, uint32_t* common);
 

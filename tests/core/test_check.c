@@ -135,6 +135,14 @@ DAMAGE(
     cache->prefix.siblings[pkvi_sibling_bucket(&cache->prefix, block_of(w, PARENT, 0))] = PKVI_NONE)
 DAMAGE(sibling_back, cache->prefix.sibling_previous[block_of(w, PARENT, 0)] = 0)
 DAMAGE(node_without_tokens, cache->prefix.fill[block_of(w, PARENT, 1)] = 0)
+DAMAGE(published_count_high, cache->prefix.published_count++)
+DAMAGE(part_published, cache->prefix.published[block_of(w, PARENT, 2)] = 1;
+       cache->prefix.published_count++)
+DAMAGE(keys_held_by_nobody, cache->prefix.extras.slots[0].holders++)
+DAMAGE(keys_lost, cache->prefix.extras.free_head = PKVI_NONE)
+DAMAGE(announcement_lost, cache->pending.free_count++)
+DAMAGE(announcement_of_nobody,
+       cache->pending.free_head = cache->pending.entries[cache->pending.free_head].next)
 DAMAGE(node_count_low, cache->prefix.node_count--)
 DAMAGE(node_unmarked, cache->prefix.indexed[block_of(w, PARENT, 1)] = 0)
 DAMAGE(node_marked, cache->prefix.indexed[block_of(w, PARENT, 2)] = 1)
@@ -205,6 +213,12 @@ static const struct {
     {"sibling_lost", sibling_lost, "X5"},
     {"sibling_back", sibling_back, "X5"},
     {"node_without_tokens", node_without_tokens, "X3"},
+    {"published_count_high", published_count_high, "X6"},
+    {"part_published", part_published, "X6"},
+    {"keys_held_by_nobody", keys_held_by_nobody, "E1"},
+    {"keys_lost", keys_lost, "E1"},
+    {"announcement_lost", announcement_lost, "Q1"},
+    {"announcement_of_nobody", announcement_of_nobody, "Q1"},
     {"node_count_low", node_count_low, "X3"},
     {"node_unmarked", node_unmarked, "X3"},
     {"node_marked", node_marked, "X3"},
