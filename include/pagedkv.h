@@ -196,6 +196,28 @@ typedef struct pkv_parallel_hook {
     void* ctx;
 } pkv_parallel_hook;
 
+/* A cached block that no sequence names, offered to be evicted. */
+typedef struct pkv_candidate {
+    uint32_t block;
+    uint32_t page; /* of its sequence; at most 65535 */
+    uint32_t uses; /* requests that computed or found it; at most 255 */
+    uint32_t age;  /* blocks that requests have asked for since it was in use */
+} pkv_candidate;
+
+/* Bring your own eviction: choose(ctx, candidates, offered, count, victims) names up to `count`
+ * blocks that go first, in victims[count], and returns how many. It is offered up to offer_max
+ * (default: all) idle blocks, least recently used first, and may name others that it knows of.
+ * Called once for each reservation that needs room, with the cache's lock held: it must not call
+ * into the same cache. What it says can do no harm: names that are not those of idle cached blocks
+ * are passed over, more than `count` are all ignored, and for what is missing the least recently
+ * used blocks go (stats.eviction_fallbacks). NULL `choose` means config.eviction. */
+typedef struct pkv_eviction_hook {
+    uint32_t (*choose)(void* ctx, const pkv_candidate* candidates, uint32_t offered, uint32_t count,
+                       uint32_t* victims);
+    void* ctx;
+    uint32_t offer_max;
+} pkv_eviction_hook;
+
 typedef struct pkv_config {
     uint32_t struct_size; /* set by pkv_config_init */
     uint32_t version;     /* set by pkv_config_init */
@@ -232,6 +254,10 @@ typedef struct pkv_config {
                                sequences_max, but at most 1024 */
     uint32_t key_bytes_max; /* bytes of one set: of its keys and salt, and 12 for each; default
                                1024 */
+    /* Which cached blocks go first when room is needed: "reuse" (default), "lru", "fifo", "lfu",
+     * "slru", "s3fifo", "arc" or "greedydual". */
+    const char* eviction;
+    pkv_eviction_hook eviction_hook;
 } pkv_config;
 
 /* What a config will take. */
@@ -307,10 +333,11 @@ typedef struct pkv_stats {
     uint64_t transfers_cancelled;
     uint32_t host_blocks_total; /* of the host tier */
     uint32_t host_blocks_free;
-    uint32_t transfers;       /* under way */
-    uint64_t tokens_rejected; /* computed, and then dropped by pkv_plan_accept */
-    uint32_t pins;            /* alive; they are not counted among the sequences */
-    uint64_t pins_expired;    /* at their timeout */
+    uint32_t transfers;          /* under way */
+    uint64_t tokens_rejected;    /* computed, and then dropped by pkv_plan_accept */
+    uint32_t pins;               /* alive; they are not counted among the sequences */
+    uint64_t pins_expired;       /* at their timeout */
+    uint64_t eviction_fallbacks; /* victims that the eviction hook should have named and did not */
 } pkv_stats;
 
 /* Copy the counters. stats->struct_size says how much of the struct the caller knows.
@@ -635,8 +662,7 @@ typedef struct pkv_plan_info {
 /* Open a plan: reserve the blocks of every entry, all or nothing. Shared blocks that would be
  * written are copied first; one that a sequence shares with the prefix index alone leaves the index
  * instead when it ends where the sequence goes on, or when there is no room for the copy. When free
- * blocks do not suffice, the least recently used cached ones are evicted, but only when that is
- * enough.
+ * blocks do not suffice, cached ones are evicted (config.eviction), but only when that is enough.
  * Errors  PKV_EINVAL (also: count 0, a sequence named twice), PKV_ESTALE, PKV_EBUSY (a sequence
  *         with reserved tokens or in a plan, or plans_max plans are open), PKV_EAWAY, PKV_ETOOBIG
  *         (a limit, or more blocks than there are: it can never fit), PKV_ENOBLOCKS (not now: other

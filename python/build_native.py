@@ -10,13 +10,19 @@ import sys
 
 import cffi
 
+# Functions of Python that the library may call.
+CALLBACKS = """
+extern "Python" uint32_t pkv_python_choose(void* ctx, const pkv_candidate* candidates,
+                                           uint32_t offered, uint32_t count, uint32_t* victims);
+"""
+
 MACROS = ("PKV_VERSION_MAJOR", "PKV_VERSION_MINOR", "PKV_VERSION_PATCH", "PKV_VERSION")
 
 
 def declarations(compiler: str, header: str) -> str:
     command = [compiler, "-E", "-P", "-DPKV_CDEF", header]
     preprocessed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return preprocessed + "".join(f"#define {macro} ...\n" for macro in MACROS)
+    return preprocessed + CALLBACKS + "".join(f"#define {macro} ...\n" for macro in MACROS)
 
 
 def main(compiler: str, header: str, output: str) -> None:

@@ -18,6 +18,7 @@ models on top of it is pagedkv.engine; the C library underneath is described in 
 from . import errors
 from ._cache import Cache
 from ._config import sizes, why_absent
+from ._eviction import EVICTION_POLICIES
 from ._faults import fault_points, faults
 from ._ffi import lib as _lib
 from ._install import get_include, get_library
@@ -53,6 +54,7 @@ from .errors import (
 __version__: str = f"{_lib.PKV_VERSION_MAJOR}.{_lib.PKV_VERSION_MINOR}.{_lib.PKV_VERSION_PATCH}"
 
 __all__ = [
+    "EVICTION_POLICIES",
     "NO_BLOCK",
     "Away",
     "Busy",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from . import _arrays as arrays
 from ._config import Config
+from ._eviction import Chooser
 from ._faults import FaultSpec, current, describe, own_spec, register
 from ._ffi import check, ffi, lib, text
 from ._sequence import Sequence
@@ -88,11 +89,20 @@ class Cache:
     key_sets            different sets of Sequence.set_keys() that are remembered; default
                         sequences, but at most 1024
     key_bytes           bytes of one set, and 12 for each of its keys; default 1024
+    eviction            which cached blocks go first when room is needed: "reuse" (default), "lru",
+                        "fifo", "lfu", "slru", "s3fifo", "arc", "greedydual"; or a function, see
+                        below
 
     On device "cuda" arrays are CUDA tensors of torch, CuPy arrays, or anything else that shares GPU
     memory; calls return before the GPU is done, and NaN is not looked for. head_dim is 64, 96, 128
     or 256, dtype "f16", "bf16", "i8" or "e4m3", block_tokens a multiple of 16. NotSupported says
     why there is no such device, as do `pagedkv info` and pagedkv.why_absent().
+
+    A function of eviction is asked once for each step that needs room: function(candidates, count)
+    gets a NumPy record array of all blocks that may go, least recently used first, with fields
+    block, page, uses and age, and returns up to `count` block numbers. It must not use the cache.
+    Where it raises, or names blocks that may not go, the least recently used go instead, which
+    Stats.eviction_fallbacks counts; eviction_error has the last exception.
 
     All memory is taken here. Raises InvalidArgument and TooBig, which name the keyword,
     NotSupported, OutOfMemory, FaultSpecError, DeviceIOError, DeviceFailed.
@@ -152,12 +162,14 @@ class Cache:
         announced_pages: int = 0,
         key_sets: int = 0,
         key_bytes: int = 0,
+        eviction: str | Chooser | None = None,
     ) -> None:
         options = dict(locals())
         del options["self"]
         self._handle: Any = None
         self._owner = _Owner()
         config = Config(options)
+        self._eviction = config.hook
         self._trace_capacity = max(trace_events, 1024)
         self._create(config, own_spec(faults, fault_seed))
         group = config.pointer.groups[0]
@@ -191,6 +203,11 @@ class Cache:
             self._handle = ffi.gc(created[0], self._owner)
             self._own_faults = own
             caches.add(self)
+
+    @property
+    def eviction_error(self) -> BaseException | None:
+        """The last exception of the function given as `eviction`, or None."""
+        return self._eviction.error if self._eviction is not None else None
 
     def sequence(self, tenant: int = 0) -> Sequence:
         """Start an empty sequence.

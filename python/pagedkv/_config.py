@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ._arrays import cache_dtype_code
+from ._eviction import Chooser, EvictionHook
 from ._ffi import check, ffi, lib, text
 from ._stats import Sizes
 from ._values import unsigned
@@ -54,6 +55,7 @@ class CacheOptions(TypedDict, total=False):
     announced_pages: int
     key_sets: int
     key_bytes: int
+    eviction: str | Chooser | None
 
 
 # Keyword -> field of pkv_group_config, and of pkv_config.
@@ -86,7 +88,7 @@ _CONFIG_FIELDS = {
 }
 _KEYWORDS = {field: keyword for keyword, field in (_GROUP_FIELDS | _CONFIG_FIELDS).items()}
 _SEEDS = ("seed", "fault_seed")
-_STRINGS = ("device", "isa", "faults")
+_STRINGS = ("device", "isa", "faults", "eviction")
 
 
 class Config:
@@ -102,6 +104,11 @@ class Config:
             setattr(self.pointer, field, unsigned(keyword, given.get(keyword, 0)))
         for keyword in _SEEDS:
             setattr(self.pointer, keyword, unsigned(keyword, given.get(keyword, 0), bits=64))
+        self.hook: EvictionHook | None = None
+        if callable(given.get("eviction")):
+            self.hook = EvictionHook(given["eviction"])
+            self.hook.install(self.pointer)
+            given = given | {"eviction": None}
         for keyword in _STRINGS:
             self.set_string(keyword, given.get(keyword))
         self.pointer.prefix_off = not given.get("prefix", True)

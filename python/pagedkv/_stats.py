@@ -60,6 +60,7 @@ class Stats:
     transfers               transfers under way
     tokens_rejected         tokens computed, and then dropped by Step.accept
     pins, pins_expired      pins alive; pins that ended at their timeout
+    eviction_fallbacks      victims that a function of eviction should have named and did not
     """
 
     blocks_total: int
@@ -100,6 +101,7 @@ class Stats:
     tokens_rejected: int
     pins: int
     pins_expired: int
+    eviction_fallbacks: int
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,7 @@ static int open_memory(pkv_cache* cache, struct pkvi_hash_key key) {
                             cache->config.blocks, sizes->blocks_per_extent));
     PKVI_TRY(pkvi_tier_open(&cache->tier, cache->device, mem, &cache->faults, &cache->layout,
                             cache->config.host_blocks));
-    PKVI_TRY(
-        pkvi_prefix_open(&cache->prefix, &cache->pool, mem, key, &pkvi_policy_lru, &cache->config));
+    PKVI_TRY(pkvi_prefix_open(&cache->prefix, &cache->pool, mem, key, &cache->config));
     return pkvi_leaves_open(&cache->leaves, &cache->prefix, mem, cache->config.table_leaves_max);
 }
 
@@ -134,6 +133,7 @@ int pkvi_cache_create(const pkv_config* config, pkv_cache** cache) {
     created->config.device = NULL;
     created->config.isa = NULL;
     created->config.faults = NULL;
+    created->config.eviction = NULL;
     *cache = created;
     return PKV_OK;
 
@@ -183,5 +183,7 @@ void pkvi_cache_stats(const pkv_cache* cache, pkv_stats* stats) {
     stats->arena_bytes = cache->arena.bytes;
     stats->host_blocks_total = cache->tier.slot_count;
     stats->host_blocks_free = cache->tier.free_count;
+    if (cache->prefix.shared.offer != NULL)
+        stats->eviction_fallbacks = cache->prefix.shared.offer->fallbacks;
     stats->transfers = cache->transfers.open_count;
 }

@@ -183,16 +183,19 @@ static const char* check_chain(pkv_cache* cache, uint32_t bucket, uint32_t* node
     return NULL;
 }
 
-static const char* check_list(const pkv_cache* cache, const struct pkvi_list* list) {
+static const char* check_list(const pkv_cache* cache, const struct pkvi_list* list,
+                              uint32_t* idle) {
     const struct pkvi_prefix* prefix = &cache->prefix;
+    const struct pkvi_candidate* candidates = prefix->shared.candidates;
     uint32_t listed = 0;
     uint32_t previous = PKVI_NONE;
-    for (uint32_t b = list->head; b != PKVI_NONE; b = prefix->candidates[b].next) {
+    for (uint32_t b = list->head; b != PKVI_NONE; b = candidates[b].next) {
         EXPECT(b < cache->pool.block_count, "X2");
         EXPECT(++listed <= list->count, "X2");
         EXPECT(prefix->indexed[b], "X2");
-        EXPECT(cache->pool.refs[b] == 1, "X2");
-        EXPECT(prefix->candidates[b].previous == previous, "X2");
+        EXPECT(candidates[b].is_idle || prefix->domain.policy->keeps_place, "X2");
+        EXPECT(candidates[b].previous == previous, "X2");
+        *idle += candidates[b].is_idle;
         previous = b;
     }
     EXPECT(list->tail == previous, "X2");
@@ -203,13 +206,14 @@ static const char* check_list(const pkv_cache* cache, const struct pkvi_list* li
 static const char* check_idle(const pkv_cache* cache) {
     const struct pkvi_domain* domain = &cache->prefix.domain;
     uint32_t listed = 0;
-    for (uint32_t i = 0; i < PKVI_DOMAIN_LISTS; i++) {
-        CHECK(check_list(cache, &domain->lists[i]));
-        listed += domain->lists[i].count;
-    }
+    for (uint32_t i = 0; i < PKVI_DOMAIN_LISTS; i++)
+        CHECK(check_list(cache, &domain->lists[i], &listed));
     uint32_t idle = 0;
-    for (uint32_t b = 0; b < cache->pool.block_count; b++)
-        idle += cache->prefix.indexed[b] && cache->pool.refs[b] == 1;
+    for (uint32_t b = 0; b < cache->pool.block_count; b++) {
+        const bool is_idle = cache->prefix.indexed[b] && cache->pool.refs[b] == 1;
+        EXPECT(cache->prefix.shared.candidates[b].is_idle == is_idle, "X2");
+        idle += is_idle;
+    }
     EXPECT(listed == domain->idle_count, "X2");
     EXPECT(idle == domain->idle_count, "X2");
     return NULL;
@@ -451,7 +455,8 @@ static uint64_t digest_prefix(const pkv_cache* cache, uint64_t digest) {
     const struct pkvi_prefix* prefix = &cache->prefix;
     const struct pkvi_domain* domain = &prefix->domain;
     for (uint32_t i = 0; i < PKVI_DOMAIN_LISTS; i++)
-        for (uint32_t b = domain->lists[i].head; b != PKVI_NONE; b = prefix->candidates[b].next)
+        for (uint32_t b = domain->lists[i].head; b != PKVI_NONE;
+             b = prefix->shared.candidates[b].next)
             digest = fold(digest, b);
     for (uint32_t b = 0; b < cache->pool.block_count; b++) {
         if (!prefix->indexed[b]) continue;

@@ -168,6 +168,8 @@ int pkvi_config_resolve(const pkv_config* config, pkv_config* resolved, struct p
     REQUIRE(result.isa == NULL || pkvi_isa_known(result.isa), PKV_ENOTSUP,
             "isa: not one that this library has and this processor runs");
     REQUIRE(result.group_count == 1, PKV_ENOTSUP, "group_count: this version takes one group");
+    REQUIRE(pkvi_policy_of(&result) != NULL, PKV_ENOTSUP,
+            "eviction: reuse, lru, fifo, lfu, slru, s3fifo, arc or greedydual");
     PKVI_TRY(check_group(&result.groups[0], why));
     PKVI_TRY(check_limits(&result, why));
     PKVI_TRY(check_leaves(&result, why));

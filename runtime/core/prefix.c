@@ -6,8 +6,8 @@
 #include <assert.h>
 #include <string.h>
 
-static uint32_t bucket_of(const struct pkvi_prefix* prefix, const struct pkvi_place* place,
-                          uint32_t parent_generation, const uint32_t* tokens, uint32_t count) {
+static uint32_t hash_of(const struct pkvi_prefix* prefix, const struct pkvi_place* place,
+                        uint32_t parent_generation, const uint32_t* tokens, uint32_t count) {
     struct {
         uint64_t tenant;
         uint64_t extra;
@@ -20,9 +20,12 @@ static uint32_t bucket_of(const struct pkvi_prefix* prefix, const struct pkvi_pl
     key.parent = place->parent;
     key.parent_generation = parent_generation;
     memcpy(key.tokens, tokens, token_bytes);
-    const uint64_t hash =
-        pkvi_hash(prefix->key, &key, offsetof(__typeof__(key), tokens) + token_bytes);
-    return (uint32_t)hash & prefix->bucket_mask;
+    return (uint32_t)pkvi_hash(prefix->key, &key, offsetof(__typeof__(key), tokens) + token_bytes);
+}
+
+static uint32_t bucket_of(const struct pkvi_prefix* prefix, const struct pkvi_place* place,
+                          uint32_t parent_generation, const uint32_t* tokens, uint32_t count) {
+    return hash_of(prefix, place, parent_generation, tokens, count) & prefix->bucket_mask;
 }
 
 static uint32_t bucket_count_for(uint32_t blocks) {
@@ -33,8 +36,7 @@ static uint32_t bucket_count_for(uint32_t blocks) {
 }
 
 int pkvi_prefix_open(struct pkvi_prefix* prefix, struct pkvi_pool* pool, struct pkvi_mem* mem,
-                     struct pkvi_hash_key key, const struct pkvi_policy* policy,
-                     const pkv_config* config) {
+                     struct pkvi_hash_key key, const pkv_config* config) {
     const uint32_t blocks = pool->block_count;
     const uint32_t buckets = bucket_count_for(blocks);
     *prefix = (struct pkvi_prefix){
@@ -56,8 +58,9 @@ int pkvi_prefix_open(struct pkvi_prefix* prefix, struct pkvi_pool* pool, struct 
     PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *prefix->fill, (void**)&prefix->fill));
     PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *prefix->indexed, (void**)&prefix->indexed));
     PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *prefix->published, (void**)&prefix->published));
-    PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *prefix->candidates, (void**)&prefix->candidates));
-    pkvi_domain_init(&prefix->domain, policy, prefix->candidates);
+    const struct pkvi_policy* policy = pkvi_policy_of(config);
+    PKVI_TRY(pkvi_shared_open(&prefix->shared, mem, blocks, policy, &config->eviction_hook));
+    pkvi_domain_init(&prefix->domain, policy, &prefix->shared, blocks);
     PKVI_TRY(pkvi_mem_take(mem, buckets, sizeof(uint32_t), (void**)&prefix->buckets));
     PKVI_TRY(pkvi_mem_take(mem, buckets, sizeof(uint32_t), (void**)&prefix->siblings));
     for (uint32_t i = 0; i < buckets; i++) {
@@ -71,7 +74,7 @@ void pkvi_prefix_close(struct pkvi_prefix* prefix, struct pkvi_mem* mem) {
     pkvi_extras_close(&prefix->extras, mem);
     pkvi_mem_give(mem, prefix->siblings);
     pkvi_mem_give(mem, prefix->buckets);
-    pkvi_mem_give(mem, prefix->candidates);
+    pkvi_shared_close(&prefix->shared, mem);
     pkvi_mem_give(mem, prefix->published);
     pkvi_mem_give(mem, prefix->indexed);
     pkvi_mem_give(mem, prefix->fill);
@@ -162,6 +165,15 @@ static uint32_t extra_of(const struct pkvi_prefix* prefix, const struct pkvi_pla
     return has_any ? place->extra : PKVI_NO_EXTRA;
 }
 
+/* The same for the same tokens after the same prefix, however often they come and go. */
+static uint32_t identity_of(const struct pkvi_prefix* prefix, uint32_t block) {
+    if (prefix->shared.ghosts == NULL) return 0;
+    struct pkvi_place place = pkvi_place_of(prefix, block);
+    if (place.parent != PKVI_NONE) place.parent = prefix->shared.candidates[place.parent].identity;
+    return hash_of(prefix, &place, PKVI_NONE, pkvi_pool_tokens(prefix->pool, block),
+                   prefix->fill[block]);
+}
+
 uint32_t pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block,
                             const struct pkvi_place* place, uint32_t fill,
                             const struct pkvi_origin* origin) {
@@ -180,8 +192,8 @@ uint32_t pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block,
     prefix->indexed[block] = 1;
     prefix->node_count++;
     pkvi_pool_ref(prefix->pool, block);
-    struct pkvi_domain* domain = domain_of(prefix, block);
-    domain->policy->enter(domain, block, origin);
+    pkvi_domain_enter(domain_of(prefix, block), block, place->parent, identity_of(prefix, block),
+                      origin);
     return block;
 }
 
@@ -210,6 +222,7 @@ static void remove_node(struct pkvi_prefix* prefix, uint32_t node) {
 
 void pkvi_prefix_forget(struct pkvi_prefix* prefix, uint32_t block) {
     assert(prefix->pool->refs[block] > 1);
+    pkvi_domain_forget(domain_of(prefix, block), block);
     remove_node(prefix, block);
     pkvi_pool_unref(prefix->pool, block);
 }
@@ -217,30 +230,23 @@ void pkvi_prefix_forget(struct pkvi_prefix* prefix, uint32_t block) {
 /* ---- What the policy sees -------------------------------------------------------------------- */
 
 void pkvi_prefix_use(struct pkvi_prefix* prefix, uint32_t block) {
-    struct pkvi_domain* domain = domain_of(prefix, block);
-    domain->policy->use(domain, block);
+    pkvi_domain_use(domain_of(prefix, block), block);
 }
 
 void pkvi_prefix_ref(struct pkvi_prefix* prefix, uint32_t block) {
-    if (is_idle(prefix, block)) {
-        struct pkvi_domain* domain = domain_of(prefix, block);
-        domain->policy->hold(domain, block);
-    }
+    if (is_idle(prefix, block)) pkvi_domain_hold(domain_of(prefix, block), block);
     pkvi_pool_ref(prefix->pool, block);
 }
 
 void pkvi_prefix_unref(struct pkvi_prefix* prefix, uint32_t block) {
     pkvi_pool_unref(prefix->pool, block);
-    if (!is_idle(prefix, block)) return;
-    struct pkvi_domain* domain = domain_of(prefix, block);
-    domain->policy->rest(domain, block);
+    if (is_idle(prefix, block)) pkvi_domain_rest(domain_of(prefix, block), block);
 }
 
 void pkvi_prefix_evict(struct pkvi_prefix* prefix, struct pkvi_domain* domain, uint32_t count,
                        uint32_t* blocks) {
-    assert(count <= domain->idle_count);
+    pkvi_domain_evict(domain, count, blocks);
     for (uint32_t i = 0; i < count; i++) {
-        blocks[i] = domain->policy->evict(domain);
         remove_node(prefix, blocks[i]);
         pkvi_pool_unref(prefix->pool, blocks[i]);
     }

@@ -75,13 +75,12 @@ struct pkvi_prefix {
     uint8_t* published;          /* [block] 1: of a node that every tenant finds */
     uint32_t node_count;
     uint32_t published_count;
-    struct pkvi_candidate* candidates; /* [block] */
-    struct pkvi_domain domain;         /* to which all blocks belong */
+    struct pkvi_shared shared; /* what all domains know */
+    struct pkvi_domain domain; /* to which all blocks belong */
 };
 
 int pkvi_prefix_open(struct pkvi_prefix* prefix, struct pkvi_pool* pool, struct pkvi_mem* mem,
-                     struct pkvi_hash_key key, const struct pkvi_policy* policy,
-                     const pkv_config* config);
+                     struct pkvi_hash_key key, const pkv_config* config);
 void pkvi_prefix_close(struct pkvi_prefix* prefix, struct pkvi_mem* mem);
 
 /* The node of `tokens` [block_tokens] at a place, or PKVI_NONE. Published ones are looked for too,

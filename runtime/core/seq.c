@@ -323,12 +323,12 @@ static bool is_indexable(const pkv_cache* cache, const struct pkvi_seq* seq, uin
     return *parent != PKV_NO_BLOCK && pkvi_prefix_is_full(&cache->prefix, *parent);
 }
 
-/* Put one full page into the index, of those before `end`. False when it cannot be. */
-static bool index_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page, uint32_t end) {
+/* Put one full page into the index. False when it cannot be. */
+static bool index_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page) {
     uint32_t block;
     uint32_t parent;
     if (!is_indexable(cache, seq, page, &block, &parent)) return false;
-    const struct pkvi_origin origin = {page, seq->matched, end - 1 - page};
+    const struct pkvi_origin origin = {page, seq->matched};
     const struct pkvi_place place = place_of(cache, seq, parent, page);
     const uint32_t node =
         pkvi_prefix_insert(&cache->prefix, block, &place, cache->pool.block_tokens, &origin);
@@ -346,7 +346,7 @@ static void index_new_pages(pkv_cache* cache, struct pkvi_seq* seq, uint32_t old
     const uint32_t known = seq->known < seq->length ? seq->known : seq->length;
     const uint32_t end = pkvi_pool_page(&cache->pool, known);
     for (uint32_t page = pkvi_pool_page(&cache->pool, old_length); page < end; page++)
-        if (!index_page(cache, seq, page, end)) return;
+        if (!index_page(cache, seq, page)) return;
 }
 
 void pkvi_seq_index(pkv_cache* cache, struct pkvi_seq* seq) {
@@ -367,7 +367,7 @@ void pkvi_seq_index_tail(pkv_cache* cache, struct pkvi_seq* seq) {
     const struct pkvi_place place = place_of(cache, seq, parent, page);
     pkvi_sibling_longest(&cache->prefix, &place, tokens, fill, &common);
     if (common == fill) return; /* found there, and maybe more */
-    const struct pkvi_origin origin = {page, seq->matched, 0};
+    const struct pkvi_origin origin = {page, seq->matched};
     const uint32_t node = pkvi_prefix_insert(&cache->prefix, block, &place, fill, &origin);
     cache->stats.prefix_inserts += node == block;
 }

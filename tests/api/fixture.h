@@ -24,6 +24,7 @@ static inline pkv_config fixture_config(void) {
     config.sequences_max = 8;
     config.plan_tokens_max = FIXTURE_TOKENS_MAX;
     config.seed = 1;
+    config.eviction = "lru"; /* whose victims are easy to tell */
     return config;
 }
 

@@ -51,6 +51,7 @@ static void open_world(struct world* w) {
     config.sequences_max = SEQS + 1;
     config.host_blocks = 6;
     config.seed = 3;
+    config.eviction = "lru"; /* one list, whose order the tests know */
     ASSERT_OK(pkv_cache_create(&config, &w->cache));
     for (uint32_t i = 0; i < SEQS; i++)
         if (i != CHILD) ASSERT_OK(pkv_seq_create(w->cache, 1, &w->handles[i]));
@@ -124,9 +125,10 @@ DAMAGE(alive_count_high, cache->seqs.alive_count++)
 DAMAGE(reserved_in_a_shared_leaf, w->seqs[PARENT]->length--; w->seqs[PARENT]->reserved++)
 DAMAGE(more_known_than_there_are, w->seqs[PARENT]->known = 41)
 DAMAGE(idle_count_high, cache->prefix.domain.idle_count++)
-DAMAGE(idle_list_cut, cache->prefix.candidates[idle_list(w)->head].next = PKVI_NONE)
-DAMAGE(idle_list_ring, cache->prefix.candidates[idle_list(w)->tail].next = idle_list(w)->head)
-DAMAGE(idle_list_back, cache->prefix.candidates[idle_list(w)->tail].previous = PKVI_NONE)
+DAMAGE(idle_list_cut, cache->prefix.shared.candidates[idle_list(w)->head].next = PKVI_NONE)
+DAMAGE(idle_list_ring,
+       cache->prefix.shared.candidates[idle_list(w)->tail].next = idle_list(w)->head)
+DAMAGE(idle_list_back, cache->prefix.shared.candidates[idle_list(w)->tail].previous = PKVI_NONE)
 DAMAGE(idle_list_short, idle_list(w)->count--)
 DAMAGE(idle_in_use, idle_list(w)->head = block_of(w, PARENT, 0))
 DAMAGE(

@@ -96,6 +96,7 @@ void sim_draw_config(sim* s) {
     pkv_config_init(&s->config, PKV_VERSION);
     s->config.device = s->options.device;
     s->config.faults = "";
+    s->config.eviction = "lru"; /* whose victims the model knows */
     draw_shape(s);
     draw_window(s, &s->config.groups[0]);
     draw_limits(s);

@@ -1,4 +1,4 @@
-"""The `pagedkv` command: `run` serves prompts, `info` says what this build can do."""
+"""The `pagedkv` command: `run` serves prompts, `replay` compares evictions, `info` tells facts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pagedkv
 
-from . import info, run
+from . import info, replay, run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module, summary in (
         (run, "serve prompts with a model from paged KV"),
+        (replay, "replay a trace against policies of eviction"),
         (info, "print version, instruction set, devices and fault points"),
     ):
         name = module.__name__.rpartition(".")[2]

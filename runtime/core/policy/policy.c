@@ -1,40 +1,203 @@
-/* policy.c - lists of idle blocks; see policy.h. */
+/* policy.c - what all policies share: rows, lists, runs; see policy.h. */
 #include "core/policy/policy.h"
 
+#include "core/policy/builtin.h"
+#include <assert.h>
+#include <string.h>
+
+/* The first is the default. */
+static const struct pkvi_policy* const policies[] = {
+    &pkvi_policy_reuse, &pkvi_policy_lru,    &pkvi_policy_fifo, &pkvi_policy_lfu,
+    &pkvi_policy_slru,  &pkvi_policy_s3fifo, &pkvi_policy_arc,  &pkvi_policy_greedydual,
+};
+
+const struct pkvi_policy* pkvi_policy_of(const pkv_config* config) {
+    if (config->eviction_hook.choose != NULL) return &pkvi_policy_hook;
+    if (config->eviction == NULL) return policies[0];
+    for (size_t i = 0; i < sizeof policies / sizeof *policies; i++)
+        if (strcmp(policies[i]->name, config->eviction) == 0) return policies[i];
+    return NULL;
+}
+
+/* ---- Memory ---------------------------------------------------------------------------------- */
+
+static int open_offer(struct pkvi_shared* shared, struct pkvi_mem* mem, uint32_t blocks,
+                      const pkv_eviction_hook* hook) {
+    PKVI_TRY(pkvi_mem_take(mem, 1, sizeof *shared->offer, (void**)&shared->offer));
+    struct pkvi_offer* offer = shared->offer;
+    offer->hook = *hook;
+    if (offer->hook.offer_max == 0 || offer->hook.offer_max > blocks)
+        offer->hook.offer_max = blocks;
+    PKVI_TRY(pkvi_mem_take(mem, offer->hook.offer_max, sizeof *offer->candidates,
+                           (void**)&offer->candidates));
+    return pkvi_mem_take(mem, blocks, sizeof *offer->names, (void**)&offer->names);
+}
+
+int pkvi_shared_open(struct pkvi_shared* shared, struct pkvi_mem* mem, uint32_t blocks,
+                     const struct pkvi_policy* policy, const pkv_eviction_hook* hook) {
+    *shared = (struct pkvi_shared){.block_count = blocks};
+    PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *shared->candidates, (void**)&shared->candidates));
+    if (policy->has_ghosts) {
+        PKVI_TRY(pkvi_mem_take(mem, 1, sizeof *shared->ghosts, (void**)&shared->ghosts));
+        PKVI_TRY(pkvi_ghosts_open(shared->ghosts, mem, blocks));
+    }
+    if (policy->learns) {
+        PKVI_TRY(pkvi_mem_take(mem, 1, sizeof *shared->reuse, (void**)&shared->reuse));
+        pkvi_reuse_init(shared->reuse);
+    }
+    return policy->offers ? open_offer(shared, mem, blocks, hook) : PKV_OK;
+}
+
+void pkvi_shared_close(struct pkvi_shared* shared, struct pkvi_mem* mem) {
+    if (shared->offer != NULL) {
+        pkvi_mem_give(mem, shared->offer->names);
+        pkvi_mem_give(mem, shared->offer->candidates);
+    }
+    pkvi_mem_give(mem, shared->offer);
+    pkvi_mem_give(mem, shared->reuse);
+    if (shared->ghosts != NULL) pkvi_ghosts_close(shared->ghosts, mem);
+    pkvi_mem_give(mem, shared->ghosts);
+    pkvi_mem_give(mem, shared->candidates);
+}
+
 void pkvi_domain_init(struct pkvi_domain* domain, const struct pkvi_policy* policy,
-                      struct pkvi_candidate* candidates) {
-    *domain = (struct pkvi_domain){.policy = policy, .candidates = candidates};
+                      struct pkvi_shared* shared, uint32_t capacity) {
+    *domain = (struct pkvi_domain){.policy = policy, .shared = shared, .capacity = capacity};
+    domain->run.page = PKVI_NONE;
     for (uint32_t i = 0; i < PKVI_DOMAIN_LISTS; i++)
         domain->lists[i] = (struct pkvi_list){.head = PKVI_NONE, .tail = PKVI_NONE};
 }
 
+/* ---- Events ---------------------------------------------------------------------------------- */
+
+static uint32_t at_most(uint32_t value, uint32_t limit) {
+    return value < limit ? value : limit;
+}
+
+/* Pages before this one that somebody had asked for before; see `fresh` of pkvi_candidate. */
+static uint32_t pages_seen(const struct pkvi_domain* domain, uint32_t parent,
+                           const struct pkvi_origin* origin, bool was_seen) {
+    if (was_seen) return origin->page + 1;
+    if (parent == PKVI_NONE || origin->page <= origin->matched) return origin->matched;
+    return pkvi_candidate(domain, parent)->fresh;
+}
+
+void pkvi_domain_enter(struct pkvi_domain* domain, uint32_t block, uint32_t parent,
+                       uint32_t identity, const struct pkvi_origin* origin) {
+    struct pkvi_shared* shared = domain->shared;
+    struct pkvi_ghost ghost = {.uses = 0};
+    if (shared->ghosts != NULL) ghost = pkvi_ghosts_take(shared->ghosts, identity);
+    shared->clock++;
+    *pkvi_candidate(domain, block) = (struct pkvi_candidate){
+        .identity = identity,
+        .page = (uint16_t)at_most(origin->page, PKVI_PAGE_MAX),
+        .fresh =
+            (uint16_t)at_most(pages_seen(domain, parent, origin, ghost.uses > 0), PKVI_PAGE_MAX),
+        .uses = (uint8_t)at_most(ghost.uses + 1, PKVI_USES_MAX),
+        .list = PKVI_UNLISTED,
+    };
+    domain->policy->enter(domain, block, ghost.uses > 0 ? &ghost : NULL);
+}
+
+void pkvi_domain_forget(struct pkvi_domain* domain, uint32_t block) {
+    struct pkvi_candidate* candidate = pkvi_candidate(domain, block);
+    if (domain->policy->keeps_place && candidate->list != PKVI_UNLISTED)
+        pkvi_domain_remove(domain, block);
+    candidate->list = PKVI_UNLISTED;
+}
+
+void pkvi_domain_use(struct pkvi_domain* domain, uint32_t block) {
+    struct pkvi_candidate* candidate = pkvi_candidate(domain, block);
+    domain->shared->clock++;
+    candidate->uses = (uint8_t)at_most(candidate->uses + 1U, PKVI_USES_MAX);
+}
+
+void pkvi_domain_hold(struct pkvi_domain* domain, uint32_t block) {
+    pkvi_candidate(domain, block)->is_idle = 0;
+    domain->idle_count--;
+    domain->policy->hold(domain, block);
+}
+
+static void lengthen_run(struct pkvi_domain* domain, const struct pkvi_candidate* candidate) {
+    struct pkvi_run* run = &domain->run;
+    const bool goes_on = run->page != PKVI_NONE && candidate->page + 1U == run->page;
+    if (!goes_on)
+        *run = (struct pkvi_run){.length = candidate->page + 1U, .fresh = candidate->fresh};
+    run->page = candidate->page;
+    run->pages++;
+}
+
+void pkvi_domain_rest(struct pkvi_domain* domain, uint32_t block) {
+    struct pkvi_candidate* candidate = pkvi_candidate(domain, block);
+    candidate->is_idle = 1;
+    domain->idle_count++;
+    lengthen_run(domain, candidate);
+    domain->policy->rest(domain, block);
+    candidate->rested = domain->shared->clock;
+}
+
+/* The place of a ghost that is forgotten says how long it was not reused. */
+static void remember(struct pkvi_domain* domain, const struct pkvi_candidate* candidate) {
+    struct pkvi_shared* shared = domain->shared;
+    const struct pkvi_ghost ghost = {.identity = candidate->identity,
+                                     .rested = candidate->rested,
+                                     .uses = candidate->uses,
+                                     .kind = candidate->kind,
+                                     .list = candidate->list};
+    const struct pkvi_ghost old = pkvi_ghosts_put(shared->ghosts, ghost);
+    if (shared->reuse != NULL && old.uses > 0)
+        pkvi_reuse_note(shared->reuse, old.kind, old.list, shared->clock - old.rested, false);
+}
+
+void pkvi_domain_evict(struct pkvi_domain* domain, uint32_t count, uint32_t* blocks) {
+    assert(count <= domain->idle_count);
+    if (domain->policy->prepare != NULL && count > 0) domain->policy->prepare(domain, count);
+    for (uint32_t i = 0; i < count; i++) {
+        blocks[i] = domain->policy->evict(domain);
+        struct pkvi_candidate* candidate = pkvi_candidate(domain, blocks[i]);
+        assert(candidate->is_idle);
+        candidate->is_idle = 0;
+        domain->idle_count--;
+        if (domain->shared->ghosts != NULL) remember(domain, candidate);
+    }
+}
+
+/* ---- Lists ----------------------------------------------------------------------------------- */
+
 void pkvi_domain_append(struct pkvi_domain* domain, uint32_t list, uint32_t block) {
     struct pkvi_list* l = &domain->lists[list];
-    struct pkvi_candidate* candidates = domain->candidates;
-    candidates[block].previous = l->tail;
-    candidates[block].next = PKVI_NONE;
+    struct pkvi_candidate* candidate = pkvi_candidate(domain, block);
+    candidate->list = (uint8_t)list;
+    candidate->previous = l->tail;
+    candidate->next = PKVI_NONE;
     if (l->tail == PKVI_NONE)
         l->head = block;
     else
-        candidates[l->tail].next = block;
+        pkvi_candidate(domain, l->tail)->next = block;
     l->tail = block;
     l->count++;
-    domain->idle_count++;
 }
 
-void pkvi_domain_remove(struct pkvi_domain* domain, uint32_t list, uint32_t block) {
+void pkvi_domain_unlink(struct pkvi_domain* domain, uint32_t list, uint32_t block) {
     struct pkvi_list* l = &domain->lists[list];
-    struct pkvi_candidate* candidates = domain->candidates;
-    const uint32_t previous = candidates[block].previous;
-    const uint32_t next = candidates[block].next;
-    if (previous == PKVI_NONE)
-        l->head = next;
+    const struct pkvi_candidate* candidate = pkvi_candidate(domain, block);
+    if (candidate->previous == PKVI_NONE)
+        l->head = candidate->next;
     else
-        candidates[previous].next = next;
-    if (next == PKVI_NONE)
-        l->tail = previous;
+        pkvi_candidate(domain, candidate->previous)->next = candidate->next;
+    if (candidate->next == PKVI_NONE)
+        l->tail = candidate->previous;
     else
-        candidates[next].previous = previous;
+        pkvi_candidate(domain, candidate->next)->previous = candidate->previous;
     l->count--;
-    domain->idle_count--;
+}
+
+void pkvi_domain_remove(struct pkvi_domain* domain, uint32_t block) {
+    pkvi_domain_unlink(domain, pkvi_candidate(domain, block)->list, block);
+}
+
+uint32_t pkvi_domain_pop(struct pkvi_domain* domain, uint32_t list) {
+    const uint32_t block = domain->lists[list].head;
+    pkvi_domain_unlink(domain, list, block);
+    return block;
 }

@@ -1,0 +1,62 @@
+"""Eviction by a Python function, which the library asks once for each reservation."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._ffi import ffi, lib
+
+__all__ = ["EVICTION_POLICIES", "Chooser", "EvictionHook"]
+
+# The policies that are built in, the default first.
+EVICTION_POLICIES = ("reuse", "lru", "fifo", "lfu", "slru", "s3fifo", "arc", "greedydual")
+
+Chooser = Callable[[NDArray[Any], int], Iterable[int]]
+
+_CANDIDATE = np.dtype([(name, np.uint32) for name in ("block", "page", "uses", "age")])
+
+
+class EvictionHook:
+    """A function as a pkv_eviction_hook, for as long as this object lives."""
+
+    def __init__(self, chooser: Chooser) -> None:
+        self.chooser = chooser
+        self.error: BaseException | None = None
+        self._handle = ffi.new_handle(self)
+
+    def install(self, config: Any) -> None:
+        """Make `config`, a pkv_config*, ask the function."""
+        config.eviction_hook.choose = lib.pkv_python_choose
+        config.eviction_hook.ctx = self._handle
+
+    def name(self, candidates: Any, offered: int, count: int, victims: Any) -> int:
+        """Ask the function and hand over what it says; 0 when it makes no sense."""
+        table = np.frombuffer(ffi.buffer(candidates, offered * _CANDIDATE.itemsize), _CANDIDATE)
+        named = np.fromiter(self.chooser(table.copy(), count), dtype=np.uint32)[:count]
+        ffi.memmove(victims, named, named.nbytes)
+        return len(named)
+
+
+@ffi.def_extern()  # type: ignore[untyped-decorator]
+def pkv_python_choose(context: Any, candidates: Any, offered: int, count: int, victims: Any) -> int:
+    """What the library calls, with the lock of the cache held.
+
+    No garbage is collected meanwhile: it could be a sequence of the same cache, whose end would
+    wait for that lock for ever. An exception is kept for Cache.eviction_error.
+    """
+    hook: EvictionHook = ffi.from_handle(context)
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return hook.name(candidates, offered, count, victims)
+    except BaseException as error:
+        hook.error = error.with_traceback(None)
+        return 0
+    finally:
+        if was_enabled:
+            gc.enable()
