@@ -16,7 +16,8 @@
  *   commit           the moment when K/V of new tokens is declared computed. Only committed tokens
  *                    are shared, cached or counted in the length of a sequence
  *   tenant           owner of sequences. Cached prefixes are not shared across tenants, unless they
- *                    are published, and a block is zeroed before it passes from one to another
+ *                    are published, and a block is zeroed before it passes from one to another. A
+ *                    tenant can have a quota: how many blocks it is guaranteed, and may have at most
  *
  * THE FIRST PROGRAM (complete in examples/first.c)
  *
@@ -112,7 +113,8 @@ extern "C" {
     X(ECORRUPT, -16, "an internal invariant does not hold")                                        \
     X(EDEVICE, -17, "the device has failed for good")                                              \
     X(EAWAY, -18, "the sequence is in the host tier: swap it in first")                            \
-    X(ENOHOST, -19, "not enough free blocks in the host tier now")
+    X(ENOHOST, -19, "not enough free blocks in the host tier now")                                 \
+    X(EQUOTA, -20, "the tenant is at its limit")
 
 enum pkv_status {
 #define PKV_STATUS_ENUM(name, value, message) PKV_##name = value,
@@ -258,6 +260,7 @@ typedef struct pkv_config {
      * "slru", "s3fifo", "arc" or "greedydual". */
     const char* eviction;
     pkv_eviction_hook eviction_hook;
+    uint32_t tenants_max; /* tenants that can have a quota (see QUOTAS), 0..65535; default none */
 } pkv_config;
 
 /* What a config will take. */
@@ -527,7 +530,8 @@ PKV_API int pkv_seq_blocks(pkv_cache* cache, pkv_seq seq, uint32_t group, uint32
  * slots   [count], filled for group 0; may be NULL.
  * To give up uncommitted tokens, truncate to the committed length.
  * Errors  PKV_EINVAL (count 0), PKV_ESTALE, PKV_EBUSY (in a plan), PKV_EAWAY, and PKV_ETOOBIG,
- *         PKV_ENOBLOCKS, PKV_ENOLEAVES, PKV_EIO, PKV_ETIMEDOUT as at pkv_plan_begin. */
+ *         PKV_EQUOTA, PKV_ENOBLOCKS, PKV_ENOLEAVES, PKV_EIO, PKV_ETIMEDOUT as at
+ *         pkv_plan_begin. */
 PKV_API int pkv_seq_append(pkv_cache* cache, pkv_seq seq, const uint32_t* tokens, uint32_t count,
                            uint32_t* slots);
 
@@ -568,6 +572,75 @@ PKV_API int pkv_pin_release(pkv_cache* cache, pkv_pin pin);
  * Errors  PKV_EINVAL. */
 PKV_API int pkv_pins_release(pkv_cache* cache, uint64_t owner, uint32_t* released);
 
+/* ---- Quotas ----------------------------------------------------------------------------------
+ *
+ * A block counts for the tenant that owns it, whether sequences name it (active) or only the prefix
+ * index (cached). Two numbers for each tenant say how many it may have:
+ *
+ *   guaranteed   so many blocks sequences of the tenant can always have, whatever others do. Others
+ *                use what it leaves unused for cached blocks only, and lose those when it is asked
+ *                for. Guarantees of all tenants together are at most the blocks of the pool
+ *   limit        so many it has at most, active and cached. At its limit it loses its own cached
+ *                blocks for new ones; when they do not suffice, it gets PKV_EQUOTA, and nobody
+ *                else's blocks
+ *
+ * Between its guarantee and its limit a tenant borrows. Blocks are lent to sequences as long as what
+ * is used and what is guaranteed fit the pool together; cached ones are anybody's until they are
+ * needed. Room is then made by whoever has borrowed most: it loses cached blocks until the next one
+ * has as many, and so on. Cached blocks within the guarantee of a tenant go for its own sake only.
+ *
+ * Tenants without a quota are counted together; they are guaranteed nothing and limited by the pool.
+ * pkv_seq_match gives only as much of a prefix as may become active in this sense. */
+
+typedef struct pkv_tenant_config {
+    uint64_t tenant;
+    uint32_t guaranteed; /* blocks */
+    uint32_t limit;      /* blocks, at least `guaranteed`; 0: none but the pool */
+    uint32_t borrow_off; /* nonzero: `guaranteed` is the limit */
+} pkv_tenant_config;
+
+typedef struct pkv_tenant_info {
+    uint64_t tenant;
+    uint32_t has_quota; /* 0: all numbers are those of the tenants without a quota, together */
+    uint32_t guaranteed;
+    uint32_t limit;
+    uint32_t borrow_off;
+    uint32_t blocks_active; /* sums over all tenants are those of pkv_stats */
+    uint32_t blocks_cached;
+    uint32_t blocks_borrowed;  /* of both, beyond the guarantee */
+    uint32_t blocks_available; /* so many more its sequences could have now */
+    uint32_t host_blocks;      /* of the host tier */
+    uint32_t sequences;        /* alive */
+    uint64_t refused;          /* calls that gave PKV_EQUOTA on its account */
+    uint64_t evictions;        /* cached blocks that it lost */
+    uint64_t prefix_query_tokens;
+    uint64_t prefix_hit_tokens;
+} pkv_tenant_info;
+
+/* Give a tenant a quota, or another one. Cached blocks above the new limit are evicted; sequences
+ * keep what they have. A quota that they do not fit is refused: end or swap out some of them first.
+ * The first quota of a tenant takes time in proportion to the pool, and begins new counters.
+ * Errors  PKV_EINVAL (also: the limit is below the guarantee), PKV_ETOOBIG (tenants_max tenants have
+ *         one, or the pool has fewer blocks than are guaranteed), PKV_EQUOTA (its sequences have
+ *         more than the limit), PKV_ENOBLOCKS (sequences of others have what would be guaranteed,
+ *         now). */
+PKV_API int pkv_tenant_set(pkv_cache* cache, const pkv_tenant_config* config);
+
+/* Take a tenant's quota away, and evict what is cached of it.
+ * Errors  PKV_EINVAL (also: it has none), PKV_EBUSY (it has sequences, or others use blocks of
+ *         it). */
+PKV_API int pkv_tenant_delete(pkv_cache* cache, uint64_t tenant);
+
+/* What a tenant has; any number will do, see has_quota.
+ * Errors  PKV_EINVAL. */
+PKV_API int pkv_tenant_get(pkv_cache* cache, uint64_t tenant, pkv_tenant_info* info);
+
+/* The tenants that have a quota: `tenants` [capacity] takes as many as fit, in no order that means
+ * anything, and *count says how many there are.
+ * Errors  PKV_EINVAL. */
+PKV_API int pkv_tenant_list(pkv_cache* cache, uint64_t* tenants, uint32_t capacity,
+                            uint32_t* count);
+
 /* ---- Swapping --------------------------------------------------------------------------------
  *
  * Sequences that wait can wait in host memory: config.host_blocks blocks of it, taken when the
@@ -607,8 +680,9 @@ PKV_API int pkv_seq_swap_out(pkv_cache* cache, pkv_seq seq, pkv_transfer* transf
  * when that is enough. When it has arrived its full pages are offered to the prefix index again,
  * and those that it has already are shared.
  * Errors  PKV_EINVAL (also: it is not away), PKV_ESTALE, PKV_EBUSY (leaving, arriving, or
- *         transfers_max transfers are under way), PKV_ENOTSUP, PKV_ENOBLOCKS, PKV_ENOLEAVES,
- *         PKV_EIO, PKV_EDEVICE. After the last two, cached blocks that were evicted stay so. */
+ *         transfers_max transfers are under way), PKV_ENOTSUP, PKV_EQUOTA, PKV_ENOBLOCKS,
+ *         PKV_ENOLEAVES, PKV_EIO, PKV_EDEVICE. After the last two, cached blocks that were evicted
+ *         stay so. */
 PKV_API int pkv_seq_swap_in(pkv_cache* cache, pkv_seq seq, pkv_transfer* transfer);
 
 /* Ask whether a transfer is done; never waits long.
@@ -665,8 +739,9 @@ typedef struct pkv_plan_info {
  * blocks do not suffice, cached ones are evicted (config.eviction), but only when that is enough.
  * Errors  PKV_EINVAL (also: count 0, a sequence named twice), PKV_ESTALE, PKV_EBUSY (a sequence
  *         with reserved tokens or in a plan, or plans_max plans are open), PKV_EAWAY, PKV_ETOOBIG
- *         (a limit, or more blocks than there are: it can never fit), PKV_ENOBLOCKS (not now: other
- *         sequences must end, or this one be freed and computed again), PKV_ENOLEAVES, PKV_EIO and
+ *         (a limit, or more blocks than there are: it can never fit), PKV_EQUOTA (a tenant is at
+ *         its limit: sequences of its own must end), PKV_ENOBLOCKS (not now: other sequences must
+ *         end, or this one be freed and computed again), PKV_ENOLEAVES, PKV_EIO and
  *         PKV_ETIMEDOUT (copy or scrub failed). After PKV_EIO and PKV_ETIMEDOUT no sequence has
  *         changed, but cached blocks that were evicted to make room, and zeroed free blocks, stay
  *         so. */

@@ -26,6 +26,7 @@ from ._pin import Pin
 from ._sequence import NO_BLOCK, Match, Sequence
 from ._stats import FaultPoint, Report, Sizes, Stats, TraceEvent
 from ._step import Step
+from ._tenant import TenantInfo
 from ._tokens import UnknownTokens
 from ._transfer import Transfer
 from .errors import (
@@ -46,6 +47,7 @@ from .errors import (
     OutOfMemory,
     OutOfRange,
     OutOfSequences,
+    QuotaError,
     StaleHandle,
     TooBig,
     VersionMismatch,
@@ -77,12 +79,14 @@ __all__ = [
     "OutOfRange",
     "OutOfSequences",
     "Pin",
+    "QuotaError",
     "Report",
     "Sequence",
     "Sizes",
     "StaleHandle",
     "Stats",
     "Step",
+    "TenantInfo",
     "TooBig",
     "TraceEvent",
     "Transfer",

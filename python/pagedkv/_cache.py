@@ -16,6 +16,7 @@ from ._ffi import check, ffi, lib, text
 from ._sequence import Sequence
 from ._stats import FaultPoint, Report, Stats, TraceEvent, read_stats
 from ._step import Entries, Step
+from ._tenant import TenantInfo, delete_quota, read_tenant, read_tenants, set_quota
 from ._values import unsigned
 from .errors import Corrupt, InvalidArgument, NotSupported, OutOfRange, StaleHandle
 
@@ -92,6 +93,7 @@ class Cache:
     eviction            which cached blocks go first when room is needed: "reuse" (default), "lru",
                         "fifo", "lfu", "slru", "s3fifo", "arc", "greedydual"; or a function, see
                         below
+    tenants             tenants that can have a quota, see set_tenant(); default none
 
     On device "cuda" arrays are CUDA tensors of torch, CuPy arrays, or anything else that shares GPU
     memory; calls return before the GPU is done, and NaN is not looked for. head_dim is 64, 96, 128
@@ -163,6 +165,7 @@ class Cache:
         key_sets: int = 0,
         key_bytes: int = 0,
         eviction: str | Chooser | None = None,
+        tenants: int = 0,
     ) -> None:
         options = dict(locals())
         del options["self"]
@@ -171,6 +174,7 @@ class Cache:
         config = Config(options)
         self._eviction = config.hook
         self._trace_capacity = max(trace_events, 1024)
+        self._tenants_max = tenants
         self._create(config, own_spec(faults, fault_seed))
         group = config.pointer.groups[0]
         self.layers = group.layers
@@ -233,7 +237,8 @@ class Cache:
                  A tree has at most 256 tokens, and ends by Step.accept
         Returns  a Step, to be used in a `with` block: leaving commits, an exception aborts
 
-        Raises OutOfBlocks (not now; cached blocks are evicted first, when that is enough), TooBig
+        Raises OutOfBlocks (not now; cached blocks are evicted first, when that is enough),
+        QuotaError (a tenant is at its limit: sequences of its own must end), TooBig
         (can never fit, or more than step_sequences, step_tokens, sequence_tokens), InvalidArgument,
         StaleHandle and Busy, which name the entry, OutOfLeaves, DeviceIOError, DeviceTimeout,
         NotSupported (a tree on a GPU).
@@ -318,6 +323,39 @@ class Cache:
         check(lib.pkv_pins_release(self._live(), owner, released), "Cache.release_pins")
         count: int = released[0]
         return count
+
+    def set_tenant(
+        self, tenant: int, *, guaranteed: int = 0, limit: int = 0, borrow: bool = True
+    ) -> None:
+        """Give a tenant a quota, or another one. All tenants that are not named here share the
+        rest.
+
+        guaranteed  blocks that its sequences can always have, whatever others do
+        limit       blocks that it has at most, active and cached; 0: as many as there are. Beyond
+                    it, cached blocks of its own are evicted, and then steps raise QuotaError
+        borrow      False: the guarantee is the limit
+
+        Sequences keep what they have: a quota that does not fit that is refused. Raises
+        InvalidArgument, TooBig (more tenants than Cache(tenants=), or more guaranteed than there
+        is), QuotaError (the tenant's sequences have more than the limit), OutOfBlocks (sequences of
+        others have what would be guaranteed).
+        """
+        set_quota(self._live(), tenant, guaranteed, limit, borrow)
+
+    def delete_tenant(self, tenant: int) -> None:
+        """Take a tenant's quota away, and evict what is cached of it.
+
+        Raises InvalidArgument (it has none), Busy (it has sequences).
+        """
+        delete_quota(self._live(), tenant)
+
+    def tenant(self, tenant: int) -> TenantInfo:
+        """What a tenant has; of one without a quota, what all those have together."""
+        return read_tenant(self._live(), tenant)
+
+    def tenants(self) -> list[TenantInfo]:
+        """What each tenant with a quota has."""
+        return read_tenants(self._live(), self._tenants_max)
 
     def stats(self) -> Stats:
         """The counters of the cache at this moment."""

@@ -56,6 +56,7 @@ class CacheOptions(TypedDict, total=False):
     key_sets: int
     key_bytes: int
     eviction: str | Chooser | None
+    tenants: int
 
 
 # Keyword -> field of pkv_group_config, and of pkv_config.
@@ -85,6 +86,7 @@ _CONFIG_FIELDS = {
     "announced_pages": "announced_pages_max",
     "key_sets": "key_sets_max",
     "key_bytes": "key_bytes_max",
+    "tenants": "tenants_max",
 }
 _KEYWORDS = {field: keyword for keyword, field in (_GROUP_FIELDS | _CONFIG_FIELDS).items()}
 _SEEDS = ("seed", "fault_seed")

@@ -274,7 +274,7 @@ class Sequence:
         Returns  a Transfer, to be waited for, polled or cancelled
 
         Raises InvalidArgument (it is not away), Busy (on its way, or as many transfers as
-        `transfers` allows), OutOfBlocks, OutOfLeaves, DeviceIOError, DeviceFailed.
+        `transfers` allows), QuotaError, OutOfBlocks, OutOfLeaves, DeviceIOError, DeviceFailed.
         """
         return self._swap("swap_in", lib.pkv_seq_swap_in)
 

@@ -20,6 +20,7 @@ Error                          every exception of the library; .status and .stat
  |- DeviceFailed               EDEVICE     also RuntimeError
  |- Away                       EAWAY       also RuntimeError
  |- OutOfHostBlocks            ENOHOST     also MemoryError: fits later, or after others come back
+ |- QuotaError                 EQUOTA      also MemoryError: fits after others of its tenant end
 
 A call that raises has changed nothing; the few exceptions to that rule stand where they apply.
 """
@@ -62,6 +63,7 @@ _NAMES: dict[str, tuple[str, tuple[type[Exception], ...]]] = {
     "EDEVICE": ("DeviceFailed", (RuntimeError,)),
     "EAWAY": ("Away", (RuntimeError,)),
     "ENOHOST": ("OutOfHostBlocks", (MemoryError,)),
+    "EQUOTA": ("QuotaError", (MemoryError,)),
 }
 
 

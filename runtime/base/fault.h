@@ -41,7 +41,8 @@
     X(SEQ_FORK, "seq.fork", "a sequence is forked")                                                \
     X(SEQ_MATCH, "seq.match", "a cached prefix is attached")                                       \
     X(PLAN_BEGIN, "plan.begin", "a plan is opened")                                                \
-    X(TIER_TAKE, "tier.take", "host blocks are taken for a swap")
+    X(TIER_TAKE, "tier.take", "host blocks are taken for a swap")                                  \
+    X(TENANT_SET, "tenant.set", "a tenant is given a quota")
 
 enum pkvi_fault_point {
 #define PKVI_FAULT_ENUM(id, name, meaning) PKVI_FAULT_##id,

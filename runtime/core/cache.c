@@ -36,10 +36,12 @@ static int open_device(pkv_cache* cache) {
 static int open_memory(pkv_cache* cache, struct pkvi_hash_key key) {
     const pkv_sizes* sizes = &cache->sizes;
     struct pkvi_mem* mem = &cache->mem;
+    PKVI_TRY(
+        pkvi_quotas_open(&cache->quotas, mem, cache->config.tenants_max, cache->config.blocks));
     PKVI_TRY(pkvi_arena_open(&cache->arena, cache->device, mem,
                              sizes->block_bytes * sizes->blocks_per_extent, sizes->extents));
-    PKVI_TRY(pkvi_pool_open(&cache->pool, &cache->arena, mem, &cache->faults, &cache->layout,
-                            cache->config.blocks, sizes->blocks_per_extent));
+    PKVI_TRY(pkvi_pool_open(&cache->pool, &cache->arena, mem, &cache->faults, &cache->quotas,
+                            &cache->layout, cache->config.blocks, sizes->blocks_per_extent));
     PKVI_TRY(pkvi_tier_open(&cache->tier, cache->device, mem, &cache->faults, &cache->layout,
                             cache->config.host_blocks));
     PKVI_TRY(pkvi_prefix_open(&cache->prefix, &cache->pool, mem, key, &cache->config));
@@ -80,6 +82,7 @@ static void close_parts(pkv_cache* cache) {
     pkvi_tier_close(&cache->tier, mem);
     pkvi_pool_close(&cache->pool, mem);
     pkvi_arena_close(&cache->arena, mem);
+    pkvi_quotas_close(&cache->quotas, mem);
     if (cache->device != NULL) cache->device->ops->close(cache->device);
     pkvi_trace_close(&cache->trace, mem);
 }

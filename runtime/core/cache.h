@@ -15,6 +15,7 @@
 #include "core/seq.h"
 #include "core/swap.h"
 #include "core/table.h"
+#include "core/tenant.h"
 #include "core/tier.h"
 #include <pthread.h>
 
@@ -28,6 +29,7 @@ struct pkv_cache {
     struct pkvi_clock clock;
     struct pkvi_trace trace;
     struct pkvi_device* device;
+    struct pkvi_quotas quotas;
     struct pkvi_arena arena;
     struct pkvi_pool pool;
     struct pkvi_prefix prefix;

@@ -183,8 +183,8 @@ static const char* check_chain(pkv_cache* cache, uint32_t bucket, uint32_t* node
     return NULL;
 }
 
-static const char* check_list(const pkv_cache* cache, const struct pkvi_list* list,
-                              uint32_t* idle) {
+static const char* check_list(const pkv_cache* cache, uint32_t account,
+                              const struct pkvi_list* list, uint32_t* idle) {
     const struct pkvi_prefix* prefix = &cache->prefix;
     const struct pkvi_candidate* candidates = prefix->shared.candidates;
     uint32_t listed = 0;
@@ -193,8 +193,9 @@ static const char* check_list(const pkv_cache* cache, const struct pkvi_list* li
         EXPECT(b < cache->pool.block_count, "X2");
         EXPECT(++listed <= list->count, "X2");
         EXPECT(prefix->indexed[b], "X2");
-        EXPECT(candidates[b].is_idle || prefix->domain.policy->keeps_place, "X2");
+        EXPECT(candidates[b].is_idle || prefix->domains[account].policy->keeps_place, "X2");
         EXPECT(candidates[b].previous == previous, "X2");
+        EXPECT(cache->pool.account[b] == account, "X2");
         *idle += candidates[b].is_idle;
         previous = b;
     }
@@ -203,19 +204,27 @@ static const char* check_list(const pkv_cache* cache, const struct pkvi_list* li
     return NULL;
 }
 
-static const char* check_idle(const pkv_cache* cache) {
-    const struct pkvi_domain* domain = &cache->prefix.domain;
-    uint32_t listed = 0;
+static const char* check_domain(const pkv_cache* cache, uint32_t account, uint32_t* listed) {
+    const struct pkvi_domain* domain = &cache->prefix.domains[account];
+    uint32_t idle = 0;
     for (uint32_t i = 0; i < PKVI_DOMAIN_LISTS; i++)
-        CHECK(check_list(cache, &domain->lists[i], &listed));
+        CHECK(check_list(cache, account, &domain->lists[i], &idle));
+    EXPECT(idle == domain->idle_count, "X2");
+    *listed += idle;
+    return NULL;
+}
+
+static const char* check_idle(const pkv_cache* cache) {
+    uint32_t listed = 0;
+    for (uint32_t account = 0; account <= cache->quotas.account_max; account++)
+        CHECK(check_domain(cache, account, &listed));
     uint32_t idle = 0;
     for (uint32_t b = 0; b < cache->pool.block_count; b++) {
-        const bool is_idle = cache->prefix.indexed[b] && cache->pool.refs[b] == 1;
+        const bool is_idle = pkvi_prefix_is_idle(&cache->prefix, b);
         EXPECT(cache->prefix.shared.candidates[b].is_idle == is_idle, "X2");
         idle += is_idle;
     }
-    EXPECT(listed == domain->idle_count, "X2");
-    EXPECT(idle == domain->idle_count, "X2");
+    EXPECT(listed == idle, "X2");
     return NULL;
 }
 
@@ -422,10 +431,21 @@ static uint64_t digest_seq(const pkv_cache* cache, const struct pkvi_seq* seq, u
     return digest;
 }
 
+static uint64_t digest_quotas(const pkv_cache* cache, uint64_t digest) {
+    for (uint32_t i = 1; i <= cache->quotas.account_max; i++) {
+        const struct pkvi_account* a = &cache->quotas.accounts[i];
+        if (!a->open) continue;
+        digest = fold(digest, a->tenant);
+        digest = fold(digest, (uint64_t)a->guaranteed << 32 | a->most);
+    }
+    return digest;
+}
+
 static uint64_t digest_seqs(const pkv_cache* cache) {
     uint64_t digest = 0;
     for (uint32_t i = 0; i < cache->seqs.count_max; i++)
         if (cache->seqs.slots[i].alive) digest = digest_seq(cache, &cache->seqs.slots[i], digest);
+    digest = digest_quotas(cache, digest);
     digest = fold(digest, cache->transfers.open_count);
     return fold(digest, cache->plans.open_count);
 }
@@ -451,13 +471,19 @@ static uint64_t digest_free_lists(const pkv_cache* cache, uint64_t digest) {
     return digest;
 }
 
+static uint64_t digest_domain(const pkv_cache* cache, const struct pkvi_domain* domain,
+                              uint64_t digest) {
+    const struct pkvi_candidate* candidates = cache->prefix.shared.candidates;
+    for (uint32_t i = 0; i < PKVI_DOMAIN_LISTS; i++)
+        for (uint32_t b = domain->lists[i].head; b != PKVI_NONE; b = candidates[b].next)
+            digest = fold(digest, b);
+    return digest;
+}
+
 static uint64_t digest_prefix(const pkv_cache* cache, uint64_t digest) {
     const struct pkvi_prefix* prefix = &cache->prefix;
-    const struct pkvi_domain* domain = &prefix->domain;
-    for (uint32_t i = 0; i < PKVI_DOMAIN_LISTS; i++)
-        for (uint32_t b = domain->lists[i].head; b != PKVI_NONE;
-             b = prefix->shared.candidates[b].next)
-            digest = fold(digest, b);
+    for (uint32_t account = 0; account <= cache->quotas.account_max; account++)
+        digest = digest_domain(cache, &prefix->domains[account], digest);
     for (uint32_t b = 0; b < cache->pool.block_count; b++) {
         if (!prefix->indexed[b]) continue;
         digest = fold(digest, (uint64_t)prefix->parent[b] << 32 | prefix->parent_generation[b]);
@@ -475,6 +501,7 @@ static const char* check_all(pkv_cache* cache) {
     CHECK(check_tier(cache));
     CHECK(pkvi_check_pending(cache));
     CHECK(pkvi_check_extras(cache));
+    CHECK(pkvi_check_quotas(cache));
     return check_plans(cache);
 }
 

@@ -31,4 +31,8 @@ uint64_t pkvi_digest_pending(const pkv_cache* cache);
 /* PKV_OK, or PKV_ECORRUPT with report->broken set. The digests are 0 then. */
 int pkvi_check(pkv_cache* cache, pkv_report* report);
 
+/* check_quota.c: the name of the first invariant of quotas that does not hold, or NULL. Trusts pool,
+ * index, sequences and host tier. */
+const char* pkvi_check_quotas(const pkv_cache* cache);
+
 #endif

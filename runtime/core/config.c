@@ -18,6 +18,7 @@ enum {
     TRACE_EVENTS_MAX = 1 << 20,
     THREADS_MAX = 1024,
     TRANSFERS_MAX = 64,
+    TENANTS_MAX = PKVI_ACCOUNTS_MAX - 1,
     TRANSFERS_DEFAULT = 4,
     ANNOUNCED_PAGES_DEFAULT = 4096,
     KEY_SETS_DEFAULT = 1024,
@@ -107,6 +108,7 @@ static int check_limits(pkv_config* config, const char** why) {
     REQUIRE(config->threads <= THREADS_MAX, PKV_ETOOBIG, "threads: at most 1024");
     REQUIRE(config->host_blocks <= BLOCKS_MAX, PKV_ETOOBIG, "host_blocks: at most 2^24");
     REQUIRE(config->transfers_max <= TRANSFERS_MAX, PKV_ETOOBIG, "transfers_max: at most 64");
+    REQUIRE(config->tenants_max <= TENANTS_MAX, PKV_ETOOBIG, "tenants_max: at most 65535");
     REQUIRE(config->swap_layers <= config->groups[0].layers, PKV_EINVAL,
             "swap_layers: at most the layers of the group");
     set_default(&config->key_sets_max, config->sequences_max < KEY_SETS_DEFAULT

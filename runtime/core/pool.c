@@ -43,11 +43,13 @@ static void return_extent(struct pkvi_pool* pool, uint32_t extent) {
 }
 
 int pkvi_pool_open(struct pkvi_pool* pool, struct pkvi_arena* arena, struct pkvi_mem* mem,
-                   struct pkvi_faults* faults, const struct pkvi_layout* layout,
-                   uint32_t block_count, uint32_t blocks_per_extent) {
+                   struct pkvi_faults* faults, struct pkvi_quotas* quotas,
+                   const struct pkvi_layout* layout, uint32_t block_count,
+                   uint32_t blocks_per_extent) {
     *pool = (struct pkvi_pool){
         .arena = arena,
         .faults = faults,
+        .quotas = quotas,
         .space = {arena->base, arena->extent_bytes, layout->block_bytes, blocks_per_extent},
         .block_count = block_count,
         .block_tokens = layout->group.block_tokens,
@@ -61,6 +63,7 @@ int pkvi_pool_open(struct pkvi_pool* pool, struct pkvi_arena* arena, struct pkvi
     PKVI_TRY(pkvi_mem_take(mem, block_count, sizeof *pool->refs, (void**)&pool->refs));
     PKVI_TRY(pkvi_mem_take(mem, block_count, sizeof *pool->next, (void**)&pool->next));
     PKVI_TRY(pkvi_mem_take(mem, block_count, sizeof *pool->owner, (void**)&pool->owner));
+    PKVI_TRY(pkvi_mem_take(mem, block_count, sizeof *pool->account, (void**)&pool->account));
     PKVI_TRY(pkvi_mem_take(mem, block_count, sizeof *pool->written, (void**)&pool->written));
     return pkvi_mem_take(mem, block_count, token_bytes, (void**)&pool->tokens);
 }
@@ -68,6 +71,7 @@ int pkvi_pool_open(struct pkvi_pool* pool, struct pkvi_arena* arena, struct pkvi
 void pkvi_pool_close(struct pkvi_pool* pool, struct pkvi_mem* mem) {
     pkvi_mem_give(mem, pool->tokens);
     pkvi_mem_give(mem, pool->written);
+    pkvi_mem_give(mem, pool->account);
     pkvi_mem_give(mem, pool->owner);
     pkvi_mem_give(mem, pool->next);
     pkvi_mem_give(mem, pool->refs);
@@ -81,7 +85,7 @@ int pkvi_pool_admit(struct pkvi_pool* pool, uint32_t count, uint32_t evicted) {
     return pkvi_fault_check(pool->faults, PKVI_FAULT_ARENA_TAKE);
 }
 
-static uint32_t take_one(struct pkvi_pool* pool) {
+static uint32_t take_one(struct pkvi_pool* pool, uint32_t account) {
     if (pool->open_head == PKVI_NONE) borrow_extent(pool);
     const uint32_t extent = pool->open_head;
     struct pkvi_extent* e = &pool->extents[extent];
@@ -92,6 +96,7 @@ static uint32_t take_one(struct pkvi_pool* pool) {
         block = extent * pool->space.blocks_per_extent + e->fresh++;
     assert(pool->refs[block] == 0);
     pool->refs[block] = 1;
+    pool->account[block] = (uint16_t)account;
     e->used++;
     pool->open_free--;
     pool->free_count--;
@@ -99,10 +104,10 @@ static uint32_t take_one(struct pkvi_pool* pool) {
     return block;
 }
 
-void pkvi_pool_take(struct pkvi_pool* pool, uint32_t count, uint32_t* blocks) {
+void pkvi_pool_take(struct pkvi_pool* pool, uint32_t account, uint32_t count, uint32_t* blocks) {
     assert(count <= pool->free_count);
     for (uint32_t i = 0; i < count; i++)
-        blocks[i] = take_one(pool);
+        blocks[i] = take_one(pool, account);
 }
 
 static void free_one(struct pkvi_pool* pool, uint32_t block) {
@@ -116,6 +121,7 @@ static void free_one(struct pkvi_pool* pool, uint32_t block) {
     pool->open_free++;
     pool->free_count++;
     if (e->used == 0) return_extent(pool, extent);
+    pkvi_quotas_drop(pool->quotas, pool->account[block]);
 }
 
 void pkvi_pool_ref(struct pkvi_pool* pool, uint32_t block) {

@@ -28,6 +28,7 @@
 
 #include "core/arena.h"
 #include "core/policy/policy.h"
+#include "core/quota.h"
 
 /* What written[] says of a block's bytes. Mixed ones are foreign to everybody. */
 enum pkvi_bytes { PKVI_BYTES_ZERO, PKVI_BYTES_OWNED, PKVI_BYTES_MIXED };
@@ -43,6 +44,7 @@ struct pkvi_extent {
 struct pkvi_pool {
     struct pkvi_arena* arena;
     struct pkvi_faults* faults;
+    struct pkvi_quotas* quotas;
     struct pkvi_space space;
     uint32_t block_count;
     uint32_t block_tokens; /* 1 << block_shift: positions are cut up with every token */
@@ -51,16 +53,18 @@ struct pkvi_pool {
     uint32_t open_free; /* blocks that open extents can give without asking the arena */
     uint32_t open_head; /* first open extent, or PKVI_NONE */
     struct pkvi_extent* extents;
-    uint32_t* refs;   /* [block_count] */
-    uint32_t* next;   /* [block_count] free list inside the extent */
-    uint64_t* owner;  /* [block_count] tenant whose bytes are in the block */
-    uint8_t* written; /* [block_count] enum pkvi_bytes */
-    uint32_t* tokens; /* [block_count][block_tokens] ids of the tokens in the block */
+    uint32_t* refs;    /* [block_count] */
+    uint32_t* next;    /* [block_count] free list inside the extent */
+    uint64_t* owner;   /* [block_count] tenant whose bytes are in the block */
+    uint16_t* account; /* [block_count] on which a taken block is counted (quota.h) */
+    uint8_t* written;  /* [block_count] enum pkvi_bytes */
+    uint32_t* tokens;  /* [block_count][block_tokens] ids of the tokens in the block */
 };
 
 int pkvi_pool_open(struct pkvi_pool* pool, struct pkvi_arena* arena, struct pkvi_mem* mem,
-                   struct pkvi_faults* faults, const struct pkvi_layout* layout,
-                   uint32_t block_count, uint32_t blocks_per_extent);
+                   struct pkvi_faults* faults, struct pkvi_quotas* quotas,
+                   const struct pkvi_layout* layout, uint32_t block_count,
+                   uint32_t blocks_per_extent);
 void pkvi_pool_close(struct pkvi_pool* pool, struct pkvi_mem* mem);
 
 /* Ask whether `count` blocks may be taken once `evicted` cached ones have been freed: nothing
@@ -68,8 +72,9 @@ void pkvi_pool_close(struct pkvi_pool* pool, struct pkvi_mem* mem);
  * Errors  PKV_ENOBLOCKS, or what the fault points pool.take and arena.take say. */
 int pkvi_pool_admit(struct pkvi_pool* pool, uint32_t count, uint32_t evicted);
 
-/* Take `count` blocks, each with one reference. pre: count <= free_count. Cannot fail. */
-void pkvi_pool_take(struct pkvi_pool* pool, uint32_t count, uint32_t* blocks);
+/* Take `count` blocks for `account`, each with one reference. pre: count <= free_count, and they
+ * have been counted there. Cannot fail. */
+void pkvi_pool_take(struct pkvi_pool* pool, uint32_t account, uint32_t count, uint32_t* blocks);
 
 /* Add or drop a reference; dropping returns how many are left, and frees the block at 0. */
 void pkvi_pool_ref(struct pkvi_pool* pool, uint32_t block);

@@ -60,7 +60,10 @@ int pkvi_prefix_open(struct pkvi_prefix* prefix, struct pkvi_pool* pool, struct 
     PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *prefix->published, (void**)&prefix->published));
     const struct pkvi_policy* policy = pkvi_policy_of(config);
     PKVI_TRY(pkvi_shared_open(&prefix->shared, mem, blocks, policy, &config->eviction_hook));
-    pkvi_domain_init(&prefix->domain, policy, &prefix->shared, blocks);
+    const uint32_t domains = pool->quotas->account_max + 1;
+    PKVI_TRY(pkvi_mem_take(mem, domains, sizeof *prefix->domains, (void**)&prefix->domains));
+    for (uint32_t i = 0; i < domains; i++)
+        pkvi_domain_init(&prefix->domains[i], policy, &prefix->shared, blocks);
     PKVI_TRY(pkvi_mem_take(mem, buckets, sizeof(uint32_t), (void**)&prefix->buckets));
     PKVI_TRY(pkvi_mem_take(mem, buckets, sizeof(uint32_t), (void**)&prefix->siblings));
     for (uint32_t i = 0; i < buckets; i++) {
@@ -74,6 +77,7 @@ void pkvi_prefix_close(struct pkvi_prefix* prefix, struct pkvi_mem* mem) {
     pkvi_extras_close(&prefix->extras, mem);
     pkvi_mem_give(mem, prefix->siblings);
     pkvi_mem_give(mem, prefix->buckets);
+    pkvi_mem_give(mem, prefix->domains);
     pkvi_shared_close(&prefix->shared, mem);
     pkvi_mem_give(mem, prefix->published);
     pkvi_mem_give(mem, prefix->indexed);
@@ -129,14 +133,8 @@ uint32_t pkvi_prefix_bucket(const struct pkvi_prefix* prefix, uint32_t block) {
                      pkvi_pool_tokens(prefix->pool, block), prefix->fill[block]);
 }
 
-static struct pkvi_domain* domain_of(struct pkvi_prefix* prefix, uint32_t block) {
-    (void)block;
-    return &prefix->domain;
-}
-
-/* May its policy choose it? */
-static bool is_idle(const struct pkvi_prefix* prefix, uint32_t block) {
-    return prefix->indexed[block] && prefix->pool->refs[block] == 1;
+static struct pkvi_domain* domain_of(const struct pkvi_prefix* prefix, uint32_t block) {
+    return &prefix->domains[prefix->pool->account[block]];
 }
 
 /* File a node whose key is set, and take it out again. */
@@ -234,20 +232,47 @@ void pkvi_prefix_use(struct pkvi_prefix* prefix, uint32_t block) {
 }
 
 void pkvi_prefix_ref(struct pkvi_prefix* prefix, uint32_t block) {
-    if (is_idle(prefix, block)) pkvi_domain_hold(domain_of(prefix, block), block);
+    if (pkvi_prefix_is_idle(prefix, block)) {
+        pkvi_domain_hold(domain_of(prefix, block), block);
+        pkvi_quotas_wake(prefix->pool->quotas, prefix->pool->account[block]);
+    }
     pkvi_pool_ref(prefix->pool, block);
 }
 
 void pkvi_prefix_unref(struct pkvi_prefix* prefix, uint32_t block) {
     pkvi_pool_unref(prefix->pool, block);
-    if (is_idle(prefix, block)) pkvi_domain_rest(domain_of(prefix, block), block);
+    if (!pkvi_prefix_is_idle(prefix, block)) return;
+    pkvi_domain_rest(domain_of(prefix, block), block);
+    pkvi_quotas_rest(prefix->pool->quotas, prefix->pool->account[block]);
 }
 
-void pkvi_prefix_evict(struct pkvi_prefix* prefix, struct pkvi_domain* domain, uint32_t count,
+void pkvi_prefix_evict(struct pkvi_prefix* prefix, uint32_t account, uint32_t count,
                        uint32_t* blocks) {
+    struct pkvi_domain* domain = &prefix->domains[account];
+    assert(count <= domain->idle_count);
     pkvi_domain_evict(domain, count, blocks);
     for (uint32_t i = 0; i < count; i++) {
+        pkvi_quotas_wake(prefix->pool->quotas, account);
         remove_node(prefix, blocks[i]);
         pkvi_pool_unref(prefix->pool, blocks[i]);
     }
+    prefix->pool->quotas->accounts[account].evicted += count;
+}
+
+void pkvi_prefix_renew(struct pkvi_prefix* prefix, uint32_t account) {
+    struct pkvi_domain* domain = &prefix->domains[account];
+    assert(domain->idle_count == 0);
+    pkvi_domain_init(domain, domain->policy, &prefix->shared, prefix->pool->block_count);
+}
+
+void pkvi_prefix_move(struct pkvi_prefix* prefix, uint32_t block, uint32_t account) {
+    const bool idle = pkvi_prefix_is_idle(prefix, block);
+    if (idle) pkvi_domain_hold(domain_of(prefix, block), block);
+    if (prefix->indexed[block]) pkvi_domain_forget(domain_of(prefix, block), block);
+    pkvi_quotas_count(prefix->pool->quotas, prefix->pool->account[block], idle - 1, -idle);
+    pkvi_quotas_count(prefix->pool->quotas, account, 1 - idle, idle);
+    prefix->pool->account[block] = (uint16_t)account;
+    struct pkvi_domain* domain = domain_of(prefix, block);
+    if (prefix->indexed[block]) domain->policy->enter(domain, block, NULL);
+    if (idle) pkvi_domain_rest(domain, block);
 }

@@ -75,8 +75,8 @@ struct pkvi_prefix {
     uint8_t* published;          /* [block] 1: of a node that every tenant finds */
     uint32_t node_count;
     uint32_t published_count;
-    struct pkvi_shared shared; /* what all domains know */
-    struct pkvi_domain domain; /* to which all blocks belong */
+    struct pkvi_shared shared;   /* what all domains know */
+    struct pkvi_domain* domains; /* one for each account of the pool (quota.h) */
 };
 
 int pkvi_prefix_open(struct pkvi_prefix* prefix, struct pkvi_pool* pool, struct pkvi_mem* mem,
@@ -148,14 +148,25 @@ static inline struct pkvi_place pkvi_place_of(const struct pkvi_prefix* prefix, 
                                prefix->published[block] != 0};
 }
 
-/* Idle blocks of all domains. */
-static inline uint32_t pkvi_prefix_idle_count(const struct pkvi_prefix* prefix) {
-    return prefix->domain.idle_count;
+/* Does only the index name it, so that its policy may choose it? */
+static inline bool pkvi_prefix_is_idle(const struct pkvi_prefix* prefix, uint32_t block) {
+    return prefix->indexed[block] && prefix->pool->refs[block] == 1;
 }
 
-/* Drop `count` idle blocks of `domain`, which its policy chooses; their numbers go to `blocks`.
- * pre: count <= domain->idle_count. */
-void pkvi_prefix_evict(struct pkvi_prefix* prefix, struct pkvi_domain* domain, uint32_t count,
+/* Idle blocks of all domains. */
+static inline uint32_t pkvi_prefix_idle_count(const struct pkvi_prefix* prefix) {
+    return prefix->pool->quotas->cached;
+}
+
+/* Drop `count` idle blocks of `account`, which its policy chooses; their numbers go to `blocks`.
+ * pre: so many are idle. */
+void pkvi_prefix_evict(struct pkvi_prefix* prefix, uint32_t account, uint32_t count,
                        uint32_t* blocks);
+
+/* Let the policy of an account, which is empty, begin anew. */
+void pkvi_prefix_renew(struct pkvi_prefix* prefix, uint32_t account);
+
+/* Count a block that is taken on another account from now on; its policy begins anew with it. */
+void pkvi_prefix_move(struct pkvi_prefix* prefix, uint32_t block, uint32_t account);
 
 #endif

@@ -42,6 +42,7 @@ void pkvi_scratch_close(struct pkvi_scratch* scratch, struct pkvi_mem* mem) {
 struct need {
     uint64_t blocks;
     uint64_t leaves;
+    uint64_t copies; /* of the blocks */
 };
 
 static uint32_t tail_leaf(const struct pkvi_reservation* item) {
@@ -115,13 +116,14 @@ static int decide_item(const pkv_cache* cache, uint32_t index, bool is_scarce, s
     item->new_pages = pages - seq->table.pages;
     decide_tail(cache, index, used, is_scarce);
     need->blocks += item->new_pages + item->copy_tail;
+    need->copies += item->copy_tail;
     need->leaves += pkvi_leaves_for(pages) - pkvi_leaves_for(seq->table.pages);
     need->leaves += item->own_leaf;
     return PKV_OK;
 }
 
 static int decide_items(const pkv_cache* cache, uint32_t count, bool is_scarce, struct need* need) {
-    *need = (struct need){0, 0};
+    *need = (struct need){0, 0, 0};
     for (uint32_t i = 0; i < count; i++)
         PKVI_TRY(decide_item(cache, i, is_scarce, need));
     return PKV_OK;
@@ -133,28 +135,94 @@ static int decide_leaves(pkv_cache* cache, uint64_t leaves) {
     return leaves <= cache->leaves.free_count ? PKV_OK : PKV_ENOLEAVES;
 }
 
+/* Blocks that an item takes. */
+static uint32_t blocks_of(const struct pkvi_reservation* item) {
+    return item->new_pages + item->copy_tail;
+}
+
+/* Count the blocks of all items on the accounts of their tenants (sign 1), or not after all. */
+static void count_blocks(pkv_cache* cache, uint32_t count, int64_t sign) {
+    for (uint32_t i = 0; i < count; i++) {
+        const struct pkvi_reservation* item = &cache->scratch.items[i];
+        pkvi_quotas_count(&cache->quotas, item->seq->account, sign * blocks_of(item), 0);
+    }
+}
+
+/* The first account that is above its limit by now, or NULL. */
+static struct pkvi_account* find_above_limit(pkv_cache* cache, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        struct pkvi_account* a = &cache->quotas.accounts[cache->scratch.items[i].seq->account];
+        if (a->active > a->most) return a;
+    }
+    return NULL;
+}
+
+/* Is there no room for all copies, so that tails have to leave the index instead? */
+static bool is_scarce(pkv_cache* cache, uint32_t count, const struct need* need) {
+    if (need->copies == 0) return false;
+    if (need->blocks > cache->pool.block_count) return true;
+    count_blocks(cache, count, 1);
+    const bool fits =
+        find_above_limit(cache, count) == NULL && pkvi_quotas_admit(&cache->quotas) == PKV_OK;
+    count_blocks(cache, count, -1);
+    return !fits;
+}
+
+/* May all that has been counted stay so? */
+static int decide_quotas(pkv_cache* cache, uint32_t count) {
+    struct pkvi_account* above = find_above_limit(cache, count);
+    if (above == NULL) return pkvi_quotas_admit(&cache->quotas);
+    above->refused++;
+    return PKV_EQUOTA;
+}
+
 /* How many cached blocks must go so that `blocks` fit? */
-static int decide_evictions(pkv_cache* cache, uint64_t blocks, uint32_t* evictions) {
+static int decide_evictions(pkv_cache* cache, uint32_t count, uint32_t blocks,
+                            uint32_t* evictions) {
+    PKVI_TRY(decide_quotas(cache, count));
+    *evictions = pkvi_quotas_evictions(&cache->quotas, cache->pool.free_count, blocks);
+    if (*evictions > 0) PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_PREFIX_EVICT));
+    return pkvi_pool_admit(&cache->pool, blocks, *evictions);
+}
+
+/* From here on the blocks count as taken. */
+static int decide_blocks(pkv_cache* cache, uint32_t count, uint64_t blocks, uint32_t* evictions) {
     *evictions = 0;
     if (blocks == 0) return PKV_OK;
     if (blocks > cache->pool.block_count) return PKV_ETOOBIG;
-    if (blocks > cache->pool.free_count) {
-        *evictions = (uint32_t)blocks - cache->pool.free_count;
-        if (*evictions > pkvi_prefix_idle_count(&cache->prefix)) return PKV_ENOBLOCKS;
-        PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_PREFIX_EVICT));
-    }
-    return pkvi_pool_admit(&cache->pool, (uint32_t)blocks, *evictions);
+    count_blocks(cache, count, 1);
+    const int status = decide_evictions(cache, count, (uint32_t)blocks, evictions);
+    if (status != PKV_OK) count_blocks(cache, count, -1);
+    return status;
 }
 
 /* ---- Take and move --------------------------------------------------------------------------- */
 
-static void take_blocks(pkv_cache* cache, uint32_t blocks, uint32_t evictions) {
+static void evict_from(pkv_cache* cache, uint32_t account) {
+    const uint32_t count = cache->quotas.accounts[account].evict;
     uint32_t* const victims = cache->scratch.blocks;
-    pkvi_prefix_evict(&cache->prefix, &cache->prefix.domain, evictions, victims);
-    for (uint32_t i = 0; i < evictions; i++)
+    pkvi_prefix_evict(&cache->prefix, account, count, victims);
+    for (uint32_t i = 0; i < count; i++)
         pkvi_trace_note_often(&cache->trace, "prefix.evict", victims[i], i);
+    cache->quotas.accounts[account].evict = 0;
+}
+
+void pkvi_reserve_evict(pkv_cache* cache, uint32_t evictions) {
+    if (evictions == 0) return;
+    pkvi_quotas_share(&cache->quotas, evictions);
+    for (uint32_t account = 0; account <= cache->quotas.account_max; account++)
+        if (cache->quotas.accounts[account].evict > 0) evict_from(cache, account);
     cache->stats.evictions += evictions;
-    pkvi_pool_take(&cache->pool, blocks, cache->scratch.blocks);
+}
+
+static void take_blocks(pkv_cache* cache, uint32_t count, uint32_t evictions) {
+    pkvi_reserve_evict(cache, evictions);
+    uint32_t* blocks = cache->scratch.blocks;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct pkvi_reservation* item = &cache->scratch.items[i];
+        pkvi_pool_take(&cache->pool, item->seq->account, blocks_of(item), blocks);
+        blocks += blocks_of(item);
+    }
 }
 
 void pkvi_reserve_return(pkv_cache* cache, uint32_t count) {
@@ -162,12 +230,13 @@ void pkvi_reserve_return(pkv_cache* cache, uint32_t count) {
         pkvi_pool_unref(&cache->pool, cache->scratch.blocks[count]);
 }
 
-int pkvi_reserve_blocks(pkv_cache* cache, uint32_t count, uint32_t leaves) {
+int pkvi_reserve_blocks(pkv_cache* cache, struct pkvi_seq* seq, uint32_t count, uint32_t leaves) {
     pkvi_settle(cache);
     uint32_t evictions;
-    PKVI_TRY(decide_evictions(cache, count, &evictions));
+    cache->scratch.items[0] = (struct pkvi_reservation){.seq = seq, .new_pages = count};
     PKVI_TRY(decide_leaves(cache, leaves));
-    take_blocks(cache, count, evictions);
+    PKVI_TRY(decide_blocks(cache, 1, count, &evictions));
+    take_blocks(cache, 1, evictions);
     return PKV_OK;
 }
 
@@ -188,7 +257,7 @@ static int scrub_blocks(pkv_cache* cache, uint32_t count) {
     const uint32_t* block = cache->scratch.blocks;
     for (uint32_t i = 0; i < count; i++) {
         const struct pkvi_reservation* item = &cache->scratch.items[i];
-        for (uint32_t n = item->new_pages + item->copy_tail; n > 0; n--)
+        for (uint32_t n = blocks_of(item); n > 0; n--)
             PKVI_TRY(scrub_block(cache, *block++, item->seq->tenant));
     }
     return PKV_OK;
@@ -216,7 +285,7 @@ static int copy_tails(pkv_cache* cache, uint32_t count) {
                 submit_copy(cache, item->seq, scratch->blocks[block], &scratch->tickets[submitted]);
             submitted += status == PKV_OK;
         }
-        block += item->new_pages + item->copy_tail;
+        block += blocks_of(item);
     }
     for (uint32_t i = 0; i < submitted; i++) {
         const int ended = cache->device->ops->wait(cache->device, scratch->tickets[i]);
@@ -276,14 +345,13 @@ int pkvi_reserve(pkv_cache* cache, uint32_t count) {
     pkvi_settle(cache);
     struct need need;
     PKVI_TRY(decide_items(cache, count, false, &need));
-    const uint32_t room = cache->pool.free_count + pkvi_prefix_idle_count(&cache->prefix);
-    if (need.blocks > room) PKVI_TRY(decide_items(cache, count, true, &need));
+    if (is_scarce(cache, count, &need)) PKVI_TRY(decide_items(cache, count, true, &need));
     uint32_t evictions;
-    PKVI_TRY(decide_evictions(cache, need.blocks, &evictions));
     PKVI_TRY(decide_leaves(cache, need.leaves));
+    PKVI_TRY(decide_blocks(cache, count, need.blocks, &evictions));
 
     const uint32_t blocks = (uint32_t)need.blocks;
-    take_blocks(cache, blocks, evictions);
+    take_blocks(cache, count, evictions);
     int status = scrub_blocks(cache, count);
     if (status == PKV_OK) status = copy_tails(cache, count);
     if (status != PKV_OK) {

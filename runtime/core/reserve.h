@@ -32,15 +32,19 @@ void pkvi_scratch_close(struct pkvi_scratch* scratch, struct pkvi_mem* mem);
 
 /* Reserve for scratch.items[0 .. count), whose first three fields are set; sequences are distinct
  * and idle.
- * Errors  PKV_ETOOBIG, PKV_ENOLEAVES, PKV_ENOBLOCKS, PKV_EIO, PKV_ETIMEDOUT, as at
+ * Errors  PKV_ETOOBIG, PKV_ENOLEAVES, PKV_EQUOTA, PKV_ENOBLOCKS, PKV_EIO, PKV_ETIMEDOUT, as at
  *         pkv_plan_begin. */
 int pkvi_reserve(pkv_cache* cache, uint32_t count);
 
-/* Take `count` blocks into scratch.blocks, all or none, evicting if that suffices; ask also whether
- * `leaves` are free. Their bytes are whoever's they were: the caller overwrites them whole.
- * Errors  PKV_ENOLEAVES, PKV_ENOBLOCKS. */
-int pkvi_reserve_blocks(pkv_cache* cache, uint32_t count, uint32_t leaves);
+/* Take `count` blocks for `seq` into scratch.blocks, all or none, evicting if that suffices; ask
+ * also whether `leaves` are free. Their bytes are whoever's they were: the caller overwrites them
+ * whole.
+ * Errors  PKV_ENOLEAVES, PKV_EQUOTA, PKV_ENOBLOCKS. */
+int pkvi_reserve_blocks(pkv_cache* cache, struct pkvi_seq* seq, uint32_t count, uint32_t leaves);
 /* Give the first `count` of scratch.blocks back. */
 void pkvi_reserve_return(pkv_cache* cache, uint32_t count);
+
+/* Evict so many cached blocks, from the accounts that quota.h says. */
+void pkvi_reserve_evict(pkv_cache* cache, uint32_t evictions);
 
 #endif

@@ -43,11 +43,15 @@ int pkvi_seq_find(const struct pkvi_seqs* seqs, pkv_seq handle, struct pkvi_seq*
     return PKV_OK;
 }
 
-static struct pkvi_seq* slot_take(struct pkvi_seqs* seqs) {
+static struct pkvi_seq* slot_take(pkv_cache* cache, uint64_t tenant, uint32_t account) {
+    struct pkvi_seqs* seqs = &cache->seqs;
     struct pkvi_seq* seq = &seqs->slots[seqs->free_head];
     seqs->free_head = seq->next_free;
     seqs->alive_count++;
-    *seq = (struct pkvi_seq){.table.leaves = seq->table.leaves,
+    cache->quotas.accounts[account].sequences++;
+    *seq = (struct pkvi_seq){.tenant = tenant,
+                             .account = account,
+                             .table.leaves = seq->table.leaves,
                              .generation = seq->generation,
                              .announced = PKVI_NONE,
                              .host_head = PKVI_NONE,
@@ -55,7 +59,9 @@ static struct pkvi_seq* slot_take(struct pkvi_seqs* seqs) {
     return seq;
 }
 
-static void slot_give(struct pkvi_seqs* seqs, struct pkvi_seq* seq) {
+static void slot_give(pkv_cache* cache, struct pkvi_seq* seq) {
+    struct pkvi_seqs* seqs = &cache->seqs;
+    cache->quotas.accounts[seq->account].sequences--;
     seq->alive = false;
     seq->generation++;
     seq->next_free = seqs->free_head;
@@ -97,8 +103,7 @@ int pkvi_seq_create(pkv_cache* cache, uint64_t tenant, pkv_seq* handle) {
     PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_SEQ_CREATE));
     pkvi_settle(cache);
     if (cache->seqs.free_head == PKVI_NONE) return PKV_ENOSEQS;
-    struct pkvi_seq* seq = slot_take(&cache->seqs);
-    seq->tenant = tenant;
+    struct pkvi_seq* seq = slot_take(cache, tenant, pkvi_quotas_find(&cache->quotas, tenant));
     *handle = pkvi_seq_handle(&cache->seqs, seq);
     pkvi_trace_note(&cache->trace, "seq.create", handle->id, tenant);
     return PKV_OK;
@@ -111,8 +116,7 @@ int pkvi_seq_fork(pkv_cache* cache, const struct pkvi_seq* seq, pkv_seq* handle)
     PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_SEQ_FORK));
     pkvi_settle(cache);
     if (cache->seqs.free_head == PKVI_NONE) return PKV_ENOSEQS;
-    struct pkvi_seq* child = slot_take(&cache->seqs);
-    child->tenant = seq->tenant;
+    struct pkvi_seq* child = slot_take(cache, seq->tenant, seq->account);
     child->length = seq->length;
     child->known = seq->known;
     child->matched = seq->matched;
@@ -132,11 +136,27 @@ int pkvi_seq_free(pkv_cache* cache, struct pkvi_seq* seq) {
     pkvi_trace_note(&cache->trace, "seq.free", pkvi_seq_handle(&cache->seqs, seq).id, seq->length);
     if (seq->residence == PKV_RESIDENT) pkvi_seq_index_tail(cache, seq);
     pkvi_table_cut(&cache->leaves, &seq->table, 0);
-    pkvi_tier_give(&cache->tier, seq->host_head);
+    pkvi_seq_give_slots(cache, seq);
     pkvi_pending_release(&cache->pending, seq, UINT32_MAX);
     pkvi_extra_release(&cache->prefix.extras, seq->extra);
-    slot_give(&cache->seqs, seq);
+    slot_give(cache, seq);
     return PKV_OK;
+}
+
+void pkvi_seq_give_slots(pkv_cache* cache, struct pkvi_seq* seq) {
+    cache->quotas.accounts[seq->account].host -= pkvi_tier_give(&cache->tier, seq->host_head);
+    seq->host_head = PKVI_NONE;
+}
+
+void pkvi_seq_move(pkv_cache* cache, struct pkvi_seq* seq, uint32_t account) {
+    struct pkvi_account* from = &cache->quotas.accounts[seq->account];
+    struct pkvi_account* to = &cache->quotas.accounts[account];
+    const uint32_t slots = pkvi_tier_count(&cache->tier, seq->host_head);
+    from->sequences--;
+    from->host -= slots;
+    to->sequences++;
+    to->host += slots;
+    seq->account = account;
 }
 
 /* ---- Match ----------------------------------------------------------------------------------- */
@@ -195,6 +215,12 @@ bool pkvi_seq_is_cached(const pkv_cache* cache, const struct pkvi_seq* seq) {
     return !cache->config.prefix_off && !seq->is_uncached;
 }
 
+/* Would the block, which is cached or in use, take what others are guaranteed? */
+static bool may_attach(const pkv_cache* cache, uint32_t block) {
+    if (cache->pool.refs[block] > 1) return true;
+    return pkvi_quotas_may_activate(&cache->quotas, cache->pool.account[block]);
+}
+
 static int check_match(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t count) {
     PKVI_TRY(pkvi_seq_check_idle(seq));
     if (seq->length + seq->reserved > 0) return PKV_EBUSY;
@@ -224,16 +250,21 @@ int pkvi_seq_match(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* token
     const uint32_t attached = pages + (tail > 0);
     if (pkvi_leaves_for(attached) > cache->leaves.free_count) return PKV_ENOLEAVES;
 
-    for (uint32_t page = 0; page < attached; page++) {
+    uint32_t page = 0;
+    for (; page < attached && may_attach(cache, blocks[page]); page++) {
         pkvi_prefix_use(&cache->prefix, blocks[page]);
         if (page < pages) pkvi_prefix_rename_extra(&cache->prefix, blocks[page], seq->extra);
         pkvi_prefix_ref(&cache->prefix, blocks[page]);
         pkvi_table_push(&cache->leaves, &seq->table, blocks[page]);
     }
-    seq->length = pages * cache->pool.block_tokens + tail;
+    if (page < attached) tail = 0;
+    seq->matched = page - (tail > 0);
+    seq->length = seq->matched * cache->pool.block_tokens + tail;
     seq->known = seq->length;
-    seq->matched = pages;
-    pkvi_pending_release(&cache->pending, seq, pages);
+    pkvi_pending_release(&cache->pending, seq, seq->matched);
+    struct pkvi_account* account = &cache->quotas.accounts[seq->account];
+    account->query_tokens += count;
+    account->hit_tokens += seq->length;
     cache->stats.prefix_query_tokens += count;
     cache->stats.prefix_hit_tokens += seq->length;
     pkvi_cache_note_peak(cache);

@@ -18,6 +18,7 @@
 
 struct pkvi_seq {
     uint64_t tenant;
+    uint32_t account; /* of the tenant (quota.h) */
     struct pkvi_table table;
     uint32_t generation;
     uint32_t length;
@@ -76,6 +77,12 @@ int pkvi_seq_free(pkv_cache* cache, struct pkvi_seq* seq);
 
 /* Make the reserved tokens part of the sequence: index full pages, roll off. Cannot fail. */
 void pkvi_seq_commit(pkv_cache* cache, struct pkvi_seq* seq);
+
+/* Its tenant has another account from now on. */
+void pkvi_seq_move(pkv_cache* cache, struct pkvi_seq* seq, uint32_t account);
+
+/* Give its slots of the host tier back. Cannot fail. */
+void pkvi_seq_give_slots(pkv_cache* cache, struct pkvi_seq* seq);
 
 /* Give the reserved tokens up, all of them or those behind the first `count`. Cannot fail. */
 void pkvi_seq_drop_reserved(pkv_cache* cache, struct pkvi_seq* seq);

@@ -128,11 +128,7 @@ static void take_slots(pkv_cache* cache, struct pkvi_seq* seq, uint32_t count) {
         tier->scratch[index] = seq->host_head;
     }
     assert(index == 0);
-}
-
-static void give_slots(pkv_cache* cache, struct pkvi_seq* seq) {
-    pkvi_tier_give(&cache->tier, seq->host_head);
-    seq->host_head = PKVI_NONE;
+    cache->quotas.accounts[seq->account].host += count;
 }
 
 int pkvi_seq_swap_out(pkv_cache* cache, struct pkvi_seq* seq, pkv_transfer* handle) {
@@ -144,7 +140,7 @@ int pkvi_seq_swap_out(pkv_cache* cache, struct pkvi_seq* seq, pkv_transfer* hand
     take_slots(cache, seq, count);
     const int status = submit(cache, count, false);
     if (status != PKV_OK) {
-        give_slots(cache, seq);
+        pkvi_seq_give_slots(cache, seq);
         return status;
     }
     seq->residence = PKV_LEAVING;
@@ -192,7 +188,7 @@ int pkvi_seq_swap_in(pkv_cache* cache, struct pkvi_seq* seq, pkv_transfer* handl
     PKVI_TRY(admit(cache));
     const uint32_t pages = pkvi_pool_pages(&cache->pool, seq->length);
     const uint32_t count = list_slots(cache, seq);
-    PKVI_TRY(pkvi_reserve_blocks(cache, count, pkvi_leaves_for(pages)));
+    PKVI_TRY(pkvi_reserve_blocks(cache, seq, count, pkvi_leaves_for(pages)));
     const int status = submit(cache, count, true);
     if (status != PKV_OK) {
         pkvi_reserve_return(cache, count);
@@ -218,7 +214,7 @@ static void end_out(pkv_cache* cache, const struct pkvi_transfer* transfer, bool
         drop_blocks(cache, transfer->seq);
         cache->stats.swap_out_bytes += transfer->bytes;
     } else {
-        give_slots(cache, transfer->seq);
+        pkvi_seq_give_slots(cache, transfer->seq);
         transfer->seq->residence = PKV_RESIDENT;
     }
 }
@@ -229,7 +225,7 @@ static void arrive(pkv_cache* cache, struct pkvi_seq* seq) {
         const uint32_t block = pkvi_table_get(&cache->leaves, &seq->table, page);
         if (block != PKV_NO_BLOCK) cache->pool.written[block] = PKVI_BYTES_OWNED;
     }
-    give_slots(cache, seq);
+    pkvi_seq_give_slots(cache, seq);
     seq->residence = PKV_RESIDENT;
     seq->is_unindexed = true;
     if (!seq->in_plan) pkvi_seq_index(cache, seq);

@@ -50,7 +50,8 @@ uint32_t pkvi_tier_take(struct pkvi_tier* tier, uint32_t page, uint32_t head) {
     return slot;
 }
 
-void pkvi_tier_give(struct pkvi_tier* tier, uint32_t head) {
+uint32_t pkvi_tier_give(struct pkvi_tier* tier, uint32_t head) {
+    const uint32_t before = tier->free_count;
     while (head != PKVI_NONE) {
         const uint32_t slot = head;
         head = tier->next[slot];
@@ -58,4 +59,12 @@ void pkvi_tier_give(struct pkvi_tier* tier, uint32_t head) {
         tier->free_head = slot;
         tier->free_count++;
     }
+    return tier->free_count - before;
+}
+
+uint32_t pkvi_tier_count(const struct pkvi_tier* tier, uint32_t head) {
+    uint32_t count = 0;
+    for (uint32_t slot = head; slot != PKVI_NONE; slot = tier->next[slot])
+        count++;
+    return count;
 }

@@ -50,8 +50,12 @@ int pkvi_tier_admit(struct pkvi_tier* tier, uint32_t count);
 uint32_t pkvi_tier_take(struct pkvi_tier* tier, uint32_t page, uint32_t head);
 
 /* Give back the chain that starts at `head`; its last slot is the next one to be taken, so that
- * what was taken last page first is free in the order in which it was before. */
-void pkvi_tier_give(struct pkvi_tier* tier, uint32_t head);
+ * what was taken last page first is free in the order in which it was before. Returns how many slots
+ * that were. */
+uint32_t pkvi_tier_give(struct pkvi_tier* tier, uint32_t head);
+
+/* Slots on the chain that starts at `head`. */
+uint32_t pkvi_tier_count(const struct pkvi_tier* tier, uint32_t head);
 
 static inline uint32_t* pkvi_tier_tokens(const struct pkvi_tier* tier, uint32_t slot) {
     return tier->tokens + (size_t)slot * tier->block_tokens;

@@ -50,15 +50,18 @@ static void open_world(struct world* w) {
     config.blocks = BLOCKS;
     config.sequences_max = SEQS + 1;
     config.host_blocks = 6;
+    config.tenants_max = 2;
     config.seed = 3;
     config.eviction = "lru"; /* one list, whose order the tests know */
     ASSERT_OK(pkv_cache_create(&config, &w->cache));
     for (uint32_t i = 0; i < SEQS; i++)
-        if (i != CHILD) ASSERT_OK(pkv_seq_create(w->cache, 1, &w->handles[i]));
+        if (i != CHILD) ASSERT_OK(pkv_seq_create(w->cache, i == GONE ? 2 : 1, &w->handles[i]));
     grow(w->cache, w->handles[PARENT], 40);
     grow(w->cache, w->handles[GONE], 32);
     ASSERT_OK(pkv_seq_fork(w->cache, w->handles[PARENT], &w->handles[CHILD]));
     ASSERT_OK(pkv_seq_free(w->cache, w->handles[GONE]));
+    const pkv_tenant_config quota = {.tenant = 2, .guaranteed = 3, .limit = 5};
+    ASSERT_OK(pkv_tenant_set(w->cache, &quota));
     const pkv_entry entry = {w->handles[PLANNED], NULL, 20};
     ASSERT_OK(pkv_plan_begin(w->cache, &entry, 1, &plan));
     ASSERT_OK(pkv_seq_append(w->cache, w->handles[APPENDED], NULL, 3, NULL));
@@ -71,7 +74,7 @@ static void open_world(struct world* w) {
         if (i != GONE) ASSERT_OK(pkvi_seq_find(&w->cache->seqs, w->handles[i], &w->seqs[i]));
     ASSERT_OK(pkvi_plan_find(&w->cache->plans, plan, &w->plan));
     ASSERT_GE(w->cache->arena.free_count, 2);
-    ASSERT_EQ(w->cache->prefix.domain.idle_count, 2);
+    ASSERT_EQ(w->cache->prefix.domains[1].idle_count, 2);
 }
 
 /* ---- Damage ---------------------------------------------------------------------------------- */
@@ -90,7 +93,7 @@ static struct pkvi_extent* extent_of(const struct world* w, uint32_t block) {
 }
 
 static struct pkvi_list* idle_list(const struct world* w) {
-    return &w->cache->prefix.domain.lists[0];
+    return &w->cache->prefix.domains[1].lists[0];
 }
 
 #define DAMAGE(name, statement)                                                                    \
@@ -124,7 +127,7 @@ DAMAGE(pages_without_length, w->seqs[APPENDED]->reserved = 0)
 DAMAGE(alive_count_high, cache->seqs.alive_count++)
 DAMAGE(reserved_in_a_shared_leaf, w->seqs[PARENT]->length--; w->seqs[PARENT]->reserved++)
 DAMAGE(more_known_than_there_are, w->seqs[PARENT]->known = 41)
-DAMAGE(idle_count_high, cache->prefix.domain.idle_count++)
+DAMAGE(idle_count_high, cache->prefix.domains[1].idle_count++)
 DAMAGE(idle_list_cut, cache->prefix.shared.candidates[idle_list(w)->head].next = PKVI_NONE)
 DAMAGE(idle_list_ring,
        cache->prefix.shared.candidates[idle_list(w)->tail].next = idle_list(w)->head)
@@ -165,6 +168,22 @@ DAMAGE(leaving_without_transfer, w->transfer->seq = w->seqs[PARENT])
 DAMAGE(arriving_by_a_way_out, w->seqs[LEAVING]->residence = PKV_ARRIVING)
 DAMAGE(transfer_count_high, cache->transfers.open_count++)
 DAMAGE(failed_without_arriving, w->seqs[PLANNED]->arrival = PKV_EIO)
+DAMAGE(account_active_high, cache->quotas.accounts[0].active++)
+DAMAGE(account_cached_low, cache->quotas.accounts[1].cached--)
+DAMAGE(accounts_cached_high, cache->quotas.cached++)
+DAMAGE(account_above_its_limit, cache->quotas.accounts[1].most = 1)
+DAMAGE(account_owes_evictions, cache->quotas.accounts[1].evict = 1)
+DAMAGE(excess_high, cache->quotas.excess++)
+DAMAGE(claimed_high, cache->quotas.claimed++)
+DAMAGE(guaranteed_low, cache->quotas.guaranteed--)
+DAMAGE(guaranteed_beyond_the_pool, cache->quotas.accounts[1].guaranteed += BLOCKS;
+       cache->quotas.guaranteed += BLOCKS; cache->quotas.claimed += BLOCKS)
+DAMAGE(block_of_another_account, cache->pool.account[block_of(w, PARENT, 0)] = 1)
+DAMAGE(seq_of_another_account, w->seqs[AWAY]->account = 1)
+DAMAGE(account_sequences_high, cache->quotas.accounts[0].sequences++)
+DAMAGE(account_host_high, cache->quotas.accounts[1].host++)
+DAMAGE(account_not_found, cache->quotas.accounts[1].tenant++)
+DAMAGE(open_accounts_low, cache->quotas.open_count--)
 DAMAGE(row_not_of_the_table, w->plan->block_table[1] = w->plan->block_table[0])
 
 static void position_not_of_the_parent(struct world* w) {
@@ -241,6 +260,21 @@ static const struct {
     {"arriving_by_a_way_out", arriving_by_a_way_out, "H3"},
     {"transfer_count_high", transfer_count_high, "H3"},
     {"failed_without_arriving", failed_without_arriving, "H3"},
+    {"account_active_high", account_active_high, "Q1"},
+    {"account_cached_low", account_cached_low, "Q1"},
+    {"accounts_cached_high", accounts_cached_high, "Q1"},
+    {"account_above_its_limit", account_above_its_limit, "Q2"},
+    {"account_owes_evictions", account_owes_evictions, "Q2"},
+    {"excess_high", excess_high, "Q2"},
+    {"claimed_high", claimed_high, "Q3"},
+    {"guaranteed_low", guaranteed_low, "Q3"},
+    {"guaranteed_beyond_the_pool", guaranteed_beyond_the_pool, "Q3"},
+    {"block_of_another_account", block_of_another_account, "Q4"},
+    {"seq_of_another_account", seq_of_another_account, "Q4"},
+    {"account_sequences_high", account_sequences_high, "Q4"},
+    {"account_host_high", account_host_high, "Q4"},
+    {"account_not_found", account_not_found, "Q4"},
+    {"open_accounts_low", open_accounts_low, "Q4"},
     {"row_not_of_the_table", row_not_of_the_table, "L2"},
     {"position_not_of_the_parent", position_not_of_the_parent, "L3"},
     {"parent_behind_its_child", parent_behind_its_child, "L3"},
@@ -302,7 +336,7 @@ TEST(the_digest_sees_what_sequences_see_and_nothing_else) {
     uint32_t block;
     open_world(&w);
     ASSERT_OK(pkv_check(w.cache, &before));
-    pkvi_prefix_evict(&w.cache->prefix, &w.cache->prefix.domain, 1, &block);
+    pkvi_prefix_evict(&w.cache->prefix, 1, 1, &block);
     ASSERT_OK(pkv_check(w.cache, &after));
     ASSERT_EQ(after.sequences_digest, before.sequences_digest);
     ASSERT_NE(after.cache_digest, before.cache_digest);

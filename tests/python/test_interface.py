@@ -72,6 +72,12 @@ def test_stats_has_every_field_of_the_struct() -> None:
     assert ["struct_size", *(field.name for field in fields(pagedkv.Stats))] == struct
 
 
+def test_tenant_info_has_every_field_of_the_struct() -> None:
+    struct = [name for name, _ in _ffi.ffi.typeof("pkv_tenant_info").fields]
+    struct[struct.index("borrow_off")] = "borrow"
+    assert [field.name for field in fields(pagedkv.TenantInfo)] == struct
+
+
 def test_every_field_of_the_config_has_a_keyword() -> None:
     config = {name for name, _ in _ffi.ffi.typeof("pkv_config").fields}
     group = {name for name, _ in _ffi.ffi.typeof("pkv_group_config").fields}

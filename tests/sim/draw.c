@@ -84,6 +84,7 @@ static void draw_limits(sim* s) {
     config->announced_pages_max = between(s, 1, config->blocks);
     config->key_sets_max = SIM_KEY_SETS;
     config->key_bytes_max = 64;
+    config->tenants_max = sim_percent(s, 70) ? between(s, 1, MODEL_ACCOUNTS - 1) : 0;
     config->seed = sim_next(s) | 1;
     /* Which pages roll off depends on free leaves, which the model does not know: not both. */
     if (config->groups[0].window == 0 && sim_percent(s, 10)) {
@@ -124,6 +125,11 @@ void sim_draw_tokens(sim* s, uint32_t seq, uint32_t position, uint32_t count, ui
         const bool in_doc = i < strayed && position + i < s->config.sequence_tokens_max;
         tokens[i] = in_doc ? doc[position + i] : sim_below(s, s->vocabulary);
     }
+}
+
+uint64_t sim_draw_tenant(sim* s, uint32_t count) {
+    static const uint64_t tenants[] = {0, 0x8000000000000001, UINT64_MAX, 1ULL << 32};
+    return tenants[sim_below(s, count)];
 }
 
 uint32_t sim_draw_seq(sim* s) {

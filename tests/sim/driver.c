@@ -80,6 +80,7 @@ bool sim_judge(sim* s, const char* what, model_verdict verdict, int status, uint
                uint64_t b) {
     char allowed[200];
     sim_note(s, what, a, b, s->model.blocks_active, status);
+    s->quota_refusals += status == PKV_EQUOTA;
     if (status == PKV_OK) {
         if (verdict.must == 0) return s->failure[0] == '\0';
         describe(verdict.must, allowed, sizeof allowed);
@@ -302,6 +303,7 @@ static void converge(sim* s) {
     s->injected = 0;
     pkv_faults_set(s->cache, NULL, 0);
     free_everything(s);
+    sim_end_quotas(s);
     expect_rest(s);
     if (!s->model.leaves_are_tight) take_all_blocks(s);
     free_everything(s);
@@ -345,12 +347,12 @@ void sim_report(const sim* s, const char* program) {
     printf("config: blocks %u of %u tokens, %u sequences of %u tokens, %u plans of %u sequences "
            "and %u "
            "tokens, window %u, sinks %u, leaves %u, prefix_off %u, types %u/%u, dims %u/%u, host "
-           "blocks %u, transfers %u\n",
+           "blocks %u, transfers %u, quotas %u\n",
            s->config.blocks, group->block_tokens, s->config.sequences_max,
            s->config.sequence_tokens_max, s->config.plans_max, s->config.plan_sequences_max,
            s->config.plan_tokens_max, group->window, group->sinks, s->config.table_leaves_max,
            s->config.prefix_off, group->k_dtype, group->v_dtype, group->key_dim, group->value_dim,
-           s->config.host_blocks, s->config.transfers_max);
+           s->config.host_blocks, s->config.transfers_max, s->config.tenants_max);
     printf("the last calls:\n");
     const uint64_t first = s->notes > SIM_RECORDS ? s->notes - SIM_RECORDS : 0;
     for (uint64_t i = first; i < s->notes; i++)

@@ -63,11 +63,13 @@ typedef struct sim {
     uint64_t random;
     uint64_t hash;
     uint64_t op;
-    uint64_t notes;                  /* calls made */
-    uint64_t failed_calls;           /* calls that failed, rightly */
-    uint64_t published;              /* tokens that were published in this round */
-    uint64_t pending;                /* tokens that were found to be on their way */
-    uint64_t fired;                  /* faults that took an action */
+    uint64_t notes;        /* calls made */
+    uint64_t failed_calls; /* calls that failed, rightly */
+    uint64_t published;    /* tokens that were published in this round */
+    uint64_t pending;      /* tokens that were found to be on their way */
+    uint64_t fired;        /* faults that took an action */
+    uint64_t quotas_set;
+    uint64_t quota_refusals;         /* calls that gave PKV_EQUOTA */
     char failure[SIM_FAILURE_BYTES]; /* "" while all is well */
     sim_record records[SIM_RECORDS];
 
@@ -132,6 +134,7 @@ void sim_note(sim* s, const char* what, uint64_t a, uint64_t b, uint64_t c, int 
 void sim_draw_config(sim* s);
 void sim_draw_docs(sim* s);
 void sim_draw_faults(sim* s);
+uint64_t sim_draw_tenant(sim* s, uint32_t count); /* one of so many */
 uint32_t sim_draw_seq(sim* s); /* a live one mostly, MODEL_NONE if there is none */
 void sim_draw_tokens(sim* s, uint32_t seq, uint32_t position, uint32_t count, uint32_t* tokens);
 pkv_seq sim_handle(const sim* s, uint32_t seq); /* a dead handle for MODEL_NONE */
@@ -152,6 +155,10 @@ void sim_op_lookup(sim* s);
 void sim_op_announce(sim* s);
 void sim_op_set_keys(sim* s);
 void sim_op_publish(sim* s);
+
+/* quotas.c: who may have how many blocks. */
+void sim_op_quota(sim* s);
+void sim_end_quotas(sim* s);
 
 /* swaps.c: to the host tier and back. */
 void sim_op_swap_out(sim* s);

@@ -125,16 +125,30 @@ static void block_evict(model* m, uint32_t victim) {
     m->counters.evictions++;
 }
 
-void model_evict(model* m, uint32_t count) {
-    while (count-- > 0) {
-        uint32_t oldest = MODEL_NONE;
-        for (uint32_t i = 0; i < m->config.blocks; i++) {
-            if (!m->blocks[i].indexed || m->blocks[i].holders > 0) continue;
-            if (oldest == MODEL_NONE || m->blocks[i].idle_since < m->blocks[oldest].idle_since)
-                oldest = i;
-        }
-        block_evict(m, oldest);
+void model_evict_oldest(model* m, uint32_t account) {
+    uint32_t oldest = MODEL_NONE;
+    for (uint32_t i = 0; i < m->config.blocks; i++) {
+        if (!m->blocks[i].indexed || m->blocks[i].holders > 0) continue;
+        if (model_account(m, m->blocks[i].tenant) != account) continue;
+        if (oldest == MODEL_NONE || m->blocks[i].idle_since < m->blocks[oldest].idle_since)
+            oldest = i;
     }
+    block_evict(m, oldest);
+    m->quotas[account].evictions++;
+}
+
+/* Room for so many blocks on each account. Returns how many were evicted. */
+static uint32_t make_room(model* m, const uint32_t* need) {
+    const uint64_t before = m->counters.evictions;
+    uint32_t blocks = 0;
+    for (uint32_t i = 0; i <= m->config.tenants_max; i++) {
+        blocks += need[i];
+        while (model_is_above_limit(m, i, need[i]))
+            model_evict_oldest(m, i);
+    }
+    while (m->blocks_free < blocks)
+        model_evict_oldest(m, model_richest(m, need));
+    return (uint32_t)(m->counters.evictions - before);
 }
 
 /* Where entries are looked for: behind `parent`, for the position `begin` of a sequence. */
@@ -450,12 +464,16 @@ uint32_t model_match(model* m, uint32_t seq, const uint32_t* tokens, uint32_t co
     while (s->length < count && common == m->block_tokens) {
         parent = index_next(m, s, parent, tokens, s->length, count, &common);
         if (parent == MODEL_NONE) break;
+        if (m->blocks[parent].holders == 0 && !model_may_activate(m, m->blocks[parent].tenant))
+            break;
         attach(m, s, parent, common);
     }
     announce_from(s, s->length / m->block_tokens);
     s->known = s->length;
     m->counters.prefix_query_tokens += count;
     m->counters.prefix_hit_tokens += s->length;
+    m->quotas[model_account(m, s->tenant)].query_tokens += count;
+    m->quotas[model_account(m, s->tenant)].hit_tokens += s->length;
     note_peak(m);
     return s->length;
 }
@@ -552,6 +570,10 @@ uint32_t model_publish(model* m, uint32_t seq, uint32_t count) {
 
 /* ---- Reservation ----------------------------------------------------------------------------- */
 
+static uint32_t account_of(const model* m, uint32_t seq) {
+    return model_account(m, m->seqs[seq].tenant);
+}
+
 /* The block that the next token of a sequence goes to, if it is partly filled; else PKV_NO_BLOCK. */
 static uint32_t written_tail(const model* m, uint32_t index) {
     if (!is_alive(m, index)) return PKV_NO_BLOCK;
@@ -607,34 +629,37 @@ static uint64_t blocks_of_entry(const model* m, const model_entry* entries, uint
     return pages - seq_pages(m, seq) + is_copied;
 }
 
-static uint64_t sum_blocks(const model* m, const model_entry* entries, uint32_t count,
-                           bool is_scarce) {
+/* Blocks that each account needs. Returns their sum. */
+static uint64_t set_need(const model* m, const model_entry* entries, uint32_t count, bool is_scarce,
+                         uint32_t* need) {
     uint64_t blocks = 0;
-    for (uint32_t i = 0; i < count; i++)
-        blocks += blocks_of_entry(m, entries, i, is_scarce);
+    memset(need, 0, MODEL_ACCOUNTS * sizeof *need);
+    for (uint32_t i = 0; i < count; i++) {
+        const uint64_t more = blocks_of_entry(m, entries, i, is_scarce);
+        if (more > 0) need[account_of(m, entries[i].seq)] += (uint32_t)more;
+        blocks += more;
+    }
     return blocks;
 }
 
 /* Is there no room for the copies that would be made with more of it? */
 static bool is_scarce(const model* m, const model_entry* entries, uint32_t count) {
-    return sum_blocks(m, entries, count, false) > m->blocks_free + m->blocks_cached;
-}
-
-static uint64_t blocks_needed(const model* m, const model_entry* entries, uint32_t count) {
-    return sum_blocks(m, entries, count, is_scarce(m, entries, count));
+    uint32_t need[MODEL_ACCOUNTS];
+    set_need(m, entries, count, false, need);
+    return model_need_errors(m, need) != 0;
 }
 
 /* Errors of all entries together; those that cannot be counted have said so themselves. */
 static uint32_t sum_errors(const model* m, const model_entry* entries, uint32_t count) {
     uint32_t errors = 0;
     uint64_t tokens = 0;
-    const uint64_t blocks = blocks_needed(m, entries, count);
+    uint32_t need[MODEL_ACCOUNTS];
+    const uint64_t blocks = set_need(m, entries, count, is_scarce(m, entries, count), need);
     for (uint32_t i = 0; i < count; i++)
         tokens += entries[i].count;
     if (tokens > m->config.plan_tokens_max) errors |= MODEL_BIT(PKV_ETOOBIG);
     if (blocks > m->config.blocks) return errors | MODEL_BIT(PKV_ETOOBIG);
-    if (blocks > m->blocks_free + m->blocks_cached) errors |= MODEL_BIT(PKV_ENOBLOCKS);
-    return errors;
+    return errors | model_need_errors(m, need);
 }
 
 static uint32_t may_of_reserve(const model* m) {
@@ -659,9 +684,10 @@ model_verdict model_append_errors(const model* m, const model_entry* entry) {
     return (model_verdict){errors, may_of_reserve(m)};
 }
 
-uint32_t model_evictions(const model* m, const model_entry* entries, uint32_t count) {
-    const uint64_t blocks = blocks_needed(m, entries, count);
-    return blocks > m->blocks_free ? (uint32_t)(blocks - m->blocks_free) : 0;
+uint32_t model_make_room(model* m, const model_entry* entries, uint32_t count) {
+    uint32_t need[MODEL_ACCOUNTS];
+    set_need(m, entries, count, is_scarce(m, entries, count), need);
+    return make_room(m, need);
 }
 
 /* The new tokens of one sequence, into its arrays. */
@@ -691,7 +717,7 @@ static void copy_tail(model* m, model_seq* seq) {
 
 void model_reserve(model* m, const model_entry* entries, uint32_t count) {
     const bool scarce = is_scarce(m, entries, count);
-    model_evict(m, model_evictions(m, entries, count));
+    model_make_room(m, entries, count);
     m->fresh_count = 0;
     for (uint32_t i = 0; i < count; i++)
         m->tails[i] = tail_of(m, entries, i, scarce);
@@ -905,9 +931,20 @@ void model_swap_out(model* m, uint32_t seq) {
     m->transfers++;
 }
 
-uint32_t model_swap_in_evictions(const model* m, uint32_t seq) {
-    const uint32_t pages = kept_pages(m, &m->seqs[seq]);
-    return pages > m->blocks_free ? pages - m->blocks_free : 0;
+uint32_t model_swap_in_room(model* m, uint32_t seq) {
+    uint32_t need[MODEL_ACCOUNTS] = {0};
+    need[account_of(m, seq)] = kept_pages(m, &m->seqs[seq]);
+    return make_room(m, need);
+}
+
+uint32_t model_slots_of(const model* m, uint32_t account) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < m->config.sequences_max; i++) {
+        const model_seq* seq = &m->seqs[i];
+        if (seq->alive && seq->residence != PKV_RESIDENT && account_of(m, i) == account)
+            count += kept_pages(m, seq);
+    }
+    return count;
 }
 
 model_verdict model_swap_in_errors(const model* m, uint32_t seq) {
@@ -917,14 +954,15 @@ model_verdict model_swap_in_errors(const model* m, uint32_t seq) {
     if (s->residence == PKV_RESIDENT) verdict.must |= MODEL_BIT(PKV_EINVAL);
     if (s->residence == PKV_LEAVING) verdict.must |= MODEL_BIT(PKV_EBUSY);
     if (s->residence == PKV_ARRIVING) verdict.must |= MODEL_BIT(PKV_EBUSY);
-    if (model_swap_in_evictions(m, seq) > m->blocks_cached)
-        verdict.must |= MODEL_BIT(PKV_ENOBLOCKS);
+    uint32_t need[MODEL_ACCOUNTS] = {0};
+    if (s->residence == PKV_AWAY) need[account_of(m, seq)] = kept_pages(m, s);
+    verdict.must |= model_need_errors(m, need);
     return verdict;
 }
 
 void model_swap_in(model* m, uint32_t seq) {
     model_seq* s = &m->seqs[seq];
-    model_evict(m, model_swap_in_evictions(m, seq));
+    model_swap_in_room(m, seq);
     m->fresh_count = 0;
     for (uint32_t page = 0; page < seq_pages(m, s); page++)
         if (s->blocks[page] != MODEL_ROLLED) s->blocks[page] = block_take(m, s->tenant);

@@ -29,6 +29,7 @@ enum {
     MODEL_ROLLED = 0x7ffffffe, /* in place of a block: rolled off */
     MODEL_ORPHAN = 0x7ffffffd, /* in place of a parent: it has left the index */
     MODEL_UNSEEN = 0x7ffffffc, /* block number of the library not yet looked up */
+    MODEL_ACCOUNTS = 5,        /* tenants with a quota, and all others in the first place */
 };
 
 typedef struct model_block {
@@ -67,6 +68,18 @@ typedef struct model_seq {
     uint32_t announced_end;
     uint32_t* announced; /* [sequence_tokens_max] the tokens of the announcement */
 } model_seq;
+
+/* What a tenant may have; of the first one, that of tenants without a quota, only the counters. */
+typedef struct model_quota {
+    bool is_set;
+    bool borrow_off;
+    uint64_t tenant;
+    uint32_t guaranteed;
+    uint32_t limit;
+    uint64_t evictions;
+    uint64_t query_tokens;
+    uint64_t hit_tokens;
+} model_quota;
 
 /* What pkv_plan_begin and pkv_seq_append are asked, in the model's words. */
 typedef struct model_entry {
@@ -120,6 +133,7 @@ typedef struct model {
     enum model_tail* tails; /* [plan_sequences_max] of a reservation */
     uint32_t fresh_count;
     uint32_t* fresh; /* [blocks] blocks that the last reservation took */
+    model_quota quotas[MODEL_ACCOUNTS];
 } model;
 
 /* Memory of the model itself comes from malloc; running out of it ends the test. */
@@ -170,16 +184,16 @@ void model_accept(model* m, uint32_t seq, const uint32_t* rows, uint32_t count);
 uint32_t model_position(const model_seq* seq, uint32_t place);
 bool model_sees(const model* m, const model_seq* seq, uint32_t from, uint32_t to);
 
-/* The evictions that a reservation needs, which stay when the device fails after them. */
-uint32_t model_evictions(const model* m, const model_entry* entries, uint32_t count);
-void model_evict(model* m, uint32_t count);
+/* The evictions that a reservation needs, which stay when the device fails after them. Returns how
+ * many there were. */
+uint32_t model_make_room(model* m, const model_entry* entries, uint32_t count);
 
 /* Swapping. Between start and end the sequence is leaving or arriving; an end that is not a success
  * takes it back to where it was. The evictions that an arrival needs stay when it cannot start. */
 model_verdict model_swap_out_errors(const model* m, uint32_t seq);
 void model_swap_out(model* m, uint32_t seq);
 model_verdict model_swap_in_errors(const model* m, uint32_t seq);
-uint32_t model_swap_in_evictions(const model* m, uint32_t seq);
+uint32_t model_swap_in_room(model* m, uint32_t seq);
 void model_swap_in(model* m, uint32_t seq);
 void model_swap_end(model* m, uint32_t seq, bool is_done);
 
@@ -195,6 +209,25 @@ void model_commit(model* m, uint32_t seq);
 void model_abort(model* m, uint32_t seq);
 
 model_verdict model_read_errors(const model* m, uint32_t seq, uint32_t begin, uint32_t end);
+
+/* Quotas. An account is the place of a tenant's quota, or 0: those of the tenants that have none. */
+model_verdict model_set_errors(const model* m, const model_quota* quota);
+void model_set(model* m, const model_quota* quota);
+model_verdict model_delete_errors(const model* m, uint64_t tenant);
+void model_delete(model* m, uint64_t tenant);
+uint32_t model_account(const model* m, uint64_t tenant);
+uint32_t model_active(const model* m, uint32_t account);
+uint32_t model_cached(const model* m, uint32_t account);
+uint32_t model_available(const model* m, uint32_t account);
+uint32_t model_seqs_of(const model* m, uint32_t account);
+uint32_t model_slots_of(const model* m, uint32_t account);
+
+/* Of reservations that need so many blocks for each account. */
+uint32_t model_need_errors(const model* m, const uint32_t* need);
+bool model_may_activate(const model* m, uint64_t tenant);
+bool model_is_above_limit(const model* m, uint32_t account, uint32_t need);
+uint32_t model_richest(const model* m, const uint32_t* need); /* whose cached block goes next */
+void model_evict_oldest(model* m, uint32_t account);
 
 /* Compare the numbers that the model predicts. Returns the name of the first that differs, or
  * NULL. */

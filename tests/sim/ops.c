@@ -19,8 +19,7 @@ static void op_create(sim* s) {
         op_free(s);
         return;
     }
-    const uint32_t which = sim_below(s, s->tenants);
-    const uint64_t tenant = which == 0 ? 0 : which == 1 ? 0x8000000000000001 : UINT64_MAX;
+    const uint64_t tenant = sim_draw_tenant(s, s->tenants);
     const model_verdict verdict = model_create_errors(&s->model);
     pkv_seq handle;
     sim_before(s, verdict);
@@ -196,9 +195,8 @@ static void adopt_evictions(sim* s, uint32_t count, int status) {
     pkv_cache_stats(s->cache, &stats);
     const uint64_t evicted = stats.evictions - s->model.counters.evictions;
     if (evicted == 0) return;
-    const uint32_t needed = model_evictions(&s->model, s->model_entries, count);
+    const uint32_t needed = model_make_room(&s->model, s->model_entries, count);
     if (evicted != needed) sim_fail(s, "%u evictions, want none or %u", (unsigned)evicted, needed);
-    model_evict(&s->model, needed);
 }
 
 static sim_plan* find_plan(sim* s, bool open) {
@@ -372,6 +370,7 @@ static const struct {
     {op_attend, 2},     {op_end, 22},         {sim_hostile, 4},     {op_clock, 1},
     {op_seq_write, 2},  {sim_op_swap_out, 3}, {sim_op_swap_in, 6},  {sim_op_transfer, 12},
     {sim_op_lookup, 5}, {sim_op_announce, 5}, {sim_op_set_keys, 3}, {sim_op_publish, 2},
+    {sim_op_quota, 4},
 };
 
 void sim_op(sim* s) {

@@ -49,7 +49,7 @@ static void adopt_evictions(sim* s, uint32_t seq, int status) {
     if (status != PKV_EIO) return;
     pkv_cache_stats(s->cache, &stats);
     if (stats.evictions == s->model.counters.evictions) return;
-    model_evict(&s->model, model_swap_in_evictions(&s->model, seq));
+    model_swap_in_room(&s->model, seq);
 }
 
 void sim_op_swap_in(sim* s) {

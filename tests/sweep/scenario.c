@@ -38,6 +38,7 @@ pkv_config scenario_config(const scenario_kind* kind) {
     config.blocks = 12;
     config.host_blocks = 12;
     config.transfers_max = 1;
+    config.tenants_max = 2;
     config.sequences_max = SCENARIO_SEQS;
     config.sequence_tokens_max = 48 * quarter;
     config.plan_tokens_max = 48 * quarter;
@@ -327,6 +328,26 @@ static int free_d(scenario* s) {
     return free_seq(s, D);
 }
 
+static int set_quota_d(scenario* s) {
+    const pkv_tenant_config config = {.tenant = 2, .guaranteed = 10, .limit = 12};
+    return pkv_tenant_set(s->cache, &config);
+}
+
+static int look_at_quotas(scenario* s) {
+    pkv_tenant_info info;
+    uint64_t tenant;
+    uint32_t count;
+    int status = pkv_tenant_list(s->cache, &tenant, 1, &count);
+    if (status == PKV_OK) status = pkv_tenant_get(s->cache, tenant, &info);
+    if (status != PKV_OK) return status;
+    expect(s, count == 1 && tenant == 2 && info.guaranteed == 10 && info.sequences == 1);
+    return PKV_OK;
+}
+
+static int unset_quota_d(scenario* s) {
+    return pkv_tenant_delete(s->cache, 2);
+}
+
 /* ---- To the host tier and back --------------------------------------------------------------- */
 
 typedef int start_swap(pkv_cache* cache, pkv_seq seq, pkv_transfer* transfer);
@@ -472,6 +493,8 @@ const scenario_step scenario_steps[] = {
     {"free b", free_b},
     {"free c", free_c},
     {"create d", create_d},
+    {"set quota d", set_quota_d},
+    {"quotas", look_at_quotas},
     {"begin d", begin_d},
     {"write d", write_d},
     {"commit d", commit_plan},
@@ -481,6 +504,7 @@ const scenario_step scenario_steps[] = {
     {"read d", read_d},
     {"swap out d", swap_out_d},
     {"free d", free_d},
+    {"unset quota d", unset_quota_d},
     {"cache", look_at_cache},
     {"clock", look_at_clock},
     {"faults", look_at_faults},

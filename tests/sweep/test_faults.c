@@ -207,8 +207,9 @@ TEST(every_step_that_changes_something_changes_the_digest) {
     ASSERT_OK(pkv_cache_create(&config, &cache));
     scenario_start(&s, cache, &scenario_kinds[0]);
     for (uint32_t i = 0; i < scenario_step_count; i++) {
-        static const char* const verbs[] = {"create", "begin", "commit", "fork", "truncate",
-                                            "append", "abort", "free",   "swap", "accept"};
+        static const char* const verbs[] = {"create",   "begin",  "commit", "fork",
+                                            "truncate", "append", "abort",  "free",
+                                            "swap",     "accept", "set",    "unset"};
         const pkv_report before = report_of(cache);
         ASSERT_OK(scenario_steps[i].run(&s));
         bool changes = false;

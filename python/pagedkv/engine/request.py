@@ -37,6 +37,7 @@ class Request:
     beam         None, or: the `samples` best that a beam search finds
     group        free label; requests of a group usually share a preamble
     text         the prompt as text, for display
+    tenant       whose it is: its blocks, its quota, and the only cached prefixes that it finds
     """
 
     id: str
@@ -46,6 +47,7 @@ class Request:
     samples: int = 1
     group: str = ""
     text: str = ""
+    tenant: int = 0
     beam: BeamParams | None = None
 
     @property

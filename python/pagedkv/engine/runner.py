@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from pagedkv import Cache, OutOfBlocks, Step, TooBig
+from pagedkv import Cache, OutOfBlocks, QuotaError, Step, TooBig
 
 from .arrays import Array
 from .beamgroup import BeamGroup
@@ -181,12 +181,12 @@ class Engine:
             entries = [chunk.entry for chunk in chunks]
             try:
                 return stack.enter_context(self.cache.step(entries)), chunks
-            except (OutOfBlocks, TooBig):
+            except (OutOfBlocks, QuotaError, TooBig) as error:
                 # TooBig: more blocks in one step than there are in all.
                 if any(chunk.guesses for chunk in chunks):
                     chunks = [chunk.guessing(None) for chunk in chunks]
                 else:
-                    chunks = self.scheduler.make_room(chunks)
+                    chunks = self.scheduler.make_room(chunks, isinstance(error, QuotaError))
 
     def _advance(self, sample: Sample, row: Any) -> list[Completion]:
         """Choose the next token of `sample`, and of siblings that fork off here."""
@@ -262,11 +262,13 @@ def cache_for(
     step_tokens: int = 512,
     threads: int = 0,
     device: str = "cpu",
+    tenants: int = 0,
 ) -> Cache:
     """A cache with the geometry of a model and room for an Engine of this batch and step.
 
     dtype    None: "f16" on a GPU, which cannot store f32, else "f32"
     device   "cuda": heads are as wide as the next wider ones that there are kernels for
+    tenants  tenants that can have a quota (`Cache.set_tenant`)
 
     Raises pagedkv.Error when the library refuses a value, such as a type it has no kernel for.
     """
@@ -288,6 +290,7 @@ def cache_for(
         step_tokens=step_tokens,
         threads=threads,
         device=device,
+        tenants=tenants,
     )
 
 

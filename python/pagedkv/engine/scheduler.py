@@ -22,6 +22,9 @@ R4  Samples announce what they are going to compute. A request whose prefix has 
 R5  When a step runs out of blocks, the policy's victim gives all of its blocks back and waits
     again; its tokens stay. The computed part usually is still cached when it returns. The beams of
     a search give way together, and come back together.
+R6  Tenants with quotas wait for themselves. A tenant at its limit holds nobody up, what fits within
+    a guarantee overtakes a line for the pool, and who gives way is of the tenant that is at its
+    limit, or has more than it is guaranteed (see quotas.py).
 
 The pool is never promised beyond R3, so R5 happens when outputs grow, not as a matter of course.
 """
@@ -39,6 +42,7 @@ from .beamgroup import BeamGroup
 from .config import ModelConfig
 from .errors import EngineError, RequestError
 from .policy import ArrivalOrder, Policy
+from .quotas import Room, most_blocks, room, tenants_over_limit, tenants_that_borrow
 from .request import Completion, Request, Sample
 
 if TYPE_CHECKING:
@@ -123,8 +127,11 @@ class Scheduler:
         self.preemptions = 0
         self._submitted = 0
         self._blocks_total = cache.stats().blocks_total
-        # The head of the queue did not fit into so many blocks; asked again when there are more.
-        self._short: tuple[Sample, int] | None = None
+        # The first of a tenant was short of its limit, or of the pool, when there was so much room;
+        # asked again when there is more.
+        self._short: dict[int, tuple[Sample, bool, Room]] = {}
+        # Somebody waits for the pool: nobody takes from it before.
+        self._line = False
 
     # ---- Requests come and go
 
@@ -154,6 +161,12 @@ class Scheduler:
             raise RequestError(
                 f"{where}: {lengths} needs {need} blocks of {self.cache.block_tokens} tokens,"
                 f" the pool has {self._blocks_total}: it can never fit"
+            )
+        most = most_blocks(self.cache, request.tenant)
+        if need > most:
+            raise RequestError(
+                f"{where}: {lengths} needs {need} blocks of {self.cache.block_tokens} tokens,"
+                f" tenant {request.tenant} may have {most}: it cannot fit"
             )
 
     def _check_beams(self, request: Request, where: str) -> None:
@@ -236,34 +249,48 @@ class Scheduler:
         return chunks
 
     def admit(self) -> None:
-        """Move samples from waiting to running, as far as seats and blocks go (R3, R4)."""
+        """Move samples from waiting to running, as far as seats and blocks go (R3, R4, R6)."""
+        behind: set[int] = set()  # tenants whose first request waits
+        self._line = False
         for sample in list(self.waiting):
             if self.seats_taken + 1 + sample.siblings > self.batch:
                 return
-            if self._is_prefix_under_way(sample):
+            if sample.request.tenant in behind or self._is_prefix_under_way(sample):
                 continue
             if not self._attach(sample):
-                return
+                behind.add(sample.request.tenant)
+                continue
             self.waiting.remove(sample)
             self.running.append(sample)
 
-    def make_room(self, chunks: list[Chunk]) -> list[Chunk]:
+    def make_room(self, chunks: list[Chunk], is_at_limit: bool = False) -> list[Chunk]:
         """`chunks` ran out of blocks: preempt one sample (R5) and return what to try instead.
 
-        A sample, or a beam search, that is alone computes its tokens in smaller pieces: with a
-        sliding window fewer blocks are then needed at once. Raises EngineError when even one token
-        does not fit, which means that someone else holds blocks of this cache.
+        is_at_limit   it was the limit of a tenant that refused them
+
+        A sample, or a beam search, that is alone, or alone with its limit, computes its tokens in
+        smaller pieces: with a sliding window fewer blocks are then needed at once. Raises
+        EngineError when nobody else runs and not even one token fits, which means that someone
+        outside holds blocks of this cache.
         """
-        if len({id(sample.beams or sample) for sample in self.running}) == 1:
-            count = max(chunk.count for chunk in chunks)
-            if count == 1:
+        candidates = self._who_may_give_way(chunks, is_at_limit)
+        if _is_one(candidates if is_at_limit else self.running):
+            count = max(chunk.count for chunk in chunks if chunk.sample in candidates)
+            if count > 1:
+                return self.chunks(prefill_max=count // 2)
+            if _is_one(self.running):
                 raise EngineError("no block is left for a request that runs alone")
-            return self.chunks(prefill_max=count // 2)
-        victim = self._give_way(self.policy.victim(self.running))
+        victim = self._give_way(self.policy.victim(candidates))
         victim.preemptions += 1
         self.preemptions += 1
         self._enqueue(victim)
         return self.chunks()
+
+    def _who_may_give_way(self, chunks: list[Chunk], is_at_limit: bool) -> list[Sample]:
+        """Running samples of the tenants that want too much (R6)."""
+        find = tenants_over_limit if is_at_limit else tenants_that_borrow
+        tenants = find(self.cache, chunks)
+        return [s for s in self.running if s.request.tenant in tenants] or self.running
 
     def _give_way(self, victim: Sample) -> Sample:
         """Take `victim`, or all beams of its search, out; returns who waits then."""
@@ -306,12 +333,14 @@ class Scheduler:
             (1 + sample.siblings) * -(-sample.request.tokens_max // size) for sample in self.running
         )
 
-    def _blocks_owed(self) -> int:
-        """Blocks that running samples need for the tokens they have, and one more each."""
-        return sum(
-            self._blocks_wanted(sample, sample.computed) + 1 + sample.siblings
-            for sample in self.running
-        )
+    def _blocks_owed(self) -> dict[int, int]:
+        """Blocks that running samples need for the tokens they have, and one more each; by
+        tenant."""
+        owed: dict[int, int] = {}
+        for sample in self.running:
+            need = self._blocks_wanted(sample, sample.computed) + 1 + sample.siblings
+            owed[sample.request.tenant] = owed.get(sample.request.tenant, 0) + need
+        return owed
 
     def _blocks_wanted(self, sample: Sample, computed: int) -> int:
         """Blocks for the tokens that `sample` and its siblings have, beyond the first `computed`,
@@ -320,34 +349,51 @@ class Scheduler:
         ahead = own - self.blocks_held(sample.length)
         return own - self.blocks_held(computed) + sample.siblings * ahead
 
-    def _room(self) -> int:
-        """Blocks to be had beyond those owed. May be negative while outputs grow."""
-        stats = self.cache.stats()
-        return stats.blocks_free + stats.blocks_cached - self._blocks_owed()
-
     def _attach(self, sample: Sample) -> bool:
-        """Give `sample` a sequence with its cached prefix, if its prompt then fits (R3)."""
-        room = self._room()
-        if self.running and self._short is not None:
-            short, room_then = self._short
-            if short is sample and room <= room_then:
-                return False
-        sequence = self.cache.sequence()
+        """Give `sample` a sequence with its cached prefix, if its prompt then fits (R3, R6)."""
+        tenant = sample.request.tenant
+        before = room(self.cache, tenant, self._blocks_owed())
+        if self.running and self._is_still_short(sample, before):
+            return False
+        sequence = self.cache.sequence(tenant)
         # One token is left out: its logits are wanted, so it must be computed.
         reused = sequence.match(sample.tokens[: sample.length - 1]) if sample.length > 1 else 0
         need = self._blocks_wanted(sample, reused)
         need += reused % self.cache.block_tokens > 0  # a block shared in part is copied
+        now = room(self.cache, tenant, self._blocks_owed())
+        is_at_limit = need > now.own and any(s.request.tenant == tenant for s in self.running)
         # Alone it may begin: behind a window a prompt longer than the pool fits, in small chunks.
-        if self.running and need > self._room():
+        if self.running and (is_at_limit or not now.fits(need, self._line)):
             sequence.close()
-            self._short = (sample, room)
+            self._note_short(sample, is_at_limit, before)
             return False
-        self._short = None
+        self._short.pop(tenant, None)
         sequence.announce(sample.tokens[: sample.length])
         sample.attach(sequence, reused)
         if sample.preemptions == 0:
             sample.reused = reused
         return True
+
+    def _is_still_short(self, sample: Sample, now: Room) -> bool:
+        """Whether there is no need to ask again what the prompt of `sample` takes."""
+        if self._line and now.ahead == 0:
+            return True
+        short, is_at_limit, then = self._short.get(sample.request.tenant, (None, False, now))
+        if short is not sample:
+            return False
+        if is_at_limit:
+            return now.own <= then.own
+        if now.blocks > then.blocks:
+            return False
+        self._line = True
+        return True
+
+    def _note_short(self, sample: Sample, is_at_limit: bool, then: Room) -> None:
+        """Who is behind a line for the pool is asked again when it is over."""
+        if is_at_limit or not self._line:
+            self._short[sample.request.tenant] = (sample, is_at_limit, then)
+        if not is_at_limit:
+            self._line = True
 
     # ---- Order
 
@@ -361,5 +407,10 @@ class Scheduler:
         """Whether a running sample will soon commit full blocks that `sample` can share (R4)."""
         if sample.length == 1 or not self.running:
             return False
-        with self.cache.sequence() as sequence:
+        with self.cache.sequence(sample.request.tenant) as sequence:
             return sequence.lookup(sample.tokens[: sample.length - 1]).pending > 0
+
+
+def _is_one(samples: list[Sample]) -> bool:
+    """Whether it is one request, or the beams of one search."""
+    return len({id(sample.beams or sample) for sample in samples}) == 1

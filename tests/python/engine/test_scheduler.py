@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pagedkv import QuotaError
 from pagedkv.engine import ArrivalOrder, ModelConfig, Request, RequestError, Scheduler, cache_for
 from pagedkv.engine.config import Fields, parse_config
 from tiny import CONFIG
@@ -225,3 +226,99 @@ def test_blocks_behind_a_window() -> None:
         assert scheduler.blocks_held(400, chunk=1) == 4
         assert scheduler.blocks_held(400) == 8
         scheduler.check(request(400))
+
+
+# ---- Tenants with quotas
+
+CHAT, BATCH = 1, 2
+
+
+@pytest.fixture
+def shared() -> Iterator[Scheduler]:
+    """20 blocks of 8 tokens, 8 seats, for tenants with quotas."""
+    with cache_for(MODEL, blocks=20, block_tokens=8, batch=8, tenants=2) as cache:
+        yield Scheduler(cache, MODEL, batch=8, step_tokens=256)
+
+
+def ask(scheduler: Scheduler, tenant: int, length: int, name: str, first: int = 0) -> None:
+    scheduler.submit(
+        dataclasses.replace(request(length, name=name, first=first), tenant=tenant), 0.0
+    )
+
+
+def names(samples: list[Any]) -> list[str]:
+    return [sample.request.id for sample in samples]
+
+
+def test_a_tenant_at_its_limit_holds_nobody_up(shared: Scheduler) -> None:
+    shared.cache.set_tenant(BATCH, limit=6)
+    ask(shared, BATCH, 30, "b1")
+    ask(shared, BATCH, 30, "b2", 5)
+    ask(shared, BATCH, 3, "b3", 9)
+    ask(shared, CHAT, 50, "c", 7)
+    shared.admit()
+    assert names(shared.running) == ["b1", "c"]
+    before = shared.cache.stats().prefix_query_tokens
+    shared.admit()
+    assert shared.cache.stats().prefix_query_tokens == before, "asked again without new room"
+    shared.finish(shared.running[0])
+    shared.admit()
+    assert names(shared.running) == ["c", "b2", "b3"]
+
+
+def test_a_guarantee_overtakes_the_line_for_the_pool(shared: Scheduler) -> None:
+    shared.cache.set_tenant(CHAT, guaranteed=8)
+    ask(shared, BATCH, 70, "b1")
+    ask(shared, BATCH, 70, "b2", 5)
+    ask(shared, 3, 5, "other", 11)
+    ask(shared, CHAT, 50, "c1", 7)
+    ask(shared, CHAT, 50, "c2", 13)
+    shared.admit()
+    assert names(shared.running) == ["b1", "c1"]
+    shared.finish(shared.running[0])
+    shared.admit()
+    assert names(shared.running) == ["c1", "b2", "other"]
+
+
+def test_prefixes_under_way_are_those_of_the_same_tenant(shared: Scheduler) -> None:
+    ask(shared, CHAT, 40, "c1")
+    ask(shared, BATCH, 40, "b")
+    ask(shared, CHAT, 40, "c2")
+    shared.admit()
+    assert names(shared.running) == ["c1", "b"]
+
+
+def test_what_a_quota_can_never_hold_is_refused(shared: Scheduler) -> None:
+    shared.cache.set_tenant(BATCH, limit=6)
+    shared.cache.set_tenant(CHAT, guaranteed=4)
+    with pytest.raises(RequestError, match="needs 7 blocks of 8 tokens, tenant 2 may have 6"):
+        ask(shared, BATCH, 50, "b")
+    with pytest.raises(RequestError, match="tenant 3 may have 16: it cannot fit"):
+        ask(shared, 3, 130, "other")
+
+
+def test_who_gives_way_is_of_the_tenant_at_its_limit(shared: Scheduler) -> None:
+    ask(shared, BATCH, 16, "b1")
+    ask(shared, BATCH, 16, "b2", 5)
+    ask(shared, CHAT, 16, "c", 9)
+    shared.admit()
+    compute(shared)
+    shared.cache.set_tenant(BATCH, limit=5)
+    chunks = shared.chunks()
+    with pytest.raises(QuotaError):
+        shared.cache.step([chunk.entry for chunk in chunks]).abort()
+    shared.make_room(chunks, is_at_limit=True)
+    assert names(shared.running) == ["b1", "c"]
+    assert names(shared.waiting) == ["b2"]
+    compute(shared)
+
+
+def test_who_gives_way_has_more_than_it_is_guaranteed(shared: Scheduler) -> None:
+    shared.cache.set_tenant(CHAT, guaranteed=6)
+    ask(shared, BATCH, 16, "b1")
+    ask(shared, BATCH, 16, "b2", 5)
+    ask(shared, CHAT, 16, "c", 9)
+    shared.admit()
+    compute(shared)
+    shared.make_room(shared.chunks())
+    assert names(shared.running) == ["b1", "c"]
