@@ -115,11 +115,13 @@ class Arc(Policy):
         once = sum(where == "once" for where in self.gone.values())
         often = sum(where == "often" for where in self.gone.values())
         if ghost == "once":
-            self.target = min(self.capacity, self.target + max(1, often // max(1, once)))
-            if once == 0:
-                self.target = min(self.target, self.capacity)
+            self.target = min(self.capacity, self.target + self.step(once, often))
         else:
-            self.target = max(0, self.target - max(1, once // max(1, often)))
+            self.target = max(0, self.target - self.step(often, once))
+
+    @staticmethod
+    def step(own: int, other: int) -> int:
+        return max(1, other // own) if own else 1
 
     def use(self, node: Node) -> None:
         node.key = "often"

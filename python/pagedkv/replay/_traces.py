@@ -103,7 +103,7 @@ def _requests(lines: list[dict[str, Any]]) -> list[Blocks]:
 
 
 def _array(numbers: list[int]) -> Blocks:
-    return np.array(numbers, dtype=np.uint32)
+    return np.array(list(numbers), dtype=np.uint32)
 
 
 def _segments(parts: dict[str, list[int]]) -> Blocks:
