@@ -208,9 +208,9 @@ typedef struct pkv_candidate {
 
 /* Bring your own eviction: choose(ctx, candidates, offered, count, victims) names up to `count`
  * blocks that go first, in victims[count], and returns how many. It is offered up to offer_max
- * (default: all) idle blocks, least recently used first, and may name others that it knows of.
+ * (default: all) idle blocks, least recently used first.
  * Called once for each reservation that needs room, with the cache's lock held: it must not call
- * into the same cache. What it says can do no harm: names that are not those of idle cached blocks
+ * into the same cache. What it says can do no harm: names of blocks that were not offered
  * are passed over, more than `count` are all ignored, and for what is missing the least recently
  * used blocks go (stats.eviction_fallbacks). NULL `choose` means config.eviction. */
 typedef struct pkv_eviction_hook {

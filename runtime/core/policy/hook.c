@@ -9,13 +9,28 @@ static void rest(struct pkvi_domain* domain, uint32_t block) {
     pkvi_domain_append(domain, 0, block);
 }
 
+/* Keep the names of blocks that were offered, each once; `kind` marks them. Others may be in use, or
+ * of another domain. */
+static uint32_t keep_offered(const struct pkvi_domain* domain, uint32_t named) {
+    uint32_t* names = domain->shared->offer->names;
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < named; i++) {
+        const uint32_t block = names[i];
+        if (block >= domain->shared->block_count || !pkvi_candidate(domain, block)->kind) continue;
+        pkvi_candidate(domain, block)->kind = 0;
+        names[kept++] = block;
+    }
+    return kept;
+}
+
 static void prepare(struct pkvi_domain* domain, uint32_t count) {
     const struct pkvi_shared* shared = domain->shared;
     struct pkvi_offer* offer = shared->offer;
     uint32_t offered = 0;
     uint32_t block = domain->lists[0].head;
     for (; block != PKVI_NONE && offered < offer->hook.offer_max; offered++) {
-        const struct pkvi_candidate* candidate = pkvi_candidate(domain, block);
+        struct pkvi_candidate* candidate = pkvi_candidate(domain, block);
+        candidate->kind = 1;
         offer->candidates[offered] = (pkv_candidate){.block = block,
                                                      .page = candidate->page,
                                                      .uses = candidate->uses,
@@ -26,17 +41,15 @@ static void prepare(struct pkvi_domain* domain, uint32_t count) {
     offer->named =
         offer->hook.choose(offer->hook.ctx, offer->candidates, offered, count, offer->names);
     if (offer->named > count) offer->named = 0; /* nonsense: believe none of it */
-}
-
-static bool is_idle_here(const struct pkvi_domain* domain, uint32_t block) {
-    return block < domain->shared->block_count && pkvi_candidate(domain, block)->is_idle;
+    offer->named = keep_offered(domain, offer->named);
+    while (offered-- > 0)
+        pkvi_candidate(domain, offer->candidates[offered].block)->kind = 0;
 }
 
 static uint32_t evict(struct pkvi_domain* domain) {
     struct pkvi_offer* offer = domain->shared->offer;
-    while (offer->used < offer->named) {
+    if (offer->used < offer->named) {
         const uint32_t block = offer->names[offer->used++];
-        if (!is_idle_here(domain, block)) continue;
         pkvi_domain_remove(domain, block);
         return block;
     }
