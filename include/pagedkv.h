@@ -11,6 +11,9 @@
  *   page             the (position / block_tokens)-th piece of a sequence (logical)
  *   block            the storage of one page, numbered in its pool (physical)
  *   slot             where one token lives: block * block_tokens + position % block_tokens
+ *   arena, extent    device memory, and a fixed-size piece of it. A pool takes extents, cuts them
+ *                    into blocks and gives them back when all are free; several caches can share an
+ *                    arena
  *   group            layers that share geometry and a page table; a plain model has one group
  *   plan             what one step computes: the sequences, their new tokens, tables and slots
  *   commit           the moment when K/V of new tokens is declared computed. Only committed tokens
@@ -52,7 +55,8 @@
  *             handle gives PKV_ESTALE and is never undefined behaviour. Pointers must be valid or
  *             NULL where that is allowed; a NULL that is not allowed gives PKV_EINVAL.
  *   Threads   Every function may be called from any thread at any time, except that
- *             pkv_cache_destroy must be the last. A mutex per cache orders the bookkeeping; the
+ *             pkv_cache_destroy must be the last. A mutex per cache, or per arena that several
+ *             caches share, orders the bookkeeping; the
  *             heavy calls (pkv_write, pkv_attend, pkv_seq_read, pkv_seq_write) work outside it and
  *             keep their plan or sequence busy meanwhile: calls that would change it give
  *             PKV_EBUSY. Reservations (pkv_plan_begin, pkv_seq_append) hold it while they copy or
@@ -220,6 +224,19 @@ typedef struct pkv_eviction_hook {
     uint32_t offer_max;
 } pkv_eviction_hook;
 
+/* Which of the extents that have room serves next. None changes what a cache can hold; they differ in
+ * how many extents become empty, so that others can have them (docs/performance.md). */
+enum pkv_allocator {
+    PKV_ALLOCATOR_DEFAULT = 0, /* the best of them, as measured */
+    PKV_FIRST_FIT = 1,         /* the lowest address */
+    PKV_BEST_FIT = 2,          /* the fullest */
+    PKV_RING = 3,              /* the one that has had room for longest */
+    PKV_LIFO = 4               /* the one that was given room last */
+};
+
+/* Memory that several caches share; see ARENAS. */
+typedef struct pkv_arena pkv_arena;
+
 typedef struct pkv_config {
     uint32_t struct_size; /* set by pkv_config_init */
     uint32_t version;     /* set by pkv_config_init */
@@ -227,7 +244,8 @@ typedef struct pkv_config {
     const char* isa;      /* of the CPU device: "scalar", "avx2", "avx512", "avx512bf16", "neon";
                              default: $PKV_ISA, else the best that the processor has */
     uint32_t group_count; /* default 1 */
-    uint32_t blocks;      /* blocks of the pool: required, 1..2^24 */
+    uint32_t blocks;      /* blocks of the pool, 1..2^24: required. In a shared arena: how many it
+                             may have at most; default all that fit */
     pkv_group_config groups[PKV_GROUPS_MAX];
     uint32_t sequences_max;       /* sequences alive at once; default 256 */
     uint32_t sequence_tokens_max; /* of one sequence; default: what the blocks hold, <= 32768 */
@@ -261,15 +279,17 @@ typedef struct pkv_config {
     const char* eviction;
     pkv_eviction_hook eviction_hook;
     uint32_t tenants_max; /* tenants that can have a quota (see QUOTAS), 0..65535; default none */
+    uint32_t allocator;   /* enum pkv_allocator; default: the arena's, or the best */
+    pkv_arena* arena;     /* that the cache lives in; NULL: one of its own */
 } pkv_config;
 
 /* What a config will take. */
 typedef struct pkv_sizes {
     uint64_t block_bytes;       /* one block: all layers, K and V */
-    uint64_t arena_bytes;       /* device memory for all blocks */
+    uint64_t arena_bytes;       /* device memory for all blocks; in a shared arena at most */
     uint32_t blocks_per_extent; /* blocks in one extent of the arena */
-    uint32_t extents;
-    uint64_t host_bytes; /* host memory for the host tier */
+    uint32_t extents;           /* that hold all blocks */
+    uint64_t host_bytes;        /* host memory for the host tier */
 } pkv_sizes;
 
 /* Fill `config` with zeros and defaults for a program compiled with `version`: pass PKV_VERSION.
@@ -286,6 +306,81 @@ PKV_API int pkv_config_check(const pkv_config* config, const char** why, pkv_siz
  * sentence: no driver, no library, a wrong version. NULL when it can. */
 PKV_API const char* pkv_device_absent(const char* device);
 
+/* ---- Arenas ------------------------------------------------------------------------------------
+ *
+ * Several caches, one for each model, can live in one arena. Each cuts the extents that it takes
+ * into blocks of its own size, so that none is padded to another's; what is left at the end of an
+ * extent is all that is lost. An extent goes back to the arena when its last block is free, and
+ * moves to whoever needs it:
+ *
+ *   - a cache that is out of blocks takes free extents first, then evicts what it has cached itself
+ *   - when all of that is not enough it makes other caches give up extents whose blocks are only
+ *     cached, all that it needs or none. Blocks that a sequence names are never touched
+ *   - blocks that come from another cache are zeroed before anybody gets them
+ *
+ * config.blocks is then what a cache may have at most, and stats.blocks_total what it could have now.
+ * Caches of one arena are of its device and share its mutex. Devices "cpu" and "sim". */
+
+typedef struct pkv_arena_config {
+    uint32_t struct_size;  /* set by pkv_arena_config_init */
+    uint32_t version;      /* set by pkv_arena_config_init */
+    const char* device;    /* "cpu" (default) or "sim" */
+    uint64_t bytes;        /* memory, rounded down to whole extents: required */
+    uint64_t bytes_max;    /* address space; default bytes */
+    uint64_t extent_bytes; /* a multiple of 4096; default 2 MiB. One block of each cache must fit */
+    uint32_t allocator;    /* enum pkv_allocator, of its caches that name none */
+    const char* faults;    /* fault specification (see FAULTS); NULL: $PKV_FAULTS, else none */
+    uint64_t fault_seed;   /* of the faults' random choices */
+    pkv_memory_hook memory; /* for its books; called inside create and destroy */
+} pkv_arena_config;
+
+/* Fill `config` with zeros and defaults for a program compiled with `version`: pass PKV_VERSION.
+ * Errors  PKV_EINVAL, PKV_EVERSION when major or minor version differ from the library's. */
+PKV_API int pkv_arena_config_init(pkv_arena_config* config, uint32_t version);
+
+/* Check `config` as pkv_arena_create would, allocating nothing.
+ * why     set on error to a static sentence that names the field; may be NULL.
+ * Errors  PKV_EINVAL, PKV_EVERSION, PKV_ENOTSUP, PKV_ETOOBIG. */
+PKV_API int pkv_arena_config_check(const pkv_arena_config* config, const char** why);
+
+/* Create an arena.
+ * Owns    *arena is the caller's until pkv_arena_destroy. `config` and its strings are copied.
+ * Errors  as pkv_arena_config_check, and PKV_ENOMEM, PKV_EFAULTSPEC, PKV_EIO. */
+PKV_API int pkv_arena_create(const pkv_arena_config* config, pkv_arena** arena);
+
+/* Free an arena in which no cache lives. NULL is allowed and does nothing. It must be the last call
+ * on the arena, unless it fails.
+ * Errors  PKV_EBUSY (a cache lives in it). */
+PKV_API int pkv_arena_destroy(pkv_arena* arena);
+
+/* Let the arena have `bytes` from now on, rounded down to whole extents, at most bytes_max. What it
+ * loses is given back to the system: free extents wherever they lie, and when those are not enough
+ * extents whose blocks are only cached, all that it needs or none. What it gains is zeroed.
+ * Errors  PKV_EINVAL, PKV_ETOOBIG (more than bytes_max), PKV_ENOBLOCKS (caches hold more: nothing
+ *         has changed), PKV_ENOTSUP (the device cannot give memory back), PKV_EIO: nothing has
+ *         changed, but cached blocks that were evicted stay so. */
+PKV_API int pkv_arena_resize(pkv_arena* arena, uint64_t bytes);
+
+/* What an arena is used for. extents_total is extents_free and those that caches hold;
+ * bytes_used + bytes_loose + bytes_lost are the bytes of the latter. */
+typedef struct pkv_arena_stats {
+    uint32_t struct_size; /* set by the caller: sizeof(pkv_arena_stats) */
+    uint32_t caches;      /* that live in it */
+    uint32_t extents_max; /* of the address space */
+    uint32_t extents_total;
+    uint32_t extents_free;
+    uint64_t extent_bytes;
+    uint64_t bytes_used;      /* blocks in use, active and cached */
+    uint64_t bytes_loose;     /* free blocks in extents that caches hold: external fragmentation */
+    uint64_t bytes_lost;      /* ends of extents, too short for a block: internal fragmentation */
+    uint64_t extents_claimed; /* that one cache has made another give up */
+    uint64_t heap_bytes;      /* host memory of its books */
+} pkv_arena_stats;
+
+/* Copy the counters. stats->struct_size says how much of the struct the caller knows.
+ * Errors  PKV_EINVAL. */
+PKV_API int pkv_arena_get_stats(pkv_arena* arena, pkv_arena_stats* stats);
+
 /* ---- Cache ----------------------------------------------------------------------------------- */
 
 typedef struct pkv_cache pkv_cache;
@@ -301,14 +396,14 @@ PKV_API void pkv_cache_destroy(pkv_cache* cache);
 
 /* Counters of a cache. blocks_free + blocks_active + blocks_cached == blocks_total at all times. */
 typedef struct pkv_stats {
-    uint32_t struct_size; /* set by the caller: sizeof(pkv_stats) */
-    uint32_t blocks_total;
-    uint32_t blocks_free;   /* hold nothing */
+    uint32_t struct_size;   /* set by the caller: sizeof(pkv_stats) */
+    uint32_t blocks_total;  /* in a shared arena: that the cache has or could take now */
+    uint32_t blocks_free;   /* hold nothing; in a shared arena another cache may take them first */
     uint32_t blocks_active; /* named by at least one sequence */
     uint32_t blocks_cached; /* named by the prefix index only: evictable */
     uint32_t blocks_peak;   /* highest blocks_active so far */
     uint32_t extents_total;
-    uint32_t extents_used; /* extents that a pool holds */
+    uint32_t extents_used; /* extents that this cache holds */
     uint32_t sequences;    /* alive */
     uint32_t plans;        /* open */
     uint32_t leaves_total; /* page table leaves */
@@ -329,7 +424,7 @@ typedef struct pkv_stats {
     uint64_t table_rows_rewritten; /* plan rows written from their start */
     uint64_t heap_calls;           /* calls of the memory hook that allocated */
     uint64_t heap_bytes;           /* host memory held */
-    uint64_t arena_bytes;          /* device memory held */
+    uint64_t arena_bytes;          /* device memory held: in a shared arena by extents_used */
     uint64_t swap_out_bytes;       /* of transfers that ended well */
     uint64_t swap_in_bytes;
     uint64_t transfers_failed;
@@ -341,11 +436,33 @@ typedef struct pkv_stats {
     uint32_t pins;               /* alive; they are not counted among the sequences */
     uint64_t pins_expired;       /* at their timeout */
     uint64_t eviction_fallbacks; /* victims that the eviction hook should have named and did not */
+    uint64_t bytes_used;         /* of the extents that this cache holds: blocks in use, */
+    uint64_t bytes_loose;        /* free blocks (external fragmentation), */
+    uint64_t bytes_lost;         /* and ends too short for a block (internal) */
+    uint64_t extents_claimed;    /* that other caches of the arena gave up for this one */
+    uint64_t extents_ceded;      /* that this one gave up for others */
+    uint64_t blocks_moved;       /* by pkv_cache_compact */
+    uint64_t extents_emptied;    /* by it */
+    uint64_t reservations;       /* that took blocks, of plans and appends; how long they took: */
+    uint64_t reserve_p50_ns;     /* half of them at most, to about an eighth */
+    uint64_t reserve_p99_ns;
+    uint64_t reserve_max_ns;
 } pkv_stats;
 
 /* Copy the counters. stats->struct_size says how much of the struct the caller knows.
  * Errors  PKV_EINVAL. */
 PKV_API int pkv_cache_stats(pkv_cache* cache, pkv_stats* stats);
+
+/* Move blocks together, so that whole extents become free: for other caches of the arena, or to be
+ * given back (pkv_arena_resize). At most `max_moves` blocks are copied, and none that does not help to
+ * empty an extent within this call. Sequences may be in use meanwhile: what an open plan, a running
+ * call or a transfer holds, and uncommitted tokens, stay where they are. Numbers of other blocks
+ * that pkv_seq_blocks has given before may change, and nothing else that can be seen does.
+ * moved   set to the blocks that were copied, 0 when no extent can be emptied with so many; stats
+ *         say how many extents that was.
+ * Errors  PKV_EINVAL, PKV_EIO, PKV_ETIMEDOUT, PKV_EDEVICE: a copy has failed, and nothing moved.
+ * Threads holds the mutex while it copies: that is what `max_moves` bounds. */
+PKV_API int pkv_cache_compact(pkv_cache* cache, uint32_t max_moves, uint32_t* moved);
 
 /* The instruction set level that the cache's kernels run with: "scalar", "avx2", "sm_90", ... The
  * string lives as long as the cache. */

@@ -16,6 +16,7 @@ models on top of it is pagedkv.engine; the C library underneath is described in 
 """
 
 from . import errors
+from ._arena import Arena
 from ._cache import Cache
 from ._config import sizes, why_absent
 from ._eviction import EVICTION_POLICIES
@@ -24,7 +25,7 @@ from ._ffi import lib as _lib
 from ._install import get_include, get_library
 from ._pin import Pin
 from ._sequence import NO_BLOCK, Match, Sequence
-from ._stats import FaultPoint, Report, Sizes, Stats, TraceEvent
+from ._stats import ArenaStats, FaultPoint, Report, Sizes, Stats, TraceEvent
 from ._step import Step
 from ._tenant import TenantInfo
 from ._tokens import UnknownTokens
@@ -58,6 +59,8 @@ __version__: str = f"{_lib.PKV_VERSION_MAJOR}.{_lib.PKV_VERSION_MINOR}.{_lib.PKV
 __all__ = [
     "EVICTION_POLICIES",
     "NO_BLOCK",
+    "Arena",
+    "ArenaStats",
     "Away",
     "Busy",
     "Cache",

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _arrays as arrays
+from ._arena import Arena, Holders
 from ._config import Config
 from ._eviction import Chooser
 from ._faults import FaultSpec, current, describe, own_spec, register
 from ._ffi import check, ffi, lib, text
 from ._sequence import Sequence
-from ._stats import FaultPoint, Report, Stats, TraceEvent, read_stats
+from ._stats import FaultPoint, Report, Sizes, Stats, TraceEvent, read_stats
 from ._step import Entries, Step
 from ._tenant import TenantInfo, delete_quota, read_tenant, read_tenants, set_quota
 from ._values import unsigned
@@ -32,14 +33,24 @@ class _Owner:
     the sequences and steps that name it are asked to close.
     """
 
-    __slots__ = ("ended",)
+    __slots__ = ("_arena", "ended")
 
-    def __init__(self) -> None:
+    def __init__(self, arena: Holders | None) -> None:
         self.ended = False
+        self._arena = arena
+        if arena is not None:
+            arena.hold()
 
     def __call__(self, handle: Any) -> None:
         self.ended = True
         lib.pkv_cache_destroy(handle)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Of the arena: there is no cache any more, or there never was one."""
+        if self._arena is not None:
+            self._arena.let_go()
+        self._arena = None
 
 
 class Cache:
@@ -94,6 +105,10 @@ class Cache:
                         "fifo", "lfu", "slru", "s3fifo", "arc", "greedydual"; or a function, see
                         below
     tenants             tenants that can have a quota, see set_tenant(); default none
+    allocator           which extent of memory serves next: "first-fit", "best-fit", "ring" or
+                        "lifo"; default the arena's, or the best as measured
+    arena               an Arena, which several caches share; None: one of its own. `blocks` is then
+                        what the cache may have at most, 0: all that fit, and `device` the arena's
 
     On device "cuda" arrays are CUDA tensors of torch, CuPy arrays, or anything else that shares GPU
     memory; calls return before the GPU is done, and NaN is not looked for. head_dim is 64, 96, 128
@@ -134,7 +149,7 @@ class Cache:
         layers: int,
         kv_heads: int,
         head_dim: int,
-        blocks: int,
+        blocks: int = 0,
         value_dim: int = 0,
         block_tokens: int = 16,
         dtype: str = "f32",
@@ -149,7 +164,7 @@ class Cache:
         step_tokens: int = 4096,
         table_leaves: int = 0,
         threads: int = 0,
-        device: str = "cpu",
+        device: str | None = None,
         device_ordinal: int = 0,
         stream: Any = None,
         isa: str | None = None,
@@ -166,22 +181,30 @@ class Cache:
         key_bytes: int = 0,
         eviction: str | Chooser | None = None,
         tenants: int = 0,
+        allocator: str | None = None,
+        arena: Arena | None = None,
     ) -> None:
+        if device is None:
+            device = "cpu" if arena is None else arena.device
         options = dict(locals())
         del options["self"]
         self._handle: Any = None
-        self._owner = _Owner()
         config = Config(options)
         self._eviction = config.hook
         self._trace_capacity = max(trace_events, 1024)
         self._tenants_max = tenants
-        self._create(config, own_spec(faults, fault_seed))
+        self._owner = _Owner(None if arena is None else arena._holders)
+        try:
+            sizes = self._create(config, own_spec(faults, fault_seed))
+        except BaseException:
+            self._owner.let_go()
+            raise
         group = config.pointer.groups[0]
         self.layers = group.layers
         self.kv_heads = group.kv_heads
         self.head_dim = group.key_dim
         self.value_dim = group.value_dim or group.key_dim
-        self.blocks = config.pointer.blocks
+        self.blocks = config.pointer.blocks or sizes.blocks_per_extent * sizes.extents
         self.block_tokens = group.block_tokens
         self.k_dtype = _DTYPE_NAMES[group.k_dtype]
         self.v_dtype = _DTYPE_NAMES[group.v_dtype]
@@ -194,8 +217,8 @@ class Cache:
         if stream is not None:
             self.use_stream(stream)
 
-    def _create(self, config: Config, own: FaultSpec) -> None:
-        config.check()
+    def _create(self, config: Config, own: FaultSpec) -> Sizes:
+        sizes = config.check()
         created = ffi.new("pkv_cache**")
         with register() as caches:
             faults = current(own)
@@ -207,6 +230,7 @@ class Cache:
             self._handle = ffi.gc(created[0], self._owner)
             self._own_faults = own
             caches.add(self)
+        return sizes
 
     @property
     def eviction_error(self) -> BaseException | None:
@@ -360,6 +384,25 @@ class Cache:
     def stats(self) -> Stats:
         """The counters of the cache at this moment."""
         return read_stats(self._live())
+
+    def compact(self, max_moves: int) -> int:
+        """Move blocks together, so that whole extents of memory become free for other caches of the
+        arena, or to be given back with Arena.resize().
+
+        max_moves   blocks that may be copied; none is that does not help to empty an extent within
+                    this call
+        Returns     blocks that were copied; 0 when no extent can be emptied with so many
+
+        Sequences may be in use: what an open step, a running call or a transfer holds, and appended
+        tokens, stay where they are. Block numbers seen before may change.
+
+        Raises DeviceIOError, DeviceTimeout, DeviceFailed: nothing has moved then.
+        """
+        moved = ffi.new("uint32_t*")
+        moves = unsigned("max_moves", max_moves)
+        check(lib.pkv_cache_compact(self._live(), moves, moved), "Cache.compact")
+        count: int = moved[0]
+        return count
 
     def check(self) -> Report:
         """Recount everything and compare with the books. Takes time in proportion to the cache.

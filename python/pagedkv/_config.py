@@ -16,7 +16,9 @@ from .errors import CLASSES, InvalidArgument
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["CacheOptions", "Config", "sizes", "why_absent"]
+    from ._arena import Arena
+
+__all__ = ["CacheOptions", "Config", "allocator_code", "sizes", "why_absent"]
 
 
 class CacheOptions(TypedDict, total=False):
@@ -57,6 +59,8 @@ class CacheOptions(TypedDict, total=False):
     key_bytes: int
     eviction: str | Chooser | None
     tenants: int
+    allocator: str | None
+    arena: Arena | None
 
 
 # Keyword -> field of pkv_group_config, and of pkv_config.
@@ -91,6 +95,13 @@ _CONFIG_FIELDS = {
 _KEYWORDS = {field: keyword for keyword, field in (_GROUP_FIELDS | _CONFIG_FIELDS).items()}
 _SEEDS = ("seed", "fault_seed")
 _STRINGS = ("device", "isa", "faults", "eviction")
+_ALLOCATORS = {
+    None: "PKV_ALLOCATOR_DEFAULT",
+    "first-fit": "PKV_FIRST_FIT",
+    "best-fit": "PKV_BEST_FIT",
+    "ring": "PKV_RING",
+    "lifo": "PKV_LIFO",
+}
 
 
 class Config:
@@ -113,6 +124,8 @@ class Config:
             given = given | {"eviction": None}
         for keyword in _STRINGS:
             self.set_string(keyword, given.get(keyword))
+        self.pointer.allocator = allocator_code(given.get("allocator"))
+        self._set_arena(given.get("arena"))
         self.pointer.prefix_off = not given.get("prefix", True)
         if self.pointer.threads == 0:
             self.pointer.threads = _processors()
@@ -129,6 +142,11 @@ class Config:
             asked = given.get(keyword)
             code = cache_dtype_code(keyword, dtype if asked is None else asked)
             setattr(group, keyword, code)
+
+    def _set_arena(self, arena: Arena | None) -> None:
+        if arena is not None:
+            self._arena = arena._live()  # the handle stays alive as long as this object
+            self.pointer.arena = self._arena
 
     def set_string(self, field: str, value: str | None) -> None:
         """Point `field` to a copy of `value` that lives as long as this object."""
@@ -160,6 +178,15 @@ class Config:
         if given is None and keyword in ("k_dtype", "v_dtype"):
             given = self._given.get("dtype", "f32")
         return f"{keyword}:{rest}, got {given!r}"
+
+
+def allocator_code(name: str | None) -> int:
+    """The library's number of an allocator policy."""
+    if name not in _ALLOCATORS:
+        names = ", ".join(f'"{name}"' for name in _ALLOCATORS if name)
+        raise InvalidArgument(f"allocator: expected one of {names}, got {name!r}")
+    code: int = getattr(lib, _ALLOCATORS[name])
+    return code
 
 
 def sizes(**options: Unpack[CacheOptions]) -> Sizes:

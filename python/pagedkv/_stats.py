@@ -7,7 +7,16 @@ from typing import Any
 
 from ._ffi import check, ffi, lib
 
-__all__ = ["FaultPoint", "Report", "Sizes", "Stats", "TraceEvent", "read_stats"]
+__all__ = [
+    "ArenaStats",
+    "FaultPoint",
+    "Report",
+    "Sizes",
+    "Stats",
+    "TraceEvent",
+    "read_arena_stats",
+    "read_stats",
+]
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,13 @@ class Stats:
     tokens_rejected         tokens computed, and then dropped by Step.accept
     pins, pins_expired      pins alive; pins that ended at their timeout
     eviction_fallbacks      victims that a function of eviction should have named and did not
+    bytes_used, _loose, _lost   of the extents that the cache holds: blocks in use; free blocks;
+                            ends too short for a block
+    extents_claimed, _ceded extents that other caches of the arena gave up, and the other way round
+    blocks_moved            blocks that compact() copied
+    extents_emptied         extents that it made free by that
+    reservations            steps and appends that took blocks
+    reserve_p50_ns, _p99_ns, _max_ns    how long those took; quantiles to about an eighth
     """
 
     blocks_total: int
@@ -102,6 +118,63 @@ class Stats:
     pins: int
     pins_expired: int
     eviction_fallbacks: int
+    bytes_used: int
+    bytes_loose: int
+    bytes_lost: int
+    extents_claimed: int
+    extents_ceded: int
+    blocks_moved: int
+    extents_emptied: int
+    reservations: int
+    reserve_p50_ns: int
+    reserve_p99_ns: int
+    reserve_max_ns: int
+
+    @property
+    def external_fragmentation(self) -> float:
+        """Share of the memory of held extents that is free blocks, which no other cache can use."""
+        return self.bytes_loose / (self.bytes_used + self.bytes_loose + self.bytes_lost or 1)
+
+    @property
+    def internal_fragmentation(self) -> float:
+        """Share of the memory of held extents that is too short for a block."""
+        return self.bytes_lost / (self.bytes_used + self.bytes_loose + self.bytes_lost or 1)
+
+
+@dataclass(frozen=True)
+class ArenaStats:
+    """What an arena is used for, at one moment.
+
+    caches              that live in it
+    extents_max         extents of the address space
+    extents_total, _free    extents there are, and those that no cache holds
+    extent_bytes        bytes of one
+    bytes_used, _loose, _lost   of the extents that caches hold: blocks in use; free blocks;
+                        ends too short for a block
+    extents_claimed     extents that one cache has made another give up
+    heap_bytes          bytes of host memory for its books
+    """
+
+    caches: int
+    extents_max: int
+    extents_total: int
+    extents_free: int
+    extent_bytes: int
+    bytes_used: int
+    bytes_loose: int
+    bytes_lost: int
+    extents_claimed: int
+    heap_bytes: int
+
+    @property
+    def external_fragmentation(self) -> float:
+        """Share of the memory of held extents that is free blocks, which no other cache can use."""
+        return self.bytes_loose / (self.bytes_used + self.bytes_loose + self.bytes_lost or 1)
+
+    @property
+    def internal_fragmentation(self) -> float:
+        """Share of the memory of held extents that is too short for a block."""
+        return self.bytes_lost / (self.bytes_used + self.bytes_loose + self.bytes_lost or 1)
 
 
 @dataclass(frozen=True)
@@ -156,3 +229,10 @@ def read_stats(handle: Any) -> Stats:
     filled = ffi.new("pkv_stats*", {"struct_size": ffi.sizeof("pkv_stats")})
     check(lib.pkv_cache_stats(handle, filled), "Cache.stats")
     return Stats(*(getattr(filled, name) for name in _STATS_FIELDS))
+
+
+def read_arena_stats(handle: Any) -> ArenaStats:
+    """The counters of an arena."""
+    filled = ffi.new("pkv_arena_stats*", {"struct_size": ffi.sizeof("pkv_arena_stats")})
+    check(lib.pkv_arena_get_stats(handle, filled), "Arena.stats")
+    return ArenaStats(*(getattr(filled, field.name) for field in fields(ArenaStats)))

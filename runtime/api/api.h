@@ -8,12 +8,12 @@
 #include "core/cache.h"
 
 static inline void pkvi_lock(pkv_cache* cache) {
-    pthread_mutex_lock(&cache->lock);
+    pthread_mutex_lock(&cache->arena->lock);
 }
 
 /* Unlock and hand `status` on, so that a function can end with it. */
 static inline int pkvi_unlock(pkv_cache* cache, int status) {
-    pthread_mutex_unlock(&cache->lock);
+    pthread_mutex_unlock(&cache->arena->lock);
     return status;
 }
 

@@ -54,6 +54,13 @@ int pkv_cache_stats(pkv_cache* cache, pkv_stats* stats) {
     return PKV_OK;
 }
 
+int pkv_cache_compact(pkv_cache* cache, uint32_t max_moves, uint32_t* moved) {
+    if (cache == NULL) return PKV_EINVAL;
+    if (moved == NULL) return PKV_EINVAL;
+    pkvi_lock(cache);
+    return pkvi_unlock(cache, pkvi_cache_compact(cache, max_moves, moved));
+}
+
 const char* pkv_cache_isa(const pkv_cache* cache) {
     return cache == NULL ? NULL : cache->device->isa;
 }

@@ -23,9 +23,30 @@ static uint64_t tick_us(void) {
 #endif
 }
 
+static uint64_t monotonic_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* Not ordered with the instructions around it, which does not matter for tens of nanoseconds. */
+static uint64_t counter(void) {
+#if defined(__x86_64__)
+    return __builtin_ia32_rdtsc();
+#elif defined(__aarch64__)
+    uint64_t ticks;
+    __asm__ volatile("mrs %0, cntvct_el0" : "=r"(ticks));
+    return ticks;
+#else
+    return monotonic_ns();
+#endif
+}
+
 void pkvi_clock_init(struct pkvi_clock* clock, bool is_virtual) {
     clock->is_virtual = is_virtual;
     clock->start_us = monotonic_us();
+    clock->start_ns = monotonic_ns();
+    clock->start_ticks = counter();
     atomic_init(&clock->virtual_us, 0);
 }
 
@@ -38,6 +59,18 @@ uint64_t pkvi_clock_recent_us(struct pkvi_clock* clock) {
     if (clock->is_virtual) return pkvi_clock_now_us(clock);
     const uint64_t now = tick_us();
     return now > clock->start_us ? now - clock->start_us : 0; /* the tick may be before the start */
+}
+
+uint64_t pkvi_clock_ticks(struct pkvi_clock* clock) {
+    return clock->is_virtual ? pkvi_clock_now_us(clock) * 1000 : counter();
+}
+
+uint64_t pkvi_clock_ticks_ns(struct pkvi_clock* clock, uint64_t ticks) {
+    if (clock->is_virtual) return ticks;
+    const uint64_t passed = counter() - clock->start_ticks;
+    const uint64_t passed_ns = monotonic_ns() - clock->start_ns;
+    if (passed == 0) return 0;
+    return (uint64_t)((double)ticks * (double)passed_ns / (double)passed);
 }
 
 void pkvi_clock_advance(struct pkvi_clock* clock, uint64_t us) {

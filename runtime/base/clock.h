@@ -12,6 +12,8 @@
 struct pkvi_clock {
     bool is_virtual;
     uint64_t start_us;           /* of the monotonic clock, at init */
+    uint64_t start_ns;           /* the same */
+    uint64_t start_ticks;        /* of the processor's counter, at init */
     _Atomic uint64_t virtual_us; /* since init */
 };
 
@@ -21,6 +23,12 @@ uint64_t pkvi_clock_now_us(struct pkvi_clock* clock);
 /* The same as of the last tick of the system, some milliseconds ago at most: a fifth of the price,
  * for what happens with every token. */
 uint64_t pkvi_clock_recent_us(struct pkvi_clock* clock);
+
+/* For short durations: the processor's own counter, or the virtual clock. */
+uint64_t pkvi_clock_ticks(struct pkvi_clock* clock);
+
+/* How long that is, from what the counter has done since init. */
+uint64_t pkvi_clock_ticks_ns(struct pkvi_clock* clock, uint64_t ticks);
 
 /* Move a virtual clock forward; a monotonic one is left alone. */
 void pkvi_clock_advance(struct pkvi_clock* clock, uint64_t us);

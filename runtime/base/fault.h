@@ -34,6 +34,8 @@
     X(DEVICE_TRANSFER_SUBMIT, "device.transfer.submit", "a swap is handed to the device")          \
     X(DEVICE_TRANSFER_DONE, "device.transfer.done", "a swap completes")                            \
     X(ARENA_TAKE, "arena.take", "a pool takes an extent from the arena")                           \
+    X(ARENA_CLAIM, "arena.claim", "another cache's cached blocks are evicted for their extents")   \
+    X(ARENA_RESIZE, "arena.resize", "an arena gives an extent back to the system")                 \
     X(POOL_TAKE, "pool.take", "blocks are taken from a pool")                                      \
     X(TABLE_LEAF, "table.leaf", "page table leaves are taken")                                     \
     X(PREFIX_EVICT, "prefix.evict", "cached blocks are evicted to make room")                      \

@@ -3,6 +3,8 @@
 #ifndef PKVI_BASE_LIMITS_H
 #define PKVI_BASE_LIMITS_H
 
+#define PKVI_NONE UINT32_MAX /* end of a list, no block, no extent */
+
 #ifdef PKV_TINY
 enum {
     PKVI_LEAF_PAGES = 2,    /* pages named by one page table leaf */

@@ -4,6 +4,7 @@
  * failure anywhere on the way up is answered by the same way down. */
 #include "core/cache.h"
 
+#include "core/arena_shared.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,15 +34,33 @@ static int open_device(pkv_cache* cache) {
     return pkvi_device_open(config->device, &device, &cache->device);
 }
 
-static int open_memory(pkv_cache* cache, struct pkvi_hash_key key) {
+static int open_arena(pkv_cache* cache) {
     const pkv_sizes* sizes = &cache->sizes;
+    if (cache->arena->is_shared) return PKV_OK;
+    return pkvi_arena_open(cache->arena, cache->device, &cache->mem, cache->config.allocator,
+                           sizes->block_bytes * sizes->blocks_per_extent, sizes->extents,
+                           sizes->extents);
+}
+
+static int open_pool(pkv_cache* cache) {
+    const struct pkvi_pool_config config = {
+        .layout = &cache->layout,
+        .quotas = &cache->quotas,
+        .limit = cache->config.blocks,
+        .block_count = pkvi_config_block_numbers(&cache->config, &cache->sizes),
+        .blocks_per_extent = cache->sizes.blocks_per_extent,
+        .policy = cache->config.allocator,
+    };
+    return pkvi_pool_open(&cache->pool, cache->arena, cache->device, &cache->mem, &cache->faults,
+                          &config);
+}
+
+static int open_memory(pkv_cache* cache, struct pkvi_hash_key key) {
     struct pkvi_mem* mem = &cache->mem;
     PKVI_TRY(
         pkvi_quotas_open(&cache->quotas, mem, cache->config.tenants_max, cache->config.blocks));
-    PKVI_TRY(pkvi_arena_open(&cache->arena, cache->device, mem,
-                             sizes->block_bytes * sizes->blocks_per_extent, sizes->extents));
-    PKVI_TRY(pkvi_pool_open(&cache->pool, &cache->arena, mem, &cache->faults, &cache->quotas,
-                            &cache->layout, cache->config.blocks, sizes->blocks_per_extent));
+    PKVI_TRY(open_arena(cache));
+    PKVI_TRY(open_pool(cache));
     PKVI_TRY(pkvi_tier_open(&cache->tier, cache->device, mem, &cache->faults, &cache->layout,
                             cache->config.host_blocks));
     PKVI_TRY(pkvi_prefix_open(&cache->prefix, &cache->pool, mem, key, &cache->config));
@@ -64,13 +83,16 @@ static int open_parts(pkv_cache* cache) {
     PKVI_TRY(
         pkvi_transfers_open(&cache->transfers, mem, config, (uint32_t)pkvi_random_next(&random)));
     PKVI_TRY(pkvi_scratch_open(&cache->scratch, mem, config));
-    return pkvi_checker_open(&cache->checker, mem, config->blocks, config->table_leaves_max,
-                             cache->sizes.extents, config->host_blocks);
+    PKVI_TRY(pkvi_checker_open(&cache->checker, mem, cache->pool.block_count,
+                               config->table_leaves_max, config->host_blocks));
+    PKVI_TRY(pkvi_compactor_open(&cache->compactor, mem, &cache->pool));
+    if (cache->arena->is_shared) pkvi_arena_join(cache);
+    return PKV_OK;
 }
 
 static void close_parts(pkv_cache* cache) {
     struct pkvi_mem* mem = &cache->mem;
-    pkvi_transfers_stop(&cache->transfers, cache->device);
+    pkvi_compactor_close(&cache->compactor, mem);
     pkvi_checker_close(&cache->checker, mem);
     pkvi_scratch_close(&cache->scratch, mem);
     pkvi_transfers_close(&cache->transfers, mem);
@@ -81,7 +103,7 @@ static void close_parts(pkv_cache* cache) {
     pkvi_prefix_close(&cache->prefix, mem);
     pkvi_tier_close(&cache->tier, mem);
     pkvi_pool_close(&cache->pool, mem);
-    pkvi_arena_close(&cache->arena, mem);
+    pkvi_arena_close(&cache->own_arena, mem);
     pkvi_quotas_close(&cache->quotas, mem);
     if (cache->device != NULL) cache->device->ops->close(cache->device);
     pkvi_trace_close(&cache->trace, mem);
@@ -127,7 +149,8 @@ int pkvi_cache_create(const pkv_config* config, pkv_cache** cache) {
     created->sizes = sizes;
     pkvi_clock_init(&created->clock, strcmp(resolved.device, "sim") == 0);
     created->faults.clock = &created->clock;
-    if (pthread_mutex_init(&created->lock, NULL) != 0) {
+    created->arena = resolved.arena != NULL ? resolved.arena : &created->own_arena;
+    if (pthread_mutex_init(&created->own_arena.lock, NULL) != 0) {
         status = PKV_ENOMEM;
         goto fail_cache;
     }
@@ -142,7 +165,7 @@ int pkvi_cache_create(const pkv_config* config, pkv_cache** cache) {
 
 fail_parts:
     close_parts(created);
-    pthread_mutex_destroy(&created->lock);
+    pthread_mutex_destroy(&created->own_arena.lock);
 fail_cache:
     release(created);
     return status;
@@ -152,14 +175,15 @@ fail_faults:
 }
 
 void pkvi_cache_destroy(pkv_cache* cache) {
+    pkvi_transfers_stop(&cache->transfers, cache->device);
+    if (cache->arena->is_shared) pkvi_arena_leave(cache);
     close_parts(cache);
-    pthread_mutex_destroy(&cache->lock);
+    pthread_mutex_destroy(&cache->own_arena.lock);
     release(cache);
 }
 
 uint32_t pkvi_cache_active_blocks(const pkv_cache* cache) {
-    return cache->pool.block_count - cache->pool.free_count -
-           pkvi_prefix_idle_count(&cache->prefix);
+    return cache->pool.used_count - pkvi_prefix_idle_count(&cache->prefix);
 }
 
 void pkvi_cache_note_peak(pkv_cache* cache) {
@@ -167,15 +191,32 @@ void pkvi_cache_note_peak(pkv_cache* cache) {
     if (active > cache->stats.blocks_peak) cache->stats.blocks_peak = active;
 }
 
-void pkvi_cache_stats(const pkv_cache* cache, pkv_stats* stats) {
+/* In a shared arena a cache has the extents that its pool holds. */
+static uint64_t arena_bytes(const pkv_cache* cache) {
+    const struct pkv_arena* arena = cache->arena;
+    return arena->extent_bytes * (arena->is_shared ? cache->pool.held_count : arena->extent_count);
+}
+
+static uint64_t latency_ns(pkv_cache* cache, uint32_t percent) {
+    return pkvi_clock_ticks_ns(&cache->clock, pkvi_latency_quantile(&cache->latency, percent));
+}
+
+static void latency_stats(pkv_cache* cache, pkv_stats* stats) {
+    stats->reservations = cache->latency.count;
+    stats->reserve_p50_ns = latency_ns(cache, 50);
+    stats->reserve_p99_ns = latency_ns(cache, 99);
+    stats->reserve_max_ns = pkvi_clock_ticks_ns(&cache->clock, cache->latency.max);
+}
+
+void pkvi_cache_stats(pkv_cache* cache, pkv_stats* stats) {
     *stats = cache->stats;
     stats->struct_size = sizeof *stats;
-    stats->blocks_total = cache->pool.block_count;
-    stats->blocks_free = cache->pool.free_count;
+    stats->blocks_free = pkvi_pool_free_count(&cache->pool);
+    stats->blocks_total = stats->blocks_free + cache->pool.used_count;
     stats->blocks_active = pkvi_cache_active_blocks(cache);
     stats->blocks_cached = pkvi_prefix_idle_count(&cache->prefix);
-    stats->extents_total = cache->arena.extent_count;
-    stats->extents_used = cache->arena.extent_count - cache->arena.free_count;
+    stats->extents_total = cache->arena->extent_count;
+    stats->extents_used = cache->pool.held_count;
     stats->sequences = cache->seqs.alive_count - cache->pins.count;
     stats->pins = cache->pins.count;
     stats->plans = cache->plans.open_count;
@@ -183,7 +224,12 @@ void pkvi_cache_stats(const pkv_cache* cache, pkv_stats* stats) {
     stats->leaves_free = cache->leaves.free_count;
     stats->heap_calls = cache->mem.calls;
     stats->heap_bytes = cache->mem.bytes;
-    stats->arena_bytes = cache->arena.bytes;
+    stats->arena_bytes = arena_bytes(cache);
+    const struct pkvi_usage usage = pkvi_pool_usage(&cache->pool);
+    stats->bytes_used = usage.used;
+    stats->bytes_loose = usage.loose;
+    stats->bytes_lost = usage.lost;
+    latency_stats(cache, stats);
     stats->host_blocks_total = cache->tier.slot_count;
     stats->host_blocks_free = cache->tier.free_count;
     if (cache->prefix.shared.offer != NULL)

@@ -1,13 +1,16 @@
 /* cache.h - the cache object: everything that pkv_cache_create takes, in one place.
  *
  * Modules below it (arena, pool, prefix, table) know nothing of it; modules above (seq, plan,
- * check) work on it. All of it is guarded by `lock`, which api/ takes and core/ assumes. */
+ * check) work on it. All of it is guarded by the lock of its arena, which api/ takes and core/
+ * assumes. */
 #ifndef PKVI_CORE_CACHE_H
 #define PKVI_CORE_CACHE_H
 
 #include "base/hash.h"
+#include "base/latency.h"
 #include "base/trace.h"
 #include "core/check.h"
+#include "core/compact.h"
 #include "core/config.h"
 #include "core/pending.h"
 #include "core/pin.h"
@@ -17,10 +20,10 @@
 #include "core/table.h"
 #include "core/tenant.h"
 #include "core/tier.h"
-#include <pthread.h>
 
 struct pkv_cache {
-    pthread_mutex_t lock;
+    struct pkv_arena* arena; /* its own, or one that it shares; has the lock */
+    struct pkv_cache* arena_next;
     pkv_config config; /* resolved: no zero means a default any more; strings are not kept */
     pkv_sizes sizes;
     struct pkvi_layout layout;
@@ -30,7 +33,7 @@ struct pkv_cache {
     struct pkvi_trace trace;
     struct pkvi_device* device;
     struct pkvi_quotas quotas;
-    struct pkvi_arena arena;
+    struct pkv_arena own_arena;
     struct pkvi_pool pool;
     struct pkvi_prefix prefix;
     struct pkvi_leaves leaves;
@@ -42,6 +45,8 @@ struct pkv_cache {
     struct pkvi_transfers transfers;
     struct pkvi_scratch scratch; /* of reservations */
     struct pkvi_checker checker; /* of pkv_check */
+    struct pkvi_compactor compactor;
+    struct pkvi_latency latency; /* of reservations that take blocks */
     pkv_stats stats;             /* the counters; states are filled in when asked for */
 };
 
@@ -49,7 +54,7 @@ int pkvi_cache_create(const pkv_config* config, pkv_cache** cache);
 void pkvi_cache_destroy(pkv_cache* cache);
 
 /* The counters and the present state. */
-void pkvi_cache_stats(const pkv_cache* cache, pkv_stats* stats);
+void pkvi_cache_stats(pkv_cache* cache, pkv_stats* stats);
 
 /* Blocks that sequences name, and keeps the highest number seen. */
 uint32_t pkvi_cache_active_blocks(const pkv_cache* cache);

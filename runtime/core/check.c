@@ -20,19 +20,15 @@
         if (broken_ != NULL) return broken_;                                                       \
     } while (0)
 
-enum { EXTENT_HELD, EXTENT_FREE, EXTENT_OPEN };
-
 int pkvi_checker_open(struct pkvi_checker* checker, struct pkvi_mem* mem, uint32_t blocks,
-                      uint32_t leaves, uint32_t extents, uint32_t host_blocks) {
+                      uint32_t leaves, uint32_t host_blocks) {
     PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof(uint32_t), (void**)&checker->block_refs));
     PKVI_TRY(pkvi_mem_take(mem, leaves, sizeof(uint32_t), (void**)&checker->leaf_refs));
     PKVI_TRY(pkvi_mem_take(mem, leaves, sizeof(uint32_t), (void**)&checker->leaf_fill));
-    PKVI_TRY(pkvi_mem_take(mem, host_blocks, sizeof(uint8_t), (void**)&checker->slot_named));
-    return pkvi_mem_take(mem, extents, sizeof(uint8_t), (void**)&checker->extent_states);
+    return pkvi_mem_take(mem, host_blocks, sizeof(uint8_t), (void**)&checker->slot_named);
 }
 
 void pkvi_checker_close(struct pkvi_checker* checker, struct pkvi_mem* mem) {
-    pkvi_mem_give(mem, checker->extent_states);
     pkvi_mem_give(mem, checker->slot_named);
     pkvi_mem_give(mem, checker->leaf_fill);
     pkvi_mem_give(mem, checker->leaf_refs);
@@ -44,7 +40,6 @@ static void clear(pkv_cache* cache) {
     memset(checker->block_refs, 0, cache->pool.block_count * sizeof(uint32_t));
     memset(checker->leaf_refs, 0, cache->leaves.leaf_count * sizeof(uint32_t));
     memset(checker->leaf_fill, 0, cache->leaves.leaf_count * sizeof(uint32_t));
-    memset(checker->extent_states, EXTENT_HELD, cache->arena.extent_count);
     for (uint32_t slot = 0; slot < cache->tier.slot_count; slot++)
         checker->slot_named[slot] = 0;
 }
@@ -242,63 +237,6 @@ static const char* check_prefix(pkv_cache* cache) {
     return check_idle(cache);
 }
 
-/* ---- Pool and arena -------------------------------------------------------------------------- */
-
-static const char* check_arena(pkv_cache* cache) {
-    const struct pkvi_arena* arena = &cache->arena;
-    uint8_t* states = cache->checker.extent_states;
-    for (uint32_t i = 0; i < arena->free_count; i++) {
-        const uint32_t extent = arena->free_list[i];
-        EXPECT(extent < arena->extent_count, "A1");
-        EXPECT(states[extent] == EXTENT_HELD, "A1");
-        states[extent] = EXTENT_FREE;
-    }
-    uint32_t extent = cache->pool.open_head;
-    for (; extent != PKVI_NONE; extent = cache->pool.extents[extent].open_next) {
-        EXPECT(states[extent] == EXTENT_HELD, "P4");
-        states[extent] = EXTENT_OPEN;
-    }
-    return NULL;
-}
-
-static const char* check_extent(const pkv_cache* cache, uint32_t extent, uint32_t* open_free) {
-    const struct pkvi_pool* pool = &cache->pool;
-    const struct pkvi_extent* e = &pool->extents[extent];
-    const uint32_t first = extent * pool->space.blocks_per_extent;
-    const uint32_t capacity = pkvi_pool_extent_capacity(pool, extent);
-    uint32_t used = 0;
-    for (uint32_t b = first; b < first + capacity; b++)
-        used += pool->refs[b] > 0;
-    if (cache->checker.extent_states[extent] == EXTENT_FREE) {
-        EXPECT(used == 0, "P4");
-        *open_free += capacity;
-        return NULL;
-    }
-    uint32_t listed = 0;
-    for (uint32_t b = e->free_head; b != PKVI_NONE; b = pool->next[b]) {
-        EXPECT(pool->refs[b] == 0, "P2");
-        EXPECT(++listed <= capacity, "P2");
-    }
-    EXPECT(e->used == used, "P4");
-    EXPECT(used > 0, "P4");
-    EXPECT(used + listed == e->fresh, "P2");
-    EXPECT((cache->checker.extent_states[extent] == EXTENT_OPEN) == (used < capacity), "P4");
-    *open_free += capacity - used;
-    return NULL;
-}
-
-static const char* check_pool(pkv_cache* cache) {
-    const struct pkvi_pool* pool = &cache->pool;
-    for (uint32_t b = 0; b < pool->block_count; b++)
-        EXPECT(pool->refs[b] == cache->checker.block_refs[b], "P1");
-    CHECK(check_arena(cache));
-    uint32_t free = 0;
-    for (uint32_t extent = 0; extent < cache->arena.extent_count; extent++)
-        CHECK(check_extent(cache, extent, &free));
-    EXPECT(free == pool->free_count, "P3");
-    return NULL;
-}
-
 /* ---- Plans ----------------------------------------------------------------------------------- */
 
 static const char* check_positions(const struct pkvi_plan* plan, uint32_t index, uint32_t length) {
@@ -454,11 +392,13 @@ static uint64_t digest_free_lists(const pkv_cache* cache, uint64_t digest) {
     const struct pkvi_pool* pool = &cache->pool;
     for (uint32_t b = 0; b < pool->block_count; b++)
         digest = fold(digest, (uint64_t)pool->refs[b] << 1 | cache->prefix.indexed[b]);
-    for (uint32_t i = 0; i < cache->arena.free_count; i++)
-        digest = fold(digest, cache->arena.free_list[i]);
-    for (uint32_t e = pool->open_head; e != PKVI_NONE; e = pool->extents[e].open_next) {
-        digest = fold(digest, (uint64_t)e << 32 | pool->extents[e].fresh);
-        for (uint32_t b = pool->extents[e].free_head; b != PKVI_NONE; b = pool->next[b])
+    digest = pkvi_extents_digest(&cache->arena->free, digest);
+    digest = pkvi_extents_digest(&pool->open, digest);
+    for (uint32_t extent = 0; extent < cache->arena->extent_max; extent++) {
+        const struct pkvi_extent* e = &pool->extents[extent];
+        if (cache->arena->holder[extent] != pool->number) continue;
+        digest = fold(digest, (uint64_t)extent << 32 | e->fresh);
+        for (uint32_t b = e->free_head; b != PKVI_NONE; b = pool->next[b])
             digest = fold(digest, b);
     }
     for (uint32_t leaf = cache->leaves.free_head; leaf != PKVI_NONE;
@@ -497,7 +437,7 @@ static const char* check_all(pkv_cache* cache) {
     clear(cache);
     CHECK(check_seqs(cache));
     CHECK(check_prefix(cache));
-    CHECK(check_pool(cache));
+    CHECK(pkvi_check_pool(cache));
     CHECK(check_tier(cache));
     CHECK(pkvi_check_pending(cache));
     CHECK(pkvi_check_extras(cache));

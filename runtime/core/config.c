@@ -2,8 +2,10 @@
 #include "core/config.h"
 
 #include "base/limits.h"
+#include "core/arena.h"
 #include "core/table.h"
 #include <stdlib.h>
+#include <string.h>
 
 enum {
     LAYERS_MAX = 1024,
@@ -78,6 +80,34 @@ static int check_group(pkv_group_config* group, const char** why) {
     return PKV_OK;
 }
 
+/* Bytes of one extent, and what is cut from it. */
+static int cut_extents(const pkv_config* config, const struct pkvi_layout* layout, pkv_sizes* sizes,
+                       const char** why) {
+    const uint64_t bytes = layout->block_bytes;
+    const uint64_t extent = config->arena != NULL ? config->arena->extent_bytes : PKVI_EXTENT_BYTES;
+    const bool fits = bytes <= extent;
+    REQUIRE(fits || config->arena == NULL, PKV_EINVAL,
+            "arena: one block of groups[0] is larger than its extents");
+    sizes->block_bytes = bytes;
+    sizes->blocks_per_extent = fits ? (uint32_t)(extent / bytes) : 1;
+    return PKV_OK;
+}
+
+/* A pool in a shared arena may have all of it, unless it says how much. */
+static int check_arena(pkv_config* config, const pkv_sizes* sizes, const char** why) {
+    const pkv_arena* arena = config->arena;
+    REQUIRE(config->allocator <= PKV_LIFO, PKV_EINVAL, "allocator: one of enum pkv_allocator");
+    if (config->allocator == PKV_ALLOCATOR_DEFAULT)
+        config->allocator = arena != NULL ? (uint32_t)arena->policy : PKVI_ALLOCATOR_DEFAULT;
+    if (arena == NULL) return PKV_OK;
+    const uint64_t numbers = (uint64_t)arena->extent_max * sizes->blocks_per_extent;
+    REQUIRE(strcmp(config->device, arena->device_name) == 0, PKV_EINVAL,
+            "arena: it is of another device");
+    REQUIRE(numbers <= BLOCKS_MAX, PKV_ETOOBIG, "arena: more than 2^24 blocks of groups[0] fit it");
+    if (config->blocks == 0 || config->blocks > numbers) config->blocks = (uint32_t)numbers;
+    return PKV_OK;
+}
+
 static int check_limits(pkv_config* config, const char** why) {
     REQUIRE(config->blocks > 0, PKV_EINVAL, "blocks: must be set, there is no default");
     REQUIRE(config->blocks <= BLOCKS_MAX, PKV_ETOOBIG, "blocks: at most 2^24");
@@ -134,17 +164,13 @@ static int check_leaves(pkv_config* config, const char** why) {
     return PKV_OK;
 }
 
-static int compute_sizes(const pkv_config* config, struct pkvi_layout* layout, pkv_sizes* sizes,
-                         const char** why) {
-    REQUIRE(pkvi_layout_init(layout, &config->groups[0]), PKV_ETOOBIG,
-            "groups[0]: one block does not fit 64 bits");
-    const uint64_t per_extent = PKVI_EXTENT_BYTES / layout->block_bytes;
-    sizes->block_bytes = layout->block_bytes;
-    sizes->blocks_per_extent = per_extent > 0 ? (uint32_t)per_extent : 1;
+static int compute_sizes(const pkv_config* config, const struct pkvi_layout* layout,
+                         pkv_sizes* sizes, const char** why) {
     sizes->extents = pkvi_ceil_div(config->blocks, sizes->blocks_per_extent);
     uint64_t extent_bytes;
     REQUIRE(pkvi_mul(sizes->blocks_per_extent, layout->block_bytes, &extent_bytes), PKV_ETOOBIG,
             "groups[0]: one extent does not fit 64 bits");
+    if (config->arena != NULL) extent_bytes = config->arena->extent_bytes;
     REQUIRE(pkvi_mul(extent_bytes, sizes->extents, &sizes->arena_bytes), PKV_ETOOBIG,
             "blocks: the arena does not fit 64 bits");
     REQUIRE(sizes->arena_bytes <= PTRDIFF_MAX, PKV_ETOOBIG,
@@ -173,6 +199,10 @@ int pkvi_config_resolve(const pkv_config* config, pkv_config* resolved, struct p
     REQUIRE(pkvi_policy_of(&result) != NULL, PKV_ENOTSUP,
             "eviction: reuse, lru, fifo, lfu, slru, s3fifo, arc or greedydual");
     PKVI_TRY(check_group(&result.groups[0], why));
+    REQUIRE(pkvi_layout_init(layout, &result.groups[0]), PKV_ETOOBIG,
+            "groups[0]: one block does not fit 64 bits");
+    PKVI_TRY(cut_extents(&result, layout, sizes, why));
+    PKVI_TRY(check_arena(&result, sizes, why));
     PKVI_TRY(check_limits(&result, why));
     PKVI_TRY(check_leaves(&result, why));
     PKVI_TRY(compute_sizes(&result, layout, sizes, why));
@@ -185,6 +215,11 @@ uint32_t pkvi_config_transfer_pairs_max(const pkv_config* resolved) {
     const uint32_t pages = pkvi_config_pages_max(resolved);
     const uint32_t smaller = pages < resolved->blocks ? pages : resolved->blocks;
     return smaller < resolved->host_blocks ? smaller : resolved->host_blocks;
+}
+
+uint32_t pkvi_config_block_numbers(const pkv_config* resolved, const pkv_sizes* sizes) {
+    if (resolved->arena == NULL) return resolved->blocks;
+    return resolved->arena->extent_max * sizes->blocks_per_extent;
 }
 
 uint32_t pkvi_config_pages_max(const pkv_config* resolved) {

@@ -10,6 +10,9 @@
 int pkvi_config_resolve(const pkv_config* config, pkv_config* resolved, struct pkvi_layout* layout,
                         pkv_sizes* sizes, const char** why);
 
+/* Numbers that blocks can have: those of every extent that a pool may get. */
+uint32_t pkvi_config_block_numbers(const pkv_config* resolved, const pkv_sizes* sizes);
+
 /* Pages of the longest sequence. */
 uint32_t pkvi_config_pages_max(const pkv_config* resolved);
 

@@ -1,6 +1,8 @@
 /* pool.h - the blocks of one group: who may have one, who holds one, whose bytes are in one.
  *
- * Blocks live in extents borrowed from the arena. A block number says where its bytes are:
+ * Blocks live in extents borrowed from the arena, any of them, so that there are as many numbers of
+ * blocks as would fit all of it; how many a pool may use at once is its limit. A block number says
+ * where its bytes are:
  *
  *   block = extent * blocks_per_extent + index in the extent        (pkvi_space_block)
  *
@@ -9,16 +11,19 @@
  *                     +-> free list   fresh: blocks from here on were never taken since the extent
  *                                     came
  *
- * An extent with room is on the list of open extents; takes are served from its front, so one
- * extent fills up before the next is begun and others can become empty and go back.
+ * Extents with room are open: a set whose policy says which serves next (extents.h). It serves
+ * until it is full, so that others can become empty and go back.
  *
  * Holds   P1  refs[b] == page table leaf entries + prefix index nodes that name b
  *         P2  b can be taken  <=>  refs[b] == 0
- *         P3  free_count == blocks that can be taken, in held extents and in those the arena could
- *             give
- *         P4  an extent is held  <=>  at least one of its blocks is referenced
+ *         P3  used_count == blocks with references, at most the limit; open_free == blocks without,
+ *             in the extents that the pool holds, which are held_count
+ *         P4  an extent is held  <=>  at least one of its blocks is referenced; open  <=>  it has
+ *             room besides
  *         P5  bytes in b were written by owner[b] only, or are zero, or are mixed: written[b] says
- *             which
+ *             which. Those of another pool are mixed
+ *         P6  in a shared arena, idle == the blocks of an extent that are only cached, and an extent
+ *             is spare  <=>  it is held and all of its blocks in use are
  * Not     A bitmap per extent was considered: it makes finding the lowest free block cheap, but
  *         every take then costs a search where a list costs two loads. Policies that need the order
  *         can sort.
@@ -34,24 +39,28 @@
 enum pkvi_bytes { PKVI_BYTES_ZERO, PKVI_BYTES_OWNED, PKVI_BYTES_MIXED };
 
 struct pkvi_extent {
-    uint32_t used;          /* blocks with references */
-    uint32_t fresh;         /* first block never taken since the extent was borrowed */
-    uint32_t free_head;     /* freed blocks, linked through next[] */
-    uint32_t open_previous; /* neighbours on the list of open extents */
-    uint32_t open_next;
+    uint32_t used;      /* blocks with references */
+    uint32_t idle;      /* of those, blocks that are only cached; counted in a shared arena */
+    uint32_t fresh;     /* first block never taken since the extent was borrowed */
+    uint32_t free_head; /* freed blocks, linked through next[] */
 };
 
 struct pkvi_pool {
-    struct pkvi_arena* arena;
+    struct pkv_arena* arena;
+    struct pkvi_device* device;
     struct pkvi_faults* faults;
     struct pkvi_quotas* quotas;
     struct pkvi_space space;
-    uint32_t block_count;
+    uint32_t number;       /* by which the arena knows it */
+    uint32_t block_count;  /* numbers of blocks: those of all extents */
+    uint32_t limit;        /* blocks that may be in use at once */
     uint32_t block_tokens; /* 1 << block_shift: positions are cut up with every token */
     uint32_t block_shift;
-    uint32_t free_count;
-    uint32_t open_free; /* blocks that open extents can give without asking the arena */
-    uint32_t open_head; /* first open extent, or PKVI_NONE */
+    uint32_t used_count; /* blocks with references */
+    uint32_t held_count; /* extents */
+    uint32_t open_free;  /* blocks that open extents can give without asking the arena */
+    struct pkvi_extents open;
+    struct pkvi_extents spare; /* in a shared arena: what others may claim, oldest first */
     struct pkvi_extent* extents;
     uint32_t* refs;    /* [block_count] */
     uint32_t* next;    /* [block_count] free list inside the extent */
@@ -61,24 +70,63 @@ struct pkvi_pool {
     uint32_t* tokens;  /* [block_count][block_tokens] ids of the tokens in the block */
 };
 
-int pkvi_pool_open(struct pkvi_pool* pool, struct pkvi_arena* arena, struct pkvi_mem* mem,
-                   struct pkvi_faults* faults, struct pkvi_quotas* quotas,
-                   const struct pkvi_layout* layout, uint32_t block_count,
-                   uint32_t blocks_per_extent);
+/* What a pool is opened with. */
+struct pkvi_pool_config {
+    const struct pkvi_layout* layout;
+    struct pkvi_quotas* quotas;
+    uint32_t limit;
+    uint32_t block_count;
+    uint32_t blocks_per_extent;
+    enum pkv_allocator policy;
+};
+
+/* Bytes of the extents that a pool holds: in use; free blocks; ends too short for a block. */
+struct pkvi_usage {
+    uint64_t used;
+    uint64_t loose;
+    uint64_t lost;
+};
+
+int pkvi_pool_open(struct pkvi_pool* pool, struct pkv_arena* arena, struct pkvi_device* device,
+                   struct pkvi_mem* mem, struct pkvi_faults* faults,
+                   const struct pkvi_pool_config* config);
 void pkvi_pool_close(struct pkvi_pool* pool, struct pkvi_mem* mem);
 
-/* Ask whether `count` blocks may be taken once `evicted` cached ones have been freed: nothing
- * changes.
- * Errors  PKV_ENOBLOCKS, or what the fault points pool.take and arena.take say. */
+/* Give every extent back, whatever is in it: the cache ends, and nobody looks at its books again. */
+void pkvi_pool_abandon(struct pkvi_pool* pool);
+
+/* Blocks that can be taken now. In a shared arena others may be faster. */
+static inline uint32_t pkvi_pool_free_count(const struct pkvi_pool* pool) {
+    const uint64_t room =
+        pool->open_free + (uint64_t)pool->arena->free.count * pool->space.blocks_per_extent;
+    const uint32_t left = pool->limit - pool->used_count;
+    return room < left ? (uint32_t)room : left;
+}
+
+/* Ask whether `count` blocks, which are free once `evicted` cached ones have been, may be taken:
+ * nothing changes.
+ * Errors  what the fault points pool.take and arena.take say. */
 int pkvi_pool_admit(struct pkvi_pool* pool, uint32_t count, uint32_t evicted);
 
-/* Take `count` blocks for `account`, each with one reference. pre: count <= free_count, and they
- * have been counted there. Cannot fail. */
+/* Take `count` blocks for `account`, each with one reference. pre: so many are free, and they have
+ * been counted there. Cannot fail. */
 void pkvi_pool_take(struct pkvi_pool* pool, uint32_t account, uint32_t count, uint32_t* blocks);
+
+/* Take a block of `extent`, which the pool holds and which has room; it has been counted. */
+uint32_t pkvi_pool_take_in(struct pkvi_pool* pool, uint32_t extent, uint32_t account);
+
+/* The bytes of `from` are in `to` now, which was just taken: so are its references and all that is
+ * known of it, and `from` is free. */
+void pkvi_pool_move(struct pkvi_pool* pool, uint32_t from, uint32_t to);
 
 /* Add or drop a reference; dropping returns how many are left, and frees the block at 0. */
 void pkvi_pool_ref(struct pkvi_pool* pool, uint32_t block);
 uint32_t pkvi_pool_unref(struct pkvi_pool* pool, uint32_t block);
+
+/* A block has become only cached, or is not any more. */
+void pkvi_pool_note_idle(struct pkvi_pool* pool, uint32_t block, bool is_idle);
+
+struct pkvi_usage pkvi_pool_usage(const struct pkvi_pool* pool);
 
 /* Does `block` hold bytes of another tenant than `tenant`, or may it? */
 bool pkvi_pool_is_foreign(const struct pkvi_pool* pool, uint32_t block, uint64_t tenant);

@@ -137,20 +137,28 @@ static struct pkvi_domain* domain_of(const struct pkvi_prefix* prefix, uint32_t 
     return &prefix->domains[prefix->pool->account[block]];
 }
 
-/* File a node whose key is set, and take it out again. */
-static void link_node(struct pkvi_prefix* prefix, uint32_t node) {
-    const uint32_t bucket = pkvi_prefix_bucket(prefix, node);
+/* Onto the chain of a bucket, and off it. */
+static void file_node(struct pkvi_prefix* prefix, uint32_t node, uint32_t bucket) {
     prefix->bucket[node] = bucket;
     prefix->chain[node] = prefix->buckets[bucket];
     prefix->buckets[bucket] = node;
-    pkvi_sibling_link(prefix, node);
 }
 
-static void unlink_node(struct pkvi_prefix* prefix, uint32_t node) {
+static void unfile_node(struct pkvi_prefix* prefix, uint32_t node) {
     uint32_t* link = &prefix->buckets[prefix->bucket[node]];
     while (*link != node)
         link = &prefix->chain[*link];
     *link = prefix->chain[node];
+}
+
+/* File a node whose key is set, and take it out again. */
+static void link_node(struct pkvi_prefix* prefix, uint32_t node) {
+    file_node(prefix, node, pkvi_prefix_bucket(prefix, node));
+    pkvi_sibling_link(prefix, node);
+}
+
+static void unlink_node(struct pkvi_prefix* prefix, uint32_t node) {
+    unfile_node(prefix, node);
     pkvi_sibling_unlink(prefix, node);
 }
 
@@ -235,6 +243,7 @@ void pkvi_prefix_ref(struct pkvi_prefix* prefix, uint32_t block) {
     if (pkvi_prefix_is_idle(prefix, block)) {
         pkvi_domain_hold(domain_of(prefix, block), block);
         pkvi_quotas_wake(prefix->pool->quotas, prefix->pool->account[block]);
+        pkvi_pool_note_idle(prefix->pool, block, false);
     }
     pkvi_pool_ref(prefix->pool, block);
 }
@@ -244,6 +253,23 @@ void pkvi_prefix_unref(struct pkvi_prefix* prefix, uint32_t block) {
     if (!pkvi_prefix_is_idle(prefix, block)) return;
     pkvi_domain_rest(domain_of(prefix, block), block);
     pkvi_quotas_rest(prefix->pool->quotas, prefix->pool->account[block]);
+    pkvi_pool_note_idle(prefix->pool, block, true);
+}
+
+/* An idle block that its policy has let go of. */
+static void drop(struct pkvi_prefix* prefix, uint32_t block) {
+    pkvi_pool_note_idle(prefix->pool, block, false);
+    pkvi_quotas_wake(prefix->pool->quotas, prefix->pool->account[block]);
+    remove_node(prefix, block);
+    pkvi_pool_unref(prefix->pool, block);
+}
+
+void pkvi_prefix_drop(struct pkvi_prefix* prefix, uint32_t block) {
+    struct pkvi_domain* domain = domain_of(prefix, block);
+    assert(pkvi_prefix_is_idle(prefix, block));
+    pkvi_domain_hold(domain, block);
+    pkvi_domain_forget(domain, block);
+    drop(prefix, block);
 }
 
 void pkvi_prefix_evict(struct pkvi_prefix* prefix, uint32_t account, uint32_t count,
@@ -251,11 +277,8 @@ void pkvi_prefix_evict(struct pkvi_prefix* prefix, uint32_t account, uint32_t co
     struct pkvi_domain* domain = &prefix->domains[account];
     assert(count <= domain->idle_count);
     pkvi_domain_evict(domain, count, blocks);
-    for (uint32_t i = 0; i < count; i++) {
-        pkvi_quotas_wake(prefix->pool->quotas, account);
-        remove_node(prefix, blocks[i]);
-        pkvi_pool_unref(prefix->pool, blocks[i]);
-    }
+    for (uint32_t i = 0; i < count; i++)
+        drop(prefix, blocks[i]);
     prefix->pool->quotas->accounts[account].evicted += count;
 }
 
@@ -275,4 +298,59 @@ void pkvi_prefix_move(struct pkvi_prefix* prefix, uint32_t block, uint32_t accou
     struct pkvi_domain* domain = domain_of(prefix, block);
     if (prefix->indexed[block]) domain->policy->enter(domain, block, NULL);
     if (idle) pkvi_domain_rest(domain, block);
+}
+
+/* ---- Moves ----------------------------------------------------------------------------------- */
+
+/* Where the parent of a node has gone, if it has and the node is still its child. */
+static uint32_t moved_parent(const struct pkvi_prefix* prefix, uint32_t node,
+                             const uint32_t* forward) {
+    const uint32_t parent = prefix->parent[node];
+    if (parent == PKVI_NONE) return PKVI_NONE;
+    if (prefix->parent_generation[node] != prefix->generation[parent]) return PKVI_NONE;
+    return forward[parent];
+}
+
+/* Take every node whose key changes, or that moves, off its chain; name its parent anew. */
+static void loosen_nodes(struct pkvi_prefix* prefix, const uint32_t* forward) {
+    for (uint32_t node = 0; node < prefix->pool->block_count; node++) {
+        if (!prefix->indexed[node]) continue;
+        const uint32_t parent = moved_parent(prefix, node, forward);
+        if (parent == PKVI_NONE && forward[node] == PKVI_NONE) continue;
+        unfile_node(prefix, node);
+        prefix->bucket[node] = PKVI_NONE;
+        if (parent == PKVI_NONE) continue;
+        prefix->parent[node] = parent;
+        prefix->parent_generation[node] = prefix->generation[parent];
+    }
+}
+
+static void move_node(struct pkvi_prefix* prefix, uint32_t from, uint32_t to) {
+    struct pkvi_domain* domain = domain_of(prefix, from);
+    pkvi_domain_move(domain, from, to);
+    prefix->parent[to] = prefix->parent[from];
+    prefix->parent_generation[to] = prefix->parent_generation[from];
+    prefix->bucket[to] = PKVI_NONE;
+    prefix->fill[to] = prefix->fill[from];
+    prefix->begin[to] = prefix->begin[from];
+    prefix->extra[to] = prefix->extra[from];
+    prefix->published[to] = prefix->published[from];
+    prefix->published[from] = 0;
+    prefix->indexed[to] = 1;
+    prefix->indexed[from] = 0;
+    prefix->generation[from]++;
+}
+
+void pkvi_prefix_follow(struct pkvi_prefix* prefix, const uint32_t* forward, uint32_t* nodes) {
+    const uint32_t blocks = prefix->pool->block_count;
+    const uint32_t count = pkvi_sibling_loosen(prefix, nodes);
+    loosen_nodes(prefix, forward);
+    for (uint32_t block = 0; block < blocks; block++)
+        if (prefix->indexed[block] && forward[block] != PKVI_NONE)
+            move_node(prefix, block, forward[block]);
+    for (uint32_t node = 0; node < blocks; node++)
+        if (prefix->indexed[node] && prefix->bucket[node] == PKVI_NONE)
+            file_node(prefix, node, pkvi_prefix_bucket(prefix, node));
+    for (uint32_t i = 0; i < count; i++)
+        pkvi_sibling_link(prefix, forward[nodes[i]] != PKVI_NONE ? forward[nodes[i]] : nodes[i]);
 }

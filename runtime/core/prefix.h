@@ -147,6 +147,10 @@ static inline struct pkvi_place pkvi_place_of(const struct pkvi_prefix* prefix, 
                                prefix->extra[block], prefix->begin[block],
                                prefix->published[block] != 0};
 }
+/* Blocks have moved: forward[b] is where b is now, or PKVI_NONE. Their nodes follow them, with their
+ * children and their places among siblings and in the order of eviction.
+ * nodes   room for the numbers of all nodes. */
+void pkvi_prefix_follow(struct pkvi_prefix* prefix, const uint32_t* forward, uint32_t* nodes);
 
 /* Does only the index name it, so that its policy may choose it? */
 static inline bool pkvi_prefix_is_idle(const struct pkvi_prefix* prefix, uint32_t block) {
@@ -168,5 +172,8 @@ void pkvi_prefix_renew(struct pkvi_prefix* prefix, uint32_t account);
 
 /* Count a block that is taken on another account from now on; its policy begins anew with it. */
 void pkvi_prefix_move(struct pkvi_prefix* prefix, uint32_t block, uint32_t account);
+
+/* Drop `block`, which is idle, whatever its turn. */
+void pkvi_prefix_drop(struct pkvi_prefix* prefix, uint32_t block);
 
 #endif

@@ -15,6 +15,7 @@
 #include "core/reserve.h"
 
 #include "core/cache.h"
+#include "core/reclaim.h"
 #include <assert.h>
 #include <string.h>
 
@@ -160,7 +161,7 @@ static struct pkvi_account* find_above_limit(pkv_cache* cache, uint32_t count) {
 /* Is there no room for all copies, so that tails have to leave the index instead? */
 static bool is_scarce(pkv_cache* cache, uint32_t count, const struct need* need) {
     if (need->copies == 0) return false;
-    if (need->blocks > cache->pool.block_count) return true;
+    if (need->blocks > cache->pool.limit) return true;
     count_blocks(cache, count, 1);
     const bool fits =
         find_above_limit(cache, count) == NULL && pkvi_quotas_admit(&cache->quotas) == PKV_OK;
@@ -178,20 +179,21 @@ static int decide_quotas(pkv_cache* cache, uint32_t count) {
 
 /* How many cached blocks must go so that `blocks` fit? */
 static int decide_evictions(pkv_cache* cache, uint32_t count, uint32_t blocks,
-                            uint32_t* evictions) {
+                            struct pkvi_room* room) {
     PKVI_TRY(decide_quotas(cache, count));
-    *evictions = pkvi_quotas_evictions(&cache->quotas, cache->pool.free_count, blocks);
-    if (*evictions > 0) PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_PREFIX_EVICT));
-    return pkvi_pool_admit(&cache->pool, blocks, *evictions);
+    const uint32_t free = pkvi_pool_free_count(&cache->pool);
+    const uint32_t wanted = pkvi_quotas_evictions(&cache->quotas, free, blocks);
+    return pkvi_room_decide(cache, blocks, wanted, room);
 }
 
 /* From here on the blocks count as taken. */
-static int decide_blocks(pkv_cache* cache, uint32_t count, uint64_t blocks, uint32_t* evictions) {
-    *evictions = 0;
+static int decide_blocks(pkv_cache* cache, uint32_t count, uint64_t blocks,
+                         struct pkvi_room* room) {
+    *room = (struct pkvi_room){0, 0};
     if (blocks == 0) return PKV_OK;
-    if (blocks > cache->pool.block_count) return PKV_ETOOBIG;
+    if (blocks > cache->pool.limit) return PKV_ETOOBIG;
     count_blocks(cache, count, 1);
-    const int status = decide_evictions(cache, count, (uint32_t)blocks, evictions);
+    const int status = decide_evictions(cache, count, (uint32_t)blocks, room);
     if (status != PKV_OK) count_blocks(cache, count, -1);
     return status;
 }
@@ -215,8 +217,8 @@ void pkvi_reserve_evict(pkv_cache* cache, uint32_t evictions) {
     cache->stats.evictions += evictions;
 }
 
-static void take_blocks(pkv_cache* cache, uint32_t count, uint32_t evictions) {
-    pkvi_reserve_evict(cache, evictions);
+static void take_blocks(pkv_cache* cache, uint32_t count, struct pkvi_room room) {
+    pkvi_room_make(cache, room);
     uint32_t* blocks = cache->scratch.blocks;
     for (uint32_t i = 0; i < count; i++) {
         const struct pkvi_reservation* item = &cache->scratch.items[i];
@@ -232,11 +234,11 @@ void pkvi_reserve_return(pkv_cache* cache, uint32_t count) {
 
 int pkvi_reserve_blocks(pkv_cache* cache, struct pkvi_seq* seq, uint32_t count, uint32_t leaves) {
     pkvi_settle(cache);
-    uint32_t evictions;
+    struct pkvi_room room;
     cache->scratch.items[0] = (struct pkvi_reservation){.seq = seq, .new_pages = count};
     PKVI_TRY(decide_leaves(cache, leaves));
-    PKVI_TRY(decide_blocks(cache, 1, count, &evictions));
-    take_blocks(cache, 1, evictions);
+    PKVI_TRY(decide_blocks(cache, 1, count, &room));
+    take_blocks(cache, 1, room);
     return PKV_OK;
 }
 
@@ -346,12 +348,13 @@ int pkvi_reserve(pkv_cache* cache, uint32_t count) {
     struct need need;
     PKVI_TRY(decide_items(cache, count, false, &need));
     if (is_scarce(cache, count, &need)) PKVI_TRY(decide_items(cache, count, true, &need));
-    uint32_t evictions;
+    const uint64_t start = need.blocks > 0 ? pkvi_clock_ticks(&cache->clock) : 0;
+    struct pkvi_room room;
     PKVI_TRY(decide_leaves(cache, need.leaves));
-    PKVI_TRY(decide_blocks(cache, count, need.blocks, &evictions));
+    PKVI_TRY(decide_blocks(cache, count, need.blocks, &room));
 
     const uint32_t blocks = (uint32_t)need.blocks;
-    take_blocks(cache, count, evictions);
+    take_blocks(cache, count, room);
     int status = scrub_blocks(cache, count);
     if (status == PKV_OK) status = copy_tails(cache, count);
     if (status != PKV_OK) {
@@ -362,6 +365,7 @@ int pkvi_reserve(pkv_cache* cache, uint32_t count) {
     for (uint32_t i = 0; i < count; i++)
         used += apply_item(cache, &cache->scratch.items[i], cache->scratch.blocks + used);
     assert(used == blocks);
+    if (blocks > 0) pkvi_latency_add(&cache->latency, pkvi_clock_ticks(&cache->clock) - start);
     pkvi_cache_note_peak(cache);
     return PKV_OK;
 }

@@ -190,7 +190,7 @@ static uint32_t find_tail(const pkv_cache* cache, const struct pkvi_seq* seq,
     const uint32_t parent = pages > 0 ? blocks[pages - 1] : PKVI_NONE;
     const struct pkvi_place place = place_of(cache, seq, parent, pages);
     uint32_t common;
-    if (pages == cache->pool.block_count || place.begin == count) return 0;
+    if (pages == cache->pool.limit || place.begin == count) return 0;
     const uint32_t piece = pkvi_pool_piece(&cache->pool, place.begin, count - place.begin);
     blocks[pages] =
         pkvi_sibling_longest(&cache->prefix, &place, tokens + place.begin, piece, &common);
@@ -205,7 +205,7 @@ static uint32_t find_prefix(const pkv_cache* cache, const struct pkvi_seq* seq,
     uint32_t pages = pkvi_pool_page(&cache->pool, count);
     *tail = 0;
     if (!pkvi_seq_is_cached(cache, seq)) return 0;
-    if (pages > cache->pool.block_count) pages = cache->pool.block_count;
+    if (pages > cache->pool.limit) pages = cache->pool.limit;
     pages = walk_prefix(cache, seq, tokens, pages, blocks);
     *tail = find_tail(cache, seq, tokens, count, pages, blocks);
     return pages;

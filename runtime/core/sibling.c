@@ -79,3 +79,17 @@ uint32_t pkvi_sibling_longest(const struct pkvi_prefix* prefix, const struct pkv
     const uint32_t other = longest_at(prefix, &published, tokens, count, common);
     return other != PKVI_NONE ? other : own;
 }
+
+uint32_t pkvi_sibling_loosen(struct pkvi_prefix* prefix, uint32_t* nodes) {
+    uint32_t count = 0;
+    for (uint32_t bucket = 0; bucket <= prefix->bucket_mask; bucket++) {
+        uint32_t node = prefix->siblings[bucket];
+        if (node == PKVI_NONE) continue;
+        while (prefix->sibling_next[node] != PKVI_NONE)
+            node = prefix->sibling_next[node];
+        for (; node != PKVI_NONE; node = prefix->sibling_previous[node])
+            nodes[count++] = node;
+        prefix->siblings[bucket] = PKVI_NONE;
+    }
+    return count;
+}

@@ -30,6 +30,10 @@ void pkvi_sibling_unlink(struct pkvi_prefix* prefix, uint32_t block);
 uint32_t pkvi_sibling_longest(const struct pkvi_prefix* prefix, const struct pkvi_place* place,
                               const uint32_t* tokens, uint32_t count, uint32_t* common);
 
+/* List all nodes, those of a chain from the oldest to the newest, and take them off their chains:
+ * link them again in this order. Returns how many there are. */
+uint32_t pkvi_sibling_loosen(struct pkvi_prefix* prefix, uint32_t* nodes);
+
 /* The bucket that node `block` belongs into, by its own record. */
 uint32_t pkvi_sibling_bucket(const struct pkvi_prefix* prefix, uint32_t block);
 

@@ -84,6 +84,32 @@ void pkvi_table_push(struct pkvi_leaves* leaves, struct pkvi_table* table, uint3
     pkvi_table_set(leaves, table, table->pages - 1, block);
 }
 
+enum { LEAF_UNSEEN, LEAF_SAME, LEAF_CHANGED }; /* in this order */
+
+static uint32_t follow_leaf(uint32_t* entries, uint32_t fill, const uint32_t* forward) {
+    uint32_t result = LEAF_SAME;
+    for (uint32_t i = 0; i < fill; i++) {
+        if (entries[i] == PKV_NO_BLOCK || forward[entries[i]] == PKVI_NONE) continue;
+        entries[i] = forward[entries[i]];
+        result = LEAF_CHANGED;
+    }
+    return result;
+}
+
+bool pkvi_table_follow(struct pkvi_leaves* leaves, const struct pkvi_table* table,
+                       const uint32_t* forward, uint32_t* seen) {
+    const uint32_t count = pkvi_leaves_for(table->pages);
+    bool has_changed = false;
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t leaf = table->leaves[i];
+        uint32_t* entries = pkvi_leaf_entries(leaves, leaf);
+        if (seen[leaf] == LEAF_UNSEEN)
+            seen[leaf] = follow_leaf(entries, leaf_fill(table, i), forward);
+        has_changed |= seen[leaf] == LEAF_CHANGED;
+    }
+    return has_changed;
+}
+
 void pkvi_table_fork(struct pkvi_leaves* leaves, const struct pkvi_table* table,
                      struct pkvi_table* child) {
     assert(child->pages == 0);

@@ -78,6 +78,11 @@ void pkvi_table_own(struct pkvi_leaves* leaves, struct pkvi_table* table, uint32
  * full, a leaf is free. */
 void pkvi_table_push(struct pkvi_leaves* leaves, struct pkvi_table* table, uint32_t block);
 
+/* Blocks have moved: forward[b] is where b is now, or PKVI_NONE. `seen` [leaves] is zeroed and
+ * remembers which leaves have been looked at, by any table. Returns whether an entry has changed. */
+bool pkvi_table_follow(struct pkvi_leaves* leaves, const struct pkvi_table* table,
+                       const uint32_t* forward, uint32_t* seen);
+
 /* Make `child`, which is empty, name all of `table`. */
 void pkvi_table_fork(struct pkvi_leaves* leaves, const struct pkvi_table* table,
                      struct pkvi_table* child);

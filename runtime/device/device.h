@@ -175,6 +175,10 @@ struct pkvi_device_ops {
     int (*alloc)(struct pkvi_device* device, uint64_t bytes, void** base);
     void (*free)(struct pkvi_device* device, void* base, uint64_t bytes);
 
+    /* Give pages of the arena back to the system; they read as zeros when they are touched again.
+     * NULL: that is not possible. */
+    int (*release)(struct pkvi_device* device, void* memory, uint64_t bytes);
+
     /* Start copying; *ticket names the copy. Source and destination do not overlap. Copies may
      * complete in any order. Every ticket must be waited for, once. */
     int (*copy)(struct pkvi_device* device, void* to, const void* from, uint64_t bytes,
@@ -208,6 +212,10 @@ struct pkvi_device_ops {
      * each layer after that layer has arrived. */
     bool orders_transfers;
 
+    /* What this device was asked for is done, also what it might do once more: memory that others
+     * get from now on is left alone. NULL: nothing comes late. */
+    void (*settle)(struct pkvi_device* device);
+
     /* From now on, work in the order of `stream`; NULL where a device has no streams. */
     int (*set_stream)(struct pkvi_device* device, void* stream);
 
@@ -220,6 +228,8 @@ struct pkvi_device {
 };
 
 struct pkvi_device_config {
+    bool memory_only; /* of a shared arena: it allocates and frees, and nothing else is set below
+                         but mem, faults and clock */
     const char* isa;  /* or NULL */
     uint32_t ordinal; /* which of several devices of the kind */
     uint32_t threads;

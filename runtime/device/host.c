@@ -103,6 +103,19 @@ static void host_free(struct pkvi_device* device, void* base, uint64_t bytes) {
     munmap(base, bytes);
 }
 
+/* The system takes whole pages; what is left of others is zeroed by hand. */
+static int host_release(struct pkvi_device* device, void* memory, uint64_t bytes) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t begin = (uintptr_t)memory;
+    const uintptr_t first = (begin + page - 1) / page * page;
+    const uintptr_t last = (begin + bytes) / page * page;
+    PKVI_TRY(pkvi_fault_check(host_of(device)->faults, PKVI_FAULT_ARENA_RESIZE));
+    memset(memory, 0, last > first ? first - begin : bytes);
+    if (last <= first) return PKV_OK;
+    memset((void*)last, 0, begin + bytes - last); /* NOLINT */
+    return madvise((void*)first, last - first, MADV_DONTNEED) == 0 ? PKV_OK : PKV_EIO;
+}
+
 /* How a copy that was told to misbehave ends. */
 static int finish_copy(struct host* host, unsigned char* to, uint64_t bytes,
                        struct pkvi_fault fault) {
@@ -239,6 +252,7 @@ static const struct pkvi_device_ops host_ops = {
     .name = "cpu",
     .alloc = host_alloc,
     .free = host_free,
+    .release = host_release,
     .copy = host_copy,
     .wait = host_wait,
     .zero = host_zero,
@@ -255,6 +269,14 @@ static const struct pkvi_device_ops host_ops = {
     .close = host_close,
 };
 
+/* What computing and moving needs. */
+static int open_parts(struct host* host, const struct pkvi_device_config* config) {
+    PKVI_TRY(pkvi_threads_open(&host->threads, config->mem, config->faults, config->threads,
+                               config->parallel));
+    PKVI_TRY(pkvi_attender_open(&host->attender, config, host->kernels, host->threads));
+    return pkvi_transfer_lists_open(config, &host->transfers);
+}
+
 int pkvi_host_open(const struct pkvi_device_config* config, struct pkvi_device** device) {
     const struct pkvi_kernels* kernels = pkvi_kernels_find(config->isa);
     if (kernels == NULL) return PKV_ENOTSUP;
@@ -266,11 +288,7 @@ int pkvi_host_open(const struct pkvi_device_config* config, struct pkvi_device**
     host->clock = config->clock;
     host->kernels = kernels;
     host->thread_count = config->threads;
-    int status = pkvi_threads_open(&host->threads, config->mem, config->faults, config->threads,
-                                   config->parallel);
-    if (status == PKV_OK)
-        status = pkvi_attender_open(&host->attender, config, kernels, host->threads);
-    if (status == PKV_OK) status = pkvi_transfer_lists_open(config, &host->transfers);
+    const int status = config->memory_only ? PKV_OK : open_parts(host, config);
     if (status != PKV_OK) {
         host_close(&host->device);
         return status;

@@ -405,12 +405,22 @@ static void sim_free(struct pkvi_device* device, void* base, uint64_t bytes) {
     free(base);
 }
 
+static int sim_release(struct pkvi_device* device, void* memory, uint64_t bytes) {
+    PKVI_TRY(pkvi_fault_check(sim_of(device)->faults, PKVI_FAULT_ARENA_RESIZE));
+    memset(memory, 0, bytes);
+    return PKV_OK;
+}
+
 static int sim_zero(struct pkvi_device* device, void* to, uint64_t bytes) {
     struct sim* sim = sim_of(device);
     PKVI_TRY(pkvi_fault_check(sim->faults, PKVI_FAULT_DEVICE_ZERO));
     fence(sim);
     memset(to, 0, bytes);
     return PKV_OK;
+}
+
+static void sim_settle(struct pkvi_device* device) {
+    fence(sim_of(device));
 }
 
 /* ---- Jobs ------------------------------------------------------------------------------------ */
@@ -466,6 +476,7 @@ static const struct pkvi_device_ops sim_ops = {
     .name = "sim",
     .alloc = sim_alloc,
     .free = sim_free,
+    .release = sim_release,
     .copy = sim_copy,
     .wait = sim_wait,
     .zero = sim_zero,
@@ -479,6 +490,7 @@ static const struct pkvi_device_ops sim_ops = {
     .transfer_poll = sim_transfer_poll,
     .transfer_wait = sim_transfer_wait,
     .transfer_cancel = sim_transfer_cancel,
+    .settle = sim_settle,
     .close = sim_close,
 };
 

@@ -73,8 +73,8 @@ static void open_world(struct world* w) {
     for (uint32_t i = 0; i < SEQS; i++)
         if (i != GONE) ASSERT_OK(pkvi_seq_find(&w->cache->seqs, w->handles[i], &w->seqs[i]));
     ASSERT_OK(pkvi_plan_find(&w->cache->plans, plan, &w->plan));
-    ASSERT_GE(w->cache->arena.free_count, 2);
     ASSERT_EQ(w->cache->prefix.domains[1].idle_count, 2);
+    ASSERT_GE(w->cache->arena->free.count, 2);
 }
 
 /* ---- Damage ---------------------------------------------------------------------------------- */
@@ -103,17 +103,24 @@ static struct pkvi_list* idle_list(const struct world* w) {
         statement;                                                                                 \
     }
 
-DAMAGE(extent_free_twice, cache->arena.free_list[0] = cache->arena.free_list[1])
-DAMAGE(extent_that_is_not, cache->arena.free_list[0] = cache->arena.extent_count)
+DAMAGE(extent_free_and_held, cache->arena->holder[pkvi_extents_first(&cache->arena->free)] = 1)
+DAMAGE(extent_of_nobody,
+       cache->arena->holder[extent_of(w, block_of(w, PARENT, 0)) - cache->pool.extents] = 7)
+DAMAGE(extent_free_unlisted, cache->arena->free.count--)
+DAMAGE(extent_lost, cache->arena->extent_count++)
+DAMAGE(held_count_high, cache->pool.held_count++)
 DAMAGE(extra_reference, cache->pool.refs[block_of(w, PARENT, 0)]++)
 DAMAGE(lost_reference, cache->pool.refs[block_of(w, PLANNED, 1)]--)
 DAMAGE(lost_index_reference, cache->pool.refs[idle_list(w)->head]--)
-DAMAGE(free_count_high, cache->pool.free_count++)
-DAMAGE(free_count_low, cache->pool.free_count--)
+DAMAGE(used_count_high, cache->pool.used_count++)
+DAMAGE(used_count_low, cache->pool.used_count--)
+DAMAGE(open_free_high, cache->pool.open_free++)
+DAMAGE(limit_passed, cache->pool.limit = 1)
 DAMAGE(extent_use_high, extent_of(w, block_of(w, PARENT, 0))->used++)
 DAMAGE(extent_never_used, extent_of(w, block_of(w, APPENDED, 0))->fresh++)
-DAMAGE(extent_open_but_full, extent_of(w, block_of(w, PARENT, 0))->open_next = PKVI_NONE;
-       cache->pool.open_head = block_of(w, PARENT, 0) / cache->pool.space.blocks_per_extent)
+DAMAGE(extent_open_but_full,
+       pkvi_extents_add(&cache->pool.open,
+                        block_of(w, PARENT, 0) / cache->pool.space.blocks_per_extent, 1))
 DAMAGE(leaf_reference_high, cache->leaves.refs[w->seqs[CHILD]->table.leaves[0]]++)
 DAMAGE(leaf_free_count, cache->leaves.free_count--)
 DAMAGE(leaf_free_in_use, cache->leaves.free_head = w->seqs[PLANNED]->table.leaves[0])
@@ -203,13 +210,18 @@ static const struct {
     void (*damage)(struct world* w);
     const char* invariant;
 } cases[] = {
-    {"extent_free_twice", extent_free_twice, "A1"},
-    {"extent_that_is_not", extent_that_is_not, "A1"},
+    {"extent_free_and_held", extent_free_and_held, "A1"},
+    {"extent_of_nobody", extent_of_nobody, "A1"},
+    {"extent_free_unlisted", extent_free_unlisted, "A1"},
+    {"extent_lost", extent_lost, "A2"},
+    {"held_count_high", held_count_high, "A2"},
     {"extra_reference", extra_reference, "P1"},
     {"lost_reference", lost_reference, "P1"},
     {"lost_index_reference", lost_index_reference, "X2"},
-    {"free_count_high", free_count_high, "P3"},
-    {"free_count_low", free_count_low, "P3"},
+    {"used_count_high", used_count_high, "P3"},
+    {"used_count_low", used_count_low, "P3"},
+    {"open_free_high", open_free_high, "P3"},
+    {"limit_passed", limit_passed, "P3"},
     {"extent_use_high", extent_use_high, "P4"},
     {"extent_never_used", extent_never_used, "P2"},
     {"extent_open_but_full", extent_open_but_full, "P4"},

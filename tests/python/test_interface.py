@@ -78,6 +78,11 @@ def test_tenant_info_has_every_field_of_the_struct() -> None:
     assert [field.name for field in fields(pagedkv.TenantInfo)] == struct
 
 
+def test_arena_stats_has_every_field_of_the_struct() -> None:
+    struct = [name for name, _ in _ffi.ffi.typeof("pkv_arena_stats").fields]
+    assert ["struct_size", *(field.name for field in fields(pagedkv.ArenaStats))] == struct
+
+
 def test_every_field_of_the_config_has_a_keyword() -> None:
     config = {name for name, _ in _ffi.ffi.typeof("pkv_config").fields}
     group = {name for name, _ in _ffi.ffi.typeof("pkv_group_config").fields}
@@ -86,7 +91,7 @@ def test_every_field_of_the_config_has_a_keyword() -> None:
     reached = set(_config._GROUP_FIELDS.values()) | set(_config._CONFIG_FIELDS.values())
     assert "stream" in keywords  # set when the cache is there
     reached |= {"seed", "fault_seed", "device", "isa", "faults", "prefix_off", "k_dtype", "v_dtype"}
-    reached |= {"eviction", "eviction_hook"}
+    reached |= {"allocator", "arena", "eviction", "eviction_hook"}
     # Set by the library, fixed in this version, or of no use from Python.
     others = {"struct_size", "version", "group_count", "groups", "memory", "parallel"}
     assert config | group == reached | others
@@ -121,7 +126,9 @@ def test_library_and_header_are_beside_the_package() -> None:
     assert Path(pagedkv.__file__).with_name("py.typed").is_file()
 
 
-@pytest.mark.parametrize("cls", [pagedkv.Cache, pagedkv.Sequence, pagedkv.Step, pagedkv.Stats])
+@pytest.mark.parametrize(
+    "cls", [pagedkv.Arena, pagedkv.Cache, pagedkv.Sequence, pagedkv.Step, pagedkv.Stats]
+)
 def test_everything_public_is_documented(cls: type) -> None:
     assert cls.__doc__
     for name, member in vars(cls).items():

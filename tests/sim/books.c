@@ -23,7 +23,7 @@ static void learn_block(sim* s, uint32_t seq, uint32_t page, uint32_t got) {
         sim_fail(s, "page %u of sequence %u: block %u, want %u", page, seq, got, block->real);
         return;
     }
-    if (got >= s->config.blocks) {
+    if (got >= s->number_count) {
         sim_fail(s, "page %u of sequence %u: there is no block %u", page, seq, got);
         return;
     }

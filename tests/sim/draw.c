@@ -111,6 +111,28 @@ void sim_draw_config(sim* s) {
 #endif
 }
 
+/* Every second round lives in an arena whose extents hold a few blocks, under any policy. */
+void sim_draw_arena(sim* s) {
+    enum { PAGE = 4096 };
+    pkv_arena_config config;
+    pkv_sizes sizes;
+    s->number_count = s->config.blocks;
+    if (sim_percent(s, 50)) return;
+    if (pkv_config_check(&s->config, NULL, &sizes) != PKV_OK) sim_fail(s, "the config is refused");
+    if (pkv_arena_config_init(&config, PKV_VERSION) != PKV_OK) sim_fail(s, "no arena config");
+    const uint64_t wanted = sizes.block_bytes * between(s, 1, 6);
+    config.device = s->options.device;
+    config.faults = "";
+    config.extent_bytes = (wanted + PAGE - 1) / PAGE * PAGE;
+    const uint64_t per_extent = config.extent_bytes / sizes.block_bytes;
+    const uint64_t extents = (s->config.blocks + per_extent - 1) / per_extent;
+    config.bytes = extents * config.extent_bytes;
+    s->number_count = (uint32_t)(extents * per_extent);
+    if (pkv_arena_create(&config, &s->arena) != PKV_OK) sim_fail(s, "the arena is refused");
+    s->config.arena = s->arena;
+    s->config.allocator = sim_below(s, PKV_LIFO + 1);
+}
+
 /* ---- Sequences and tokens -------------------------------------------------------------------- */
 
 void sim_draw_docs(sim* s) {
@@ -165,6 +187,7 @@ static const struct {
     {"arena.take", {"return(ENOBLOCKS)"}, MODEL_BIT(PKV_ENOBLOCKS)},
     {"pool.take", {"return(ENOBLOCKS)", "yield"}, MODEL_BIT(PKV_ENOBLOCKS)},
     {"prefix.evict", {"return(ENOBLOCKS)"}, MODEL_BIT(PKV_ENOBLOCKS)},
+    {"arena.claim", {"return(ENOBLOCKS)"}, MODEL_BIT(PKV_ENOBLOCKS)},
     {"table.leaf", {"return(ENOLEAVES)"}, MODEL_BIT(PKV_ENOLEAVES)},
     {"seq.create", {"return(ENOSEQS)"}, MODEL_BIT(PKV_ENOSEQS)},
     {"seq.fork", {"return(ENOSEQS)"}, MODEL_BIT(PKV_ENOSEQS)},

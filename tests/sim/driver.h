@@ -74,6 +74,8 @@ typedef struct sim {
     sim_record records[SIM_RECORDS];
 
     pkv_config config;
+    uint32_t number_count; /* the library's numbers of blocks are below */
+    pkv_arena* arena;      /* small extents, so that blocks can move between them; or NULL */
     pkv_cache* cache;
     model model;
     uint32_t tenants;
@@ -88,16 +90,19 @@ typedef struct sim {
     pkv_seq dead_seqs[SIM_DEAD];
     pkv_plan dead_plans[SIM_DEAD];
 
-    uint32_t injected;     /* statuses that the faults in force may cause */
-    bool faults_have_been; /* in this round: residue may be rubbish, scrubs are not predicted */
+    uint32_t injected;      /* statuses that the faults in force may cause */
+    bool blocks_have_moved; /* in this round: whose bytes are where is not known, scrubs neither */
+    bool faults_have_been;  /* in this round: residue may be rubbish, scrubs are not predicted */
     pkv_report before;
     bool has_before;
-    uint64_t scrubs;         /* predicted */
-    uint64_t* real_tenant;   /* [blocks] whose bytes are in the library's block */
-    bool* real_written;      /* [blocks] */
-    bool* real_mixed;        /* [blocks] an arrival that failed has left bytes there */
-    uint32_t* model_of_real; /* [blocks] */
-    int64_t hook_bytes;      /* held through the memory hook */
+    uint64_t scrubs;          /* predicted */
+    uint64_t* real_tenant;    /* [number_count] whose bytes are in the library's block */
+    bool* real_written;       /* [number_count] */
+    bool* real_mixed;         /* [number_count] an arrival that failed has left bytes there */
+    uint32_t* model_of_real;  /* [number_count] */
+    uint32_t* numbers_before; /* [blocks] room for the blocks of the model */
+    uint64_t moves;           /* of blocks, by compaction */
+    int64_t hook_bytes;       /* held through the memory hook */
     uint64_t hook_calls;
 
     uint32_t* tokens;           /* [plan_tokens_max + slack] of the call being made */
@@ -132,6 +137,7 @@ void sim_note(sim* s, const char* what, uint64_t a, uint64_t b, uint64_t c, int 
 
 /* draw.c: what is random about a round. */
 void sim_draw_config(sim* s);
+void sim_draw_arena(sim* s);
 void sim_draw_docs(sim* s);
 void sim_draw_faults(sim* s);
 uint64_t sim_draw_tenant(sim* s, uint32_t count); /* one of so many */
@@ -166,6 +172,9 @@ void sim_op_swap_in(sim* s);
 void sim_op_transfer(sim* s);
 void sim_end_transfers(sim* s);
 int sim_call_transfer(sim* s, pkv_transfer handle, uint32_t which, uint32_t* done);
+
+/* move.c: blocks move together. */
+void sim_op_compact(sim* s);
 
 /* content.c: K/V. */
 void sim_write_plan(sim* s, sim_plan* plan);

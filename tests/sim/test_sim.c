@@ -34,7 +34,7 @@ struct run {
 };
 
 struct totals {
-    uint64_t ops, calls, failed_calls, fired, hash;
+    uint64_t ops, calls, failed_calls, fired, moves, hash;
     uint64_t published; /* tokens that tenants published */
     uint64_t pending;   /* tokens that lookups found to be on their way */
     uint64_t quotas_set, quota_refusals;
@@ -51,6 +51,7 @@ static void add(struct totals* totals, const sim* s) {
     totals->published += s->published;
     totals->quotas_set += s->quotas_set;
     totals->quota_refusals += s->quota_refusals;
+    totals->moves += s->moves;
     totals->hash = (totals->hash ^ s->hash) * 0x100000001b3;
     const pkv_group_config* group = &s->config.groups[0];
     totals->scaled_rounds += row_is_scaled(group->k_dtype) || row_is_scaled(group->v_dtype);
@@ -80,7 +81,7 @@ static void print_totals(const char* name, const struct totals* t) {
         "%s: commits %llu, hit tokens %llu, duplicates %llu, evictions %llu, copies on write %llu, "
         "rolled %llu, scrubs %llu, scaled rounds %llu, bytes out %llu, in %llu, "
         "swaps failed %llu, cancelled %llu, pending %llu, published %llu, quotas set %llu, "
-        "refused by quotas %llu\n",
+        "refused by quotas %llu, moved %llu\n",
         name, (unsigned long long)e->plans_committed, (unsigned long long)e->prefix_hit_tokens,
         (unsigned long long)e->prefix_duplicates, (unsigned long long)e->evictions,
         (unsigned long long)e->cow_copies, (unsigned long long)e->rolled_blocks,
@@ -88,7 +89,8 @@ static void print_totals(const char* name, const struct totals* t) {
         (unsigned long long)e->swap_out_bytes, (unsigned long long)e->swap_in_bytes,
         (unsigned long long)e->transfers_failed, (unsigned long long)e->transfers_cancelled,
         (unsigned long long)t->pending, (unsigned long long)t->published,
-        (unsigned long long)t->quotas_set, (unsigned long long)t->quota_refusals);
+        (unsigned long long)t->quotas_set, (unsigned long long)t->quota_refusals,
+        (unsigned long long)t->moves);
     fflush(stdout);
 }
 

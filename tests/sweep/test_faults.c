@@ -199,6 +199,111 @@ TEST(every_visit_of_every_point_in_create_may_fail) {
     }
 }
 
+/* ---- Arenas ---------------------------------------------------------------------------------- */
+
+static pkv_cache* open_in(pkv_arena* arena) {
+    pkv_config config = scenario_config(&scenario_kinds[0]);
+    pkv_cache* cache;
+    config.arena = arena;
+    config.blocks = 0;
+    ASSERT_OK(pkv_cache_create(&config, &cache));
+    return cache;
+}
+
+static int fill(pkv_cache* cache, pkv_seq* seq) {
+    uint32_t tokens[SCENARIO_TOKENS];
+    pkv_stats stats = {.struct_size = sizeof stats};
+    pkv_sizes sizes;
+    const pkv_config config = scenario_config(&scenario_kinds[0]);
+    ASSERT_OK(pkv_cache_stats(cache, &stats));
+    ASSERT_OK(pkv_config_check(&config, NULL, &sizes));
+    for (uint32_t i = 0; i < SCENARIO_TOKENS; i++)
+        tokens[i] = i;
+    if (seq->id == 0) ASSERT_OK(pkv_seq_create(cache, 0, seq));
+    const uint32_t count = (uint32_t)(4096 / sizes.block_bytes) * 4;
+    return pkv_seq_append(cache, *seq, tokens, count, NULL);
+}
+
+static void resize_may_fail(uint32_t point) {
+    pkv_arena_config config;
+    pkv_arena* arena;
+    pkv_arena_stats stats = {.struct_size = sizeof stats};
+    ASSERT_OK(pkv_arena_config_init(&config, PKV_VERSION));
+    config.device = "sim";
+    config.faults = "arena.resize=1*off->1*return(EIO)";
+    config.extent_bytes = 4096;
+    config.bytes = 4 * 4096;
+    ASSERT_OK(pkv_arena_create(&config, &arena));
+    ASSERT_STATUS(pkv_arena_resize(arena, 4096), PKV_EIO);
+    ASSERT_OK(pkv_arena_get_stats(arena, &stats));
+    ASSERT_EQ(stats.extents_free, 4);
+    ASSERT_OK(pkv_arena_resize(arena, 4096));
+    ASSERT_OK(pkv_arena_destroy(arena));
+    fired_total[point]++;
+}
+
+/* Its faults are set when it is created. */
+TEST(giving_memory_back_may_fail) {
+    skip_without_faults();
+    for (uint32_t point = 0; point < pkv_fault_count(); point++)
+        if (strcmp(point_name(point), "arena.resize") == 0) resize_may_fail(point);
+}
+
+/* Points that only a shared arena visits: what one cache has cached is claimed by another. */
+TEST(a_claim_may_fail) {
+    const char* spec = "arena.claim=1*return(EIO)";
+    pkv_arena_config config;
+    pkv_arena* arena;
+    pkv_seq seq = {0};
+    pkv_seq other_seq = {0};
+    skip_without_faults();
+    ASSERT_OK(pkv_arena_config_init(&config, PKV_VERSION));
+    config.device = "sim";
+    config.extent_bytes = 4096;
+    config.bytes = 4096;
+    ASSERT_OK(pkv_arena_create(&config, &arena));
+    pkv_cache* cache = open_in(arena);
+    pkv_cache* other = open_in(arena);
+    ASSERT_OK(fill(other, &other_seq));
+    ASSERT_OK(pkv_seq_commit(other, other_seq));
+    ASSERT_OK(pkv_seq_free(other, other_seq));
+    ASSERT_OK(pkv_faults_set(cache, spec, 0));
+    const pkv_report before = report_of(other);
+    ASSERT_STATUS(fill(cache, &seq), PKV_EIO);
+    ASSERT_EQ(report_of(other).cache_digest, before.cache_digest);
+    ASSERT_OK(fill(cache, &seq));
+    report_of(cache);
+    for (uint32_t point = 0; point < pkv_fault_count(); point++)
+        fired_total[point] += fired(cache, point);
+    pkv_cache_destroy(cache);
+    pkv_cache_destroy(other);
+    ASSERT_OK(pkv_arena_destroy(arena));
+}
+
+/* Allocations and the device of an arena itself. */
+TEST(every_visit_of_every_point_in_creating_an_arena_may_fail) {
+    skip_without_faults();
+    for (uint32_t point = 0; point < pkv_fault_count(); point++) {
+        for (uint64_t n = 0; n < VISITS_MAX; n++) {
+            pkv_arena_config config;
+            pkv_arena* arena = NULL;
+            char spec[120];
+            ASSERT_OK(pkv_arena_config_init(&config, PKV_VERSION));
+            write_spec(spec, sizeof spec, point_name(point), n, returns_once);
+            config.faults = spec;
+            config.bytes = 8 << 20;
+            config.memory.resize = counting_resize;
+            held_bytes = 0;
+            const int status = pkv_arena_create(&config, &arena);
+            if (status == PKV_OK) ASSERT_OK(pkv_arena_destroy(arena));
+            ASSERT_EQ(held_bytes, 0);
+            if (status == PKV_OK) break;
+            ASSERT_STATUS(status, PKV_EIO);
+            ASSERT_PTR(arena, NULL);
+        }
+    }
+}
+
 /* The digest, by which all of the above judge, does notice changes. */
 TEST(every_step_that_changes_something_changes_the_digest) {
     const pkv_config config = scenario_config(&scenario_kinds[0]);

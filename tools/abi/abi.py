@@ -20,7 +20,7 @@ from pathlib import Path
 import pagedkv
 from pagedkv._ffi import ffi, lib
 
-OPAQUE = ("pkv_cache",)  # structs whose inside is not public
+OPAQUE = ("pkv_arena", "pkv_cache")  # structs whose inside is not public
 CALLBACKS = ("pkv_python_choose",)  # of the binding, not of the library
 GOLDEN = Path(__file__).parent / "pagedkv.abi"
 

@@ -201,3 +201,15 @@ uint32_t pkvi_domain_pop(struct pkvi_domain* domain, uint32_t list) {
     pkvi_domain_unlink(domain, list, block);
     return block;
 }
+
+void pkvi_domain_move(struct pkvi_domain* domain, uint32_t from, uint32_t to) {
+    struct pkvi_candidate* candidates = domain->shared->candidates;
+    struct pkvi_candidate* moved = &candidates[to];
+    *moved = candidates[from];
+    candidates[from] = (struct pkvi_candidate){.list = PKVI_UNLISTED};
+    const bool keeps_place = domain->policy->keeps_place && moved->list != PKVI_UNLISTED;
+    if (!moved->is_idle && !keeps_place) return;
+    struct pkvi_list* list = &domain->lists[moved->list];
+    *(moved->previous == PKVI_NONE ? &list->head : &candidates[moved->previous].next) = to;
+    *(moved->next == PKVI_NONE ? &list->tail : &candidates[moved->next].previous) = to;
+}

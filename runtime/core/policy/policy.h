@@ -27,6 +27,7 @@
 #ifndef PKVI_CORE_POLICY_H
 #define PKVI_CORE_POLICY_H
 
+#include "base/limits.h"
 #include "core/policy/ghost.h"
 #include "core/policy/reuse.h"
 #include <stdbool.h>
@@ -167,5 +168,8 @@ static inline struct pkvi_candidate* pkvi_candidate(const struct pkvi_domain* do
                                                     uint32_t block) {
     return &domain->shared->candidates[block];
 }
+
+/* Block `from` is called `to` from now on, and stands where it stood. pre: `to` is no node. */
+void pkvi_domain_move(struct pkvi_domain* domain, uint32_t from, uint32_t to);
 
 #endif

@@ -1,0 +1,70 @@
+/* reclaim.c - see reclaim.h. */
+#include "core/reclaim.h"
+
+#include "core/cache.h"
+#include <assert.h>
+
+/* ---- Decide ---------------------------------------------------------------------------------- */
+
+uint64_t pkvi_spare_count(const pkv_arena* arena, const pkv_cache* cache) {
+    uint64_t count = 0;
+    for (const pkv_cache* other = arena->caches; other != NULL; other = other->arena_next)
+        if (other != cache) count += other->pool.spare.count;
+    return count;
+}
+
+/* Blocks that are missing when everything cached here has gone. */
+static int decide_extents(pkv_cache* cache, uint32_t missing, uint32_t* extents) {
+    *extents = pkvi_ceil_div(missing, cache->pool.space.blocks_per_extent);
+    if (*extents > pkvi_spare_count(cache->arena, cache)) return PKV_ENOBLOCKS;
+    return pkvi_fault_check(&cache->faults, PKVI_FAULT_ARENA_CLAIM);
+}
+
+int pkvi_room_decide(pkv_cache* cache, uint32_t blocks, uint32_t wanted, struct pkvi_room* room) {
+    const uint32_t idle = pkvi_prefix_idle_count(&cache->prefix);
+    *room = (struct pkvi_room){.evictions = wanted < idle ? wanted : idle};
+    if (wanted > idle) PKVI_TRY(decide_extents(cache, wanted - idle, &room->extents));
+    if (room->evictions > 0) PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_PREFIX_EVICT));
+    return pkvi_pool_admit(&cache->pool, blocks, room->evictions);
+}
+
+/* ---- Make ------------------------------------------------------------------------------------ */
+
+static pkv_cache* most_spare(const pkv_arena* arena, const pkv_cache* cache) {
+    pkv_cache* best = NULL;
+    for (pkv_cache* other = arena->caches; other != NULL; other = other->arena_next) {
+        if (other == cache) continue;
+        if (best == NULL || other->pool.spare.count > best->pool.spare.count) best = other;
+    }
+    return best;
+}
+
+/* Evict all that is in a spare extent, which then goes back to the arena by itself. */
+static void give_up(pkv_cache* cache, uint32_t extent) {
+    const uint32_t first = extent * cache->pool.space.blocks_per_extent;
+    const uint32_t end = first + cache->pool.space.blocks_per_extent;
+    for (uint32_t block = first; block < end; block++) {
+        if (cache->pool.refs[block] == 0) continue;
+        pkvi_prefix_drop(&cache->prefix, block);
+        pkvi_trace_note_often(&cache->trace, "prefix.evict", block, extent);
+        cache->stats.evictions++;
+    }
+    cache->stats.extents_ceded++;
+}
+
+void pkvi_spare_claim(pkv_arena* arena, const pkv_cache* cache, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        pkv_cache* other = most_spare(arena, cache);
+        give_up(other, pkvi_extents_first(&other->pool.spare));
+    }
+    arena->claims += count;
+}
+
+void pkvi_room_make(pkv_cache* cache, struct pkvi_room room) {
+    if (room.extents > 0) {
+        pkvi_spare_claim(cache->arena, cache, room.extents);
+        cache->stats.extents_claimed += room.extents;
+        pkvi_trace_note(&cache->trace, "arena.claim", 0, room.extents);
+    }
+    pkvi_reserve_evict(cache, room.evictions);
+}
