@@ -482,13 +482,13 @@ PKV_API const char* pkv_cache_isa(const pkv_cache* cache);
  *   Numbers  NaN and infinity are not looked for, since that would have to wait for the GPU: there
  *            is no PKV_ENONFINITE. NaN and infinity come out again, as NaN of other bits perhaps,
  *            and where they are in V also in rows that stand up to 15 tokens before them. Queries
- *            and softmax weights are rounded to bf16, with a cache of f16 to f16; to twice as many
- *            bits when q is f32 and the cache f16 or bf16. Sums are f32.
+ *            are rounded to bf16, where K is f16 to f16, and softmax weights likewise for V; to
+ *            twice as many bits when q is f32 and neither K nor V has 8 bits. Sums are f32.
  *   Types    key_dim and value_dim are the same and one of 64, 96, 128, 256; K and V are stored in
- *            the same type, f16, bf16, i8 or e4m3; block_tokens is a multiple of 16; at most 128
- *            query heads share a KV head. Others give PKV_ENOTSUP. Compute capability 8.6 to 8.9
- *            has the shared memory for dims 64 and 96, and for 128 in i8 and e4m3; caches of f16
- *            and bf16 take q in f32 there with dim 64, and on 8.0 with dims up to 128.
+ *            the same type, f16, bf16, i8 or e4m3, or K in i8 and V in f16 or bf16; block_tokens is
+ *            a multiple of 16; at most 128 query heads share a KV head. Others give PKV_ENOTSUP.
+ *            Compute capability 8.6 to 8.9 has the shared memory for dims 64 and 96, and for 128
+ *            where K has 8 bits; where K has 16, it takes q in f32 with dim 64.
  *   GPUs     Compute capability 8.0 (Ampere) or newer.
  *   Graphs   Calls of an open plan may be captured once a layer of it has been written and attended
  *            to outside (before, they give PKV_ENOTSUP). The graph may be launched until the plan

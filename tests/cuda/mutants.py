@@ -112,8 +112,8 @@ MUTANTS = [
     Mutant(
         "slots behind the length",
         "tile.cuh",
-        "const bool is_row = row < rows;",
-        "const bool is_row = is_there;",
+        "const bool is_row = i / pieces < rows;",
+        "const bool is_row = rows > 0;",
     ),
     Mutant(
         "tiles behind the window",
@@ -132,6 +132,24 @@ MUTANTS = [
         "attend.cuh",
         "if (tokens[0] <= last_position)",
         "if (tokens[0] < last_position)",
+    ),
+    Mutant(
+        "values where keys would end if they were alike",
+        "tile.cuh",
+        "v_offset = TILE * k_pitch;",
+        "v_offset = TILE * v_pitch;",
+    ),
+    Mutant(
+        "scales of values where those of keys are",
+        "tile.cuh",
+        "k_scale_offset + (TYPES::key::is_scaled ? scale_bytes : 0);",
+        "k_scale_offset;",
+    ),
+    Mutant(
+        "weights rounded as keys are multiplied",
+        "tile.cuh",
+        "const typename value::number number{};",
+        "const typename key::number number{};",
     ),
     # Fragments
     Mutant(
@@ -153,8 +171,8 @@ MUTANTS = [
         "return (uint32_t)(i / 2) * 16 + 2 * n + (uint32_t)(i % 2);",
         "return (uint32_t)i * 8 + n;",
     ),
-    Mutant("i8 without its sign", "tile.cuh", "8388608.0F + 128.0F", "8388608.0F"),
-    Mutant("e4m3 with half the exponent's bias", "tile.cuh", "0x7b807b80U", "0x7b007b00U"),
+    Mutant("i8 without its sign", "stored.cuh", "8388608.0F + 128.0F", "8388608.0F"),
+    Mutant("e4m3 with half the exponent's bias", "stored.cuh", "0x7b807b80U", "0x7b007b00U"),
     # Softmax
     Mutant(
         "the highest score of two columns",
@@ -193,8 +211,8 @@ MUTANTS = [
     Mutant(
         "queries in one part",
         "tile.cuh",
-        "gpu::load_matrices(a, q_row + part * part_bytes + step * 32);",
-        "gpu::load_matrices(a, q_row + step * 32);",
+        "gpu::load_matrices(a, q + part * part_bytes + q_offset(step));",
+        "gpu::load_matrices(a, q + q_offset(step));",
     ),
     Mutant("a sink in base e", "attend.cuh", "row)] * log2_e;", "row)];"),
     Mutant(

@@ -487,7 +487,10 @@ TEST(what_has_no_kernel_is_refused_with_a_list) {
     expect_refused(&bad, "groups[0].v_dtype:");
     bad = good;
     bad.groups[0].v_dtype = PKV_F16;
-    expect_refused(&bad, "groups[0].v_dtype: the same");
+    expect_refused(&bad, "groups[0].v_dtype: as k_dtype, or beside i8 f16 or bf16");
+    bad = good;
+    bad.groups[0].k_dtype = PKV_I8;
+    ASSERT_OK(pkv_config_check(&bad, NULL, NULL));
     bad = good;
     bad.groups[0].block_tokens = 8;
     expect_refused(&bad, "groups[0].block_tokens: a multiple of 16");
@@ -495,6 +498,28 @@ TEST(what_has_no_kernel_is_refused_with_a_list) {
     bad.device_ordinal = 64;
     expect_refused(&bad, "device_ordinal:");
     expect_nothing_left();
+}
+
+/* All that there are kernels for fits compute capability 8.0; what 8.9 has not room for is in the
+ * header. */
+TEST(shared_memory_suffices) {
+    const uint32_t dims[] = {64, 96, 128, 256};
+    const uint32_t pairs[][2] = {{PKV_F16, PKV_F16},   {PKV_BF16, PKV_BF16}, {PKV_I8, PKV_I8},
+                                 {PKV_E4M3, PKV_E4M3}, {PKV_I8, PKV_F16},    {PKV_I8, PKV_BF16}};
+    for (uint32_t d = 0; d < 4; d++)
+        for (uint32_t p = 0; p < 6; p++) {
+            const struct pkvi_gpu_types cache = {dims[d], pairs[p][0], pairs[p][1]};
+            const bool is_small = cache.k_dtype >= PKV_I8;
+            ASSERT(pkvi_gpu_has_kernel(cache));
+            for (int is_f32 = 0; is_f32 < 2; is_f32++) {
+                const uint64_t bytes = pkvi_gpu_shared_bytes(cache, is_f32);
+                const uint32_t most = is_small ? 128 : is_f32 ? 64 : 96;
+                ASSERT_GT(163 * 1024 + 1, bytes);
+                ASSERT_EQ(bytes <= 99 * 1024, cache.dim <= most);
+            }
+        }
+    ASSERT(!pkvi_gpu_has_kernel((struct pkvi_gpu_types){64, PKV_F16, PKV_I8}));
+    ASSERT(!pkvi_gpu_has_kernel((struct pkvi_gpu_types){64, PKV_F16, PKV_BF16}));
 }
 
 /* Compute capability 8.9 has 99 KiB for a thread block, 8.0 has 163. */
@@ -575,14 +600,29 @@ TEST(other_devices_have_no_streams) {
 
 /* ---- What fails ------------------------------------------------------------------------------ */
 
+/* Two kernels, for queries in f32 and in fewer bits, when a cache is created; never later. */
+TEST(kernels_are_prepared_once) {
+    needs_emulator();
+    emulator_reset(33);
+    pkv_cache* cache = open_on("cuda");
+    struct arrays arrays = arrays_open(1);
+    const pkv_seq seq = new_seq(cache);
+    ASSERT_EQ(emulator_count(EMULATOR_PREPARE), 4);
+    run_step(cache, seq, ROWS_MAX, &arrays);
+    run_step(cache, seq, 1, &arrays);
+    ASSERT_EQ(emulator_count(EMULATOR_PREPARE), 4);
+    arrays_close(&arrays);
+    pkv_cache_destroy(cache);
+}
+
 /* Every allocation of a cache in turn: nothing is left of a failed one. */
 TEST(a_failed_allocation_leaves_nothing) {
     needs_emulator();
     const enum emulator_call calls[] = {EMULATOR_ALLOC, EMULATOR_ALLOC_PINNED, EMULATOR_EVENT,
-                                        EMULATOR_ZERO};
+                                        EMULATOR_ZERO, EMULATOR_PREPARE};
     const pkv_config config = config_of("cuda");
     uint32_t failures = 0;
-    for (uint32_t c = 0; c < 4; c++)
+    for (uint32_t c = 0; c < 5; c++)
         for (uint32_t after = 0;; after++) {
             pkv_cache* cache;
             emulator_reset(41);

@@ -34,11 +34,22 @@ void emulator_run(uint32_t blocks, uint32_t threads, size_t shared_bytes,
 /* Put work into a stream (system.cpp). Returns a status. */
 int emulator_submit(pkvi_gpu_stream* stream, std::function<void()> work);
 
+/* The dynamic shared memory that a kernel may be started with: 48 KiB, or what it was prepared for.
+ * Statuses; one that asks for more gets PKV_EIO, as from CUDA. */
+int emulator_prepare(const void* kernel, size_t shared_bytes);
+int emulator_check(const void* kernel, size_t shared_bytes);
+
 namespace gpu {
+
+template <class Job> int prepare(void (*kernel)(Job), int shared_bytes) {
+    return emulator_prepare((const void*)kernel, (size_t)shared_bytes);
+}
 
 template <class Job>
 int launch(void (*kernel)(Job), uint32_t blocks, uint32_t threads, size_t shared_bytes,
            pkvi_gpu_stream* stream, const Job& job) {
+    const int status = emulator_check((const void*)kernel, shared_bytes);
+    if (status != 0) return status;
     return emulator_submit(
         stream, [=] { emulator_run(blocks, threads, shared_bytes, [&] { kernel(job); }); });
 }

@@ -25,6 +25,8 @@
 
 namespace {
 
+constexpr size_t SHARED_UNPREPARED = 48 * 1024; /* that every kernel may have */
+
 struct Event {
     uint64_t recorded = 0; /* how often this was put into a stream */
     uint64_t done = 0;     /* how far streams have come */
@@ -60,6 +62,7 @@ struct Emulator {
     std::vector<Stream*> streams; /* in the order in which they were opened */
     std::set<Event*> events;
     std::map<unsigned char*, Allocation> memory;
+    std::map<const void*, size_t> prepared; /* shared memory of kernels since the reset */
     Failure failures[EMULATOR_CALLS] = {};
     Failure fault = {};
     uint64_t counts[EMULATOR_CALLS] = {};
@@ -425,6 +428,22 @@ uint64_t pkvi_gpu_clock_ns(void) {
 
 /* ---- emulator/system.h ----------------------------------------------------------------------- */
 
+int emulator_prepare(const void* kernel, size_t shared_bytes) {
+    const Guard guard(emulator().lock);
+    const int status = visit(EMULATOR_PREPARE);
+    if (status != PKV_OK) return status;
+    if (shared_bytes > emulator().shared_bytes) return PKV_EIO;
+    emulator().prepared[kernel] = shared_bytes;
+    return PKV_OK;
+}
+
+int emulator_check(const void* kernel, size_t shared_bytes) {
+    const Guard guard(emulator().lock);
+    const auto found = emulator().prepared.find(kernel);
+    const size_t most = found != emulator().prepared.end() ? found->second : 0;
+    return shared_bytes <= std::max(most, SHARED_UNPREPARED) ? PKV_OK : PKV_EIO;
+}
+
 int emulator_submit(pkvi_gpu_stream* stream, std::function<void()> run) {
     const Guard guard(emulator().lock);
     const int status = visit(EMULATOR_LAUNCH);
@@ -457,6 +476,7 @@ void emulator_reset(uint64_t seed) {
     e.random = seed;
     e.is_broken = false;
     e.fault = {};
+    e.prepared.clear();
     for (int call = 0; call < EMULATOR_CALLS; call++) {
         e.failures[call] = {};
         e.counts[call] = 0;

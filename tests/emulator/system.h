@@ -27,6 +27,7 @@ enum emulator_call {
     EMULATOR_LAUNCH,       /* emulator_submit */
     EMULATOR_EVENT,        /* pkvi_gpu_event_open */
     EMULATOR_RECORD,       /* pkvi_gpu_event_record */
+    EMULATOR_PREPARE,      /* emulator_prepare */
     EMULATOR_CALLS
 };
 

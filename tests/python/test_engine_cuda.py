@@ -149,7 +149,7 @@ def test_the_command(cupy: Any, tmp_path: Path, capsys: pytest.CaptureFixture[st
     ("options", "message"),
     [
         (["--kv-dtype", "f32"], "k_dtype: f16, bf16, i8 or e4m3 .*got 'f32'"),
-        (["--kv-dtype", "i8/f16"], "v_dtype: the same as k_dtype"),
+        (["--kv-dtype", "i8/e4m3"], "v_dtype: as k_dtype, or beside i8 f16"),
         (["--block-tokens", "8"], "block_tokens: .*got 8"),
     ],
 )

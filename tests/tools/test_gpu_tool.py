@@ -332,19 +332,19 @@ def test_the_gate_notices_another_register(
     monkeypatch.setattr(registers.shutil, "which", lambda tool: tool)
     monkeypatch.setattr(registers, "toolkit", lambda: "13.0")
     monkeypatch.setattr(
-        registers, "demangle", lambda names: ["void pkvi::decode<2u, 128, 1>(pkvi_gpu_attend)"]
+        registers, "demangle", lambda names: ["void pkvi::decode<pkvi::types<3u, 2u>, 128, 1>(j)"]
     )
 
     def gate(count: int, update: bool) -> int:
         usages = registers.parse(ptxas("sm_80") + ptxas("sm_90", count))
-        text = registers.table(usages, {("decode", "2", "128", "1"): 1000})
+        text = registers.table(usages, {("decode", "3/2", "128", "1"): 1000})
         monkeypatch.setattr(registers, "look", lambda jobs, log: (usages, text))
         return int(registers.gate(path, update, 1))
 
     assert gate(160, False) == 1  # there is no table
     assert gate(160, True) == 0
-    assert "| decode | bf16 | 128 | 1 | 151 | 160 | 1016 |" in path.read_text()
+    assert "| decode | i8/bf16 | 128 | 1 | 151 | 160 | 1016 |" in path.read_text()
     assert gate(160, False) == 0
     capsys.readouterr()
     assert gate(161, False) == 1
-    assert "+| decode | bf16 | 128 | 1 | 151 | 161 | 1016 |" in capsys.readouterr().out
+    assert "+| decode | i8/bf16 | 128 | 1 | 151 | 161 | 1016 |" in capsys.readouterr().out

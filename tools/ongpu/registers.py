@@ -31,28 +31,32 @@ NOT_HERE = 77
 _ENTRY = re.compile(r"Compiling entry function '(\w+)' for '(\w+)'")
 _SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _USED = re.compile(r"Used (\d+) registers(?:.*?(\d+) bytes smem)?")
-_INSTANCE = re.compile(r"(decode|prefill)<(?:\(unsigned int\))?(\d+)u?, (\d+), (\d+)>")
+_INSTANCE = re.compile(
+    r"(decode|prefill)<pkvi::types<(?:\(unsigned int\))?(\d+)u?, (?:\(unsigned int\))?(\d+)u?>, "
+    r"(\d+), (\d+)>"
+)
 
 SHARED_PROGRAM = """
 #include "device/cuda/attend.cuh"
 #include <cstdio>
 using namespace pkvi;
-template <uint32_t DTYPE, int DIM, int PARTS> void print() {
-    using decode = decode_shape<DTYPE, DIM, PARTS>;
-    using prefill = prefill_shape<DTYPE, DIM, PARTS>;
-    printf("decode %u %d %d %d\\n", DTYPE, DIM, PARTS, (int)decode::shared_bytes);
-    printf("prefill %u %d %d %d\\n", DTYPE, DIM, PARTS, (int)prefill::shared_bytes);
+template <uint32_t K, uint32_t V, int DIM, int PARTS> void print() {
+    using decode = decode_shape<types<K, V>, DIM, PARTS>;
+    using prefill = prefill_shape<types<K, V>, DIM, PARTS>;
+    printf("decode %u/%u %d %d %d\\n", K, V, DIM, PARTS, (int)decode::shared_bytes);
+    printf("prefill %u/%u %d %d %d\\n", K, V, DIM, PARTS, (int)prefill::shared_bytes);
 }
-template <uint32_t DTYPE, int PARTS> void print_dims() {
-    print<DTYPE, 64, PARTS>();
-    print<DTYPE, 96, PARTS>();
-    print<DTYPE, 128, PARTS>();
-    print<DTYPE, 256, PARTS>();
+template <uint32_t K, uint32_t V, int PARTS> void print_dims() {
+    print<K, V, 64, PARTS>();
+    print<K, V, 96, PARTS>();
+    print<K, V, 128, PARTS>();
+    print<K, V, 256, PARTS>();
 }
 int main() {
-    print_dims<PKV_F16, 1>(), print_dims<PKV_F16, 2>();
-    print_dims<PKV_BF16, 1>(), print_dims<PKV_BF16, 2>();
-    print_dims<PKV_I8, 1>(), print_dims<PKV_E4M3, 1>();
+    print_dims<PKV_F16, PKV_F16, 1>(), print_dims<PKV_F16, PKV_F16, 2>();
+    print_dims<PKV_BF16, PKV_BF16, 1>(), print_dims<PKV_BF16, PKV_BF16, 2>();
+    print_dims<PKV_I8, PKV_I8, 1>(), print_dims<PKV_E4M3, PKV_E4M3, 1>();
+    print_dims<PKV_I8, PKV_F16, 1>(), print_dims<PKV_I8, PKV_BF16, 1>();
 }
 """
 
@@ -90,11 +94,16 @@ def demangle(names: Sequence[str]) -> list[str]:
 
 
 def instance_of(name: str) -> tuple[str, str, str, str]:
-    """(kernel, dtype number, dim, parts) of a demangled name; where there are none, ""."""
+    """(kernel, dtype numbers, dim, parts) of a demangled name; where there are none, ""."""
     if match := _INSTANCE.search(name):
-        return match[1], match[2], match[3], match[4]
+        return match[1], f"{match[2]}/{match[3]}", match[4], match[5]
     plain = re.search(r"(\w+)\(", name)
     return (plain[1] if plain else name), "", "", ""
+
+
+def cache_name(dtypes: str) -> str:
+    """f16, or i8/f16 when K and V differ."""
+    return "/".join(dict.fromkeys(DTYPES[dtype] for dtype in dtypes.split("/") if dtype))
 
 
 def table(
@@ -115,16 +124,22 @@ def table(
         f"|{'---|' * (5 + len(ARCHITECTURES))}",
     ]
 
-    def key(name: str) -> tuple[str, int, int, int]:
-        kernel, dtype, dim, parts = instances[name]
-        return kernel, int(dtype or 0), int(dim or 0), int(parts or 0)
+    def key(name: str) -> tuple[str, bool, str, int, int]:
+        kernel, dtypes, dim, parts = instances[name]
+        return (
+            kernel,
+            bool(dtypes) and dtypes[0] != dtypes[2],
+            dtypes,
+            int(dim or 0),
+            int(parts or 0),
+        )
 
     for name in sorted(mangled, key=key):
-        kernel, dtype, dim, parts = instances[name]
+        kernel, dtypes, dim, parts = instances[name]
         used = [usages.get((name, arch)) for arch in ARCHITECTURES]
         static = max((u.static_shared for u in used if u), default=0)
         lines.append(
-            f"| {kernel} | {DTYPES.get(dtype, '')} | {dim} | {parts} | "
+            f"| {kernel} | {cache_name(dtypes)} | {dim} | {parts} | "
             + " | ".join(str(u.registers) if u else "missing" for u in used)
             + f" | {static + shared.get(instances[name], 0)} |"
         )

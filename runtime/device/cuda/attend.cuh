@@ -66,10 +66,10 @@ enum { DECODE_WARPS = 4, DECODE_THREADS = DECODE_WARPS * gpu::WARP };
 
 /* How shared memory of decode is used: Q, then the rings; at the end, where both are done with, the
  * states of the warps. */
-template <uint32_t DTYPE, int DIM, int PARTS> struct decode_shape {
-    using tile = tile_shape<DTYPE, DIM>;
-    static constexpr int stages = DIM * stored<DTYPE>::bytes > 256 ? 2 : 3;
-    static constexpr int query_bytes = PARTS * WARP_ROWS * tile::query_pitch;
+template <class TYPES, int DIM, int PARTS> struct decode_shape {
+    using tile = tile_shape<TYPES, DIM>;
+    static constexpr int stages = tile::k_row_bytes + tile::v_row_bytes > 512 ? 2 : 3;
+    static constexpr int query_bytes = PARTS * WARP_ROWS * query_shape<DIM, PARTS>::pitch;
     static constexpr int ring_bytes = stages * tile::bytes;
     static constexpr int state_floats = DIM + 2; /* of a row: output, highest score, sum */
     static constexpr int streaming_bytes = query_bytes + DECODE_WARPS * ring_bytes;
@@ -120,15 +120,15 @@ GPU_DEVICE void merge_rows(const pkvi_gpu_attend& job, const pkvi_gpu_item& item
     }
 }
 
-template <uint32_t DTYPE, int DIM>
+template <class TYPES, int DIM>
 GPU_DEVICE void store_state(const softmax_state<DIM>& state, float* rows) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         float* row = rows + (gpu::lane() / 4 + half * 8) * (DIM + 2);
 #pragma unroll
         for (int i = 0; i < DIM / 8; i++) {
-            row[output_dim<DTYPE>(i, 0)] = state.out[i][2 * half];
-            row[output_dim<DTYPE>(i, 1)] = state.out[i][2 * half + 1];
+            row[output_dim<typename TYPES::value>(i, 0)] = state.out[i][2 * half];
+            row[output_dim<typename TYPES::value>(i, 1)] = state.out[i][2 * half + 1];
         }
         if (gpu::lane() % 4 == 0) {
             row[DIM] = state.highest[half];
@@ -138,19 +138,19 @@ GPU_DEVICE void store_state(const softmax_state<DIM>& state, float* rows) {
 }
 
 /* A warp streams its tiles. */
-template <uint32_t DTYPE, int DIM, int PARTS>
+template <class TYPES, int DIM, int PARTS>
 GPU_DEVICE void stream_tiles(const pkvi_gpu_attend& job, const pkvi_gpu_item& item,
                              const unsigned char* q, unsigned char* ring,
                              softmax_state<DIM>& state) {
-    using shape = decode_shape<DTYPE, DIM, PARTS>;
-    using tile = tile_shape<DTYPE, DIM>;
+    using shape = decode_shape<TYPES, DIM, PARTS>;
+    using tile = tile_shape<TYPES, DIM>;
     const source from = source_of(job, item);
     const score_rule rule = rule_of(job, item, 0);
     uint32_t next = item.tile_begin + gpu::warp(); /* to be copied */
     uint32_t filling = 0;                          /* stage that it goes to */
 #pragma unroll
     for (int i = 0; i < shape::stages - 1; i++) {
-        copy_tile<DTYPE, DIM>(from, next, item.tile_end, ring + filling++ * tile::bytes);
+        copy_tile<TYPES, DIM>(from, next, item.tile_end, ring + filling++ * tile::bytes);
         gpu::copy_commit();
         next += DECODE_WARPS;
     }
@@ -159,11 +159,11 @@ GPU_DEVICE void stream_tiles(const pkvi_gpu_attend& job, const pkvi_gpu_item& it
          number += DECODE_WARPS) {
         gpu::copy_wait<shape::stages - 2>();
         gpu::sync_warp();
-        copy_tile<DTYPE, DIM>(from, next, item.tile_end, ring + filling * tile::bytes);
+        copy_tile<TYPES, DIM>(from, next, item.tile_end, ring + filling * tile::bytes);
         gpu::copy_commit();
         next += DECODE_WARPS;
         const uint32_t tokens[1] = {pkvi_gpu_visible_tile(from.visible, number) * TILE};
-        attend_tiles<DTYPE, DIM, PARTS, 1>(rule, q, WARP_ROWS * tile::query_pitch,
+        attend_tiles<TYPES, DIM, PARTS, 1>(rule, q, WARP_ROWS * query_shape<DIM, PARTS>::pitch,
                                            ring + reading * tile::bytes, tokens, state);
         filling = filling + 1 == shape::stages ? 0 : filling + 1;
         reading = reading + 1 == shape::stages ? 0 : reading + 1;
@@ -187,22 +187,22 @@ GPU_DEVICE bool is_last_split(const pkvi_gpu_attend& job, const pkvi_gpu_item& i
     return *flag == item.splits;
 }
 
-template <uint32_t DTYPE, int DIM, int PARTS>
-GPU_KERNEL(DECODE_THREADS, (decode_shape<DTYPE, DIM, PARTS>::blocks))
+template <class TYPES, int DIM, int PARTS>
+GPU_KERNEL(DECODE_THREADS, (decode_shape<TYPES, DIM, PARTS>::blocks))
 decode(const pkvi_gpu_attend job) {
-    using shape = decode_shape<DTYPE, DIM, PARTS>;
+    using shape = decode_shape<TYPES, DIM, PARTS>;
     unsigned char* q = gpu::shared();
     unsigned char* ring = q + shape::query_bytes + gpu::warp() * shape::ring_bytes;
     float* states = (float*)gpu::shared();
     for (uint32_t i = gpu::block(); i < *job.item_count; i += gpu::blocks()) {
         const pkvi_gpu_item item = job.items[i];
-        load_queries<DTYPE, DIM, PARTS>(job, item, WARP_ROWS, DECODE_THREADS, q);
+        load_queries<typename TYPES::key, DIM, PARTS>(job, item, WARP_ROWS, DECODE_THREADS, q);
         gpu::sync_block();
         softmax_state<DIM> state;
         state.clear();
-        stream_tiles<DTYPE, DIM, PARTS>(job, item, q, ring, state);
+        stream_tiles<TYPES, DIM, PARTS>(job, item, q, ring, state);
         gpu::sync_block();
-        store_state<DTYPE, DIM>(state, states + gpu::warp() * WARP_ROWS * shape::state_floats);
+        store_state<TYPES, DIM>(state, states + gpu::warp() * WARP_ROWS * shape::state_floats);
         gpu::sync_block();
         float* partials = job.partials + (size_t)item.partial * shape::state_floats;
         const size_t split_floats = (size_t)item.rows * shape::state_floats;
@@ -222,23 +222,24 @@ enum {
     PREFILL_STAGES = 2,
 };
 
-template <uint32_t DTYPE, int DIM, int PARTS> struct prefill_shape {
-    using tile = tile_shape<DTYPE, DIM>;
+template <class TYPES, int DIM, int PARTS> struct prefill_shape {
+    using tile = tile_shape<TYPES, DIM>;
     static constexpr int tiles = DIM <= 128 ? 4 : PARTS == 1 ? 2 : 1; /* of a step */
-    static constexpr int query_bytes = PARTS * PKVI_GPU_PREFILL_ROWS * tile::query_pitch;
+    static constexpr int query_bytes =
+        PARTS * PKVI_GPU_PREFILL_ROWS * query_shape<DIM, PARTS>::pitch;
     static constexpr int stage_bytes = tiles * tile::bytes;
     static constexpr int shared_bytes = query_bytes + PREFILL_STAGES * stage_bytes;
 };
 
-template <uint32_t DTYPE, int DIM, int PARTS>
+template <class TYPES, int DIM, int PARTS>
 GPU_DEVICE void copy_step(const source& from, uint32_t number, uint32_t end, unsigned char* to) {
-    using shape = prefill_shape<DTYPE, DIM, PARTS>;
+    using shape = prefill_shape<TYPES, DIM, PARTS>;
     for (uint32_t i = gpu::warp(); i < shape::tiles; i += PREFILL_WARPS)
-        copy_tile<DTYPE, DIM>(from, number + i, end, to + i * shape::tile::bytes);
+        copy_tile<TYPES, DIM>(from, number + i, end, to + i * shape::tile::bytes);
     gpu::copy_commit();
 }
 
-template <uint32_t DTYPE, int DIM>
+template <class TYPES, int DIM>
 GPU_DEVICE void store_rows(const pkvi_gpu_attend& job, const pkvi_gpu_item& item,
                            const softmax_state<DIM>& state) {
 #pragma unroll
@@ -252,20 +253,20 @@ GPU_DEVICE void store_rows(const pkvi_gpu_attend& job, const pkvi_gpu_item& item
         for (int i = 0; i < DIM / 8; i++)
 #pragma unroll
             for (int column = 0; column < 2; column++)
-                store_element(job.out, index + output_dim<DTYPE>(i, column),
+                store_element(job.out, index + output_dim<typename TYPES::value>(i, column),
                               state.out[i][2 * half + column] * whole.out / whole.sum);
         if (gpu::lane() % 4 == 0) store_lse(job, item, row, whole);
     }
 }
 
-template <uint32_t DTYPE, int DIM, int PARTS>
+template <class TYPES, int DIM, int PARTS>
 GPU_KERNEL(PREFILL_THREADS, 1)
 prefill(const pkvi_gpu_attend job) {
-    using shape = prefill_shape<DTYPE, DIM, PARTS>;
-    using tile = tile_shape<DTYPE, DIM>;
+    using shape = prefill_shape<TYPES, DIM, PARTS>;
+    using tile = tile_shape<TYPES, DIM>;
     unsigned char* q = gpu::shared();
     unsigned char* stages = q + shape::query_bytes;
-    const unsigned char* warp_q = q + gpu::warp() * WARP_ROWS * tile::query_pitch;
+    const unsigned char* warp_q = q + gpu::warp() * WARP_ROWS * query_shape<DIM, PARTS>::pitch;
     for (uint32_t i = gpu::block(); i < *job.item_count; i += gpu::blocks()) {
         const pkvi_gpu_item item = job.items[i];
         const source from = source_of(job, item);
@@ -276,11 +277,12 @@ prefill(const pkvi_gpu_attend job) {
                                        last_row / job.group_heads;
         softmax_state<DIM> state;
         state.clear();
-        copy_step<DTYPE, DIM, PARTS>(from, item.tile_begin, item.tile_end, stages);
-        load_queries<DTYPE, DIM, PARTS>(job, item, PKVI_GPU_PREFILL_ROWS, PREFILL_THREADS, q);
+        copy_step<TYPES, DIM, PARTS>(from, item.tile_begin, item.tile_end, stages);
+        load_queries<typename TYPES::key, DIM, PARTS>(job, item, PKVI_GPU_PREFILL_ROWS,
+                                                      PREFILL_THREADS, q);
         uint32_t stage = 0;
         for (uint32_t number = item.tile_begin; number < item.tile_end; number += shape::tiles) {
-            copy_step<DTYPE, DIM, PARTS>(from, number + shape::tiles, item.tile_end,
+            copy_step<TYPES, DIM, PARTS>(from, number + shape::tiles, item.tile_end,
                                          stages + (stage ^ 1) * shape::stage_bytes);
             gpu::copy_wait<1>();
             gpu::sync_block();
@@ -291,15 +293,15 @@ prefill(const pkvi_gpu_attend job) {
                                 ? pkvi_gpu_visible_tile(from.visible, number + t) * TILE
                                 : NO_TILE;
             if (tokens[0] <= last_position) /* else nothing of it is visible to this warp */
-                attend_tiles<DTYPE, DIM, PARTS, shape::tiles>(
-                    rule, warp_q, PKVI_GPU_PREFILL_ROWS * tile::query_pitch,
+                attend_tiles<TYPES, DIM, PARTS, shape::tiles>(
+                    rule, warp_q, PKVI_GPU_PREFILL_ROWS * query_shape<DIM, PARTS>::pitch,
                     stages + stage * shape::stage_bytes, tokens, state);
             gpu::sync_block();
             stage ^= 1;
         }
         gpu::copy_wait<0>();
         state.finish();
-        store_rows<DTYPE, DIM>(job, item, state);
+        store_rows<TYPES, DIM>(job, item, state);
         gpu::sync_block();
     }
 }

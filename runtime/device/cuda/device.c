@@ -206,6 +206,11 @@ static int open_workspace(struct pkvi_gpu* gpu, const struct pkvi_device_config*
     return alloc_zeroed(gpu, merges_bytes, (void**)&gpu->merges);
 }
 
+static int prepare_kernels(const struct pkvi_gpu* gpu, const pkv_group_config* group) {
+    const struct pkvi_gpu_types cache = {group->key_dim, group->k_dtype, group->v_dtype};
+    return pkvi_gpu_prepare(cache, gpu->shared_bytes);
+}
+
 static int open_parts(struct pkvi_gpu* gpu, const struct pkvi_device_config* config) {
     struct pkvi_gpu_properties properties;
     if (pthread_mutex_init(&gpu->lock, NULL) != 0) return PKV_ENOMEM;
@@ -214,6 +219,7 @@ static int open_parts(struct pkvi_gpu* gpu, const struct pkvi_device_config* con
     snprintf(gpu->isa, sizeof gpu->isa, "sm_%d%d", properties.compute_major,
              properties.compute_minor);
     gpu->shared_bytes = properties.shared_bytes;
+    PKVI_TRY(prepare_kernels(gpu, &config->layout.group));
     if (!pkvi_gpu_limits_of(config, &gpu->limits)) return PKV_ENOMEM;
     gpu->slots_max = config->plan_tokens_max;
     PKVI_TRY(pkvi_gpu_event_open(&gpu->handover));

@@ -146,8 +146,8 @@ static int check_attend(const struct pkvi_gpu* gpu, const struct pkvi_attend_job
     const pkv_group_config* group = &job->layout->group;
     const bool is_f32 = job->q.dtype == PKV_F32;
     if (job->query_heads / group->kv_heads > PKVI_GPU_GROUP_HEADS_MAX) return PKV_ENOTSUP;
-    if (pkvi_gpu_shared_bytes(group->key_dim, group->k_dtype, is_f32) > gpu->shared_bytes)
-        return PKV_ENOTSUP;
+    const struct pkvi_gpu_types cache = {group->key_dim, group->k_dtype, group->v_dtype};
+    if (pkvi_gpu_shared_bytes(cache, is_f32) > gpu->shared_bytes) return PKV_ENOTSUP;
     if (!reaches(&job->q) || !reaches(&job->out)) return PKV_EINVAL;
     if (job->sink_logits != NULL && !pkvi_gpu_reaches(job->sink_logits)) return PKV_EINVAL;
     if (job->lse == NULL) return PKV_OK;

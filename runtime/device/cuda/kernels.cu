@@ -13,26 +13,31 @@ namespace {
 
 using namespace pkvi;
 
-/* Call `visitor` with the instance for a type, a dim and the parts of queries; `otherwise` when there
- * is none. Two parts are there for types of 16 bits. */
-template <uint32_t DTYPE, int DIM, int PARTS> struct instance {
-    static constexpr uint32_t dtype = DTYPE;
+/* Types of K and of V that there are kernels for. Each pair is compiled for every dim. */
+#define PKVI_GPU_TYPES(X) X(F16, F16) X(BF16, BF16) X(I8, I8) X(E4M3, E4M3) X(I8, F16) X(I8, BF16)
+
+/* Call `visitor` with the instance for types, a dim and the parts of queries; `otherwise` when there
+ * is none. */
+template <class TYPES, int DIM, int PARTS> struct instance {
+    using types = TYPES;
+    using decode_at = decode_shape<TYPES, DIM, PARTS>;
+    using prefill_at = prefill_shape<TYPES, DIM, PARTS>;
     static constexpr int dim = DIM;
     static constexpr int parts = PARTS;
 };
 
-template <uint32_t DTYPE, int DIM, class Visitor> int visit_parts(bool is_f32, Visitor visitor) {
-    if constexpr (stored<DTYPE>::bytes == 2)
-        if (is_f32) return visitor(instance<DTYPE, DIM, 2>());
-    return visitor(instance<DTYPE, DIM, 1>());
+template <class TYPES, int DIM, class Visitor> int visit_parts(bool is_f32, Visitor visitor) {
+    if constexpr (TYPES::has_parts)
+        if (is_f32) return visitor(instance<TYPES, DIM, 2>());
+    return visitor(instance<TYPES, DIM, 1>());
 }
 
-template <uint32_t DTYPE, class Visitor>
+template <class TYPES, class Visitor>
 int visit_dim(uint32_t dim, bool is_f32, Visitor visitor, int otherwise) {
     switch (dim) {
 #define VISIT(dim)                                                                                 \
     case dim:                                                                                      \
-        return visit_parts<DTYPE, dim>(is_f32, visitor);
+        return visit_parts<TYPES, dim>(is_f32, visitor);
         PKVI_GPU_DIMS(VISIT)
 #undef VISIT
     default:
@@ -41,16 +46,13 @@ int visit_dim(uint32_t dim, bool is_f32, Visitor visitor, int otherwise) {
 }
 
 template <class Visitor>
-int visit(uint32_t dtype, uint32_t dim, bool is_f32, Visitor visitor, int otherwise) {
-    switch (dtype) {
-    case PKV_F16:
-        return visit_dim<PKV_F16>(dim, is_f32, visitor, otherwise);
-    case PKV_BF16:
-        return visit_dim<PKV_BF16>(dim, is_f32, visitor, otherwise);
-    case PKV_I8:
-        return visit_dim<PKV_I8>(dim, is_f32, visitor, otherwise);
-    case PKV_E4M3:
-        return visit_dim<PKV_E4M3>(dim, is_f32, visitor, otherwise);
+int visit(const pkvi_gpu_types& cache, bool is_f32, Visitor visitor, int otherwise) {
+    switch (cache.k_dtype << 8 | cache.v_dtype) {
+#define VISIT(k, v)                                                                                \
+    case PKV_##k << 8 | PKV_##v:                                                                   \
+        return visit_dim<types<PKV_##k, PKV_##v>>(cache.dim, is_f32, visitor, otherwise);
+        PKVI_GPU_TYPES(VISIT)
+#undef VISIT
     default:
         return otherwise;
     }
@@ -62,43 +64,65 @@ uint32_t lesser(uint64_t a, uint32_t b) {
 
 } // namespace
 
-bool pkvi_gpu_has_kernel(uint32_t dim, uint32_t k_dtype, uint32_t v_dtype) {
-    if (k_dtype != v_dtype) return false;
-    return visit(k_dtype, dim, false, [](auto) { return 1; }, 0) != 0;
+bool pkvi_gpu_has_kernel(struct pkvi_gpu_types cache) {
+    return visit(cache, false, [](auto) { return 1; }, 0) != 0;
+}
+
+uint64_t pkvi_gpu_shared_bytes(struct pkvi_gpu_types cache, bool is_f32) {
+    return (uint64_t)visit(
+        cache, is_f32,
+        [](auto with) {
+            using at = decltype(with);
+            constexpr int of_decode = at::decode_at::shared_bytes;
+            constexpr int of_prefill = at::prefill_at::shared_bytes;
+            return of_decode > of_prefill ? of_decode : of_prefill;
+        },
+        0);
+}
+
+int pkvi_gpu_prepare(struct pkvi_gpu_types cache, uint64_t shared_bytes) {
+    int status = PKV_OK;
+    for (int is_f32 = 0; is_f32 < 2 && status == PKV_OK; is_f32++) {
+        if (pkvi_gpu_shared_bytes(cache, is_f32) > shared_bytes) break; /* nobody will start it */
+        status = visit(
+            cache, is_f32,
+            [](auto with) {
+                using at = decltype(with);
+                const int failed = gpu::prepare(decode<typename at::types, at::dim, at::parts>,
+                                                at::decode_at::shared_bytes);
+                if (failed) return failed;
+                return gpu::prepare(prefill<typename at::types, at::dim, at::parts>,
+                                    at::prefill_at::shared_bytes);
+            },
+            PKV_ENOTSUP);
+    }
+    return status;
+}
+
+static pkvi_gpu_types types_of(const pkvi_gpu_attend* job) {
+    return {job->blocks.dim, job->blocks.k_dtype, job->blocks.v_dtype};
 }
 
 int pkvi_gpu_launch_decode(const pkvi_gpu_attend* job, uint32_t blocks, pkvi_gpu_stream* stream) {
     return visit(
-        job->blocks.k_dtype, job->blocks.dim, job->q.dtype == PKV_F32,
+        types_of(job), job->q.dtype == PKV_F32,
         [&](auto with) {
-            using shape = decode_shape<with.dtype, with.dim, with.parts>;
-            return gpu::launch(decode<with.dtype, with.dim, with.parts>, blocks, DECODE_THREADS,
-                               shape::shared_bytes, stream, *job);
+            using at = decltype(with);
+            return gpu::launch(decode<typename at::types, at::dim, at::parts>, blocks,
+                               DECODE_THREADS, at::decode_at::shared_bytes, stream, *job);
         },
         PKV_ENOTSUP);
 }
 
 int pkvi_gpu_launch_prefill(const pkvi_gpu_attend* job, uint32_t blocks, pkvi_gpu_stream* stream) {
     return visit(
-        job->blocks.k_dtype, job->blocks.dim, job->q.dtype == PKV_F32,
+        types_of(job), job->q.dtype == PKV_F32,
         [&](auto with) {
-            using shape = prefill_shape<with.dtype, with.dim, with.parts>;
-            return gpu::launch(prefill<with.dtype, with.dim, with.parts>, blocks, PREFILL_THREADS,
-                               shape::shared_bytes, stream, *job);
+            using at = decltype(with);
+            return gpu::launch(prefill<typename at::types, at::dim, at::parts>, blocks,
+                               PREFILL_THREADS, at::prefill_at::shared_bytes, stream, *job);
         },
         PKV_ENOTSUP);
-}
-
-uint64_t pkvi_gpu_shared_bytes(uint32_t dim, uint32_t k_dtype, bool is_f32) {
-    return (uint64_t)visit(
-        k_dtype, dim, is_f32,
-        [](auto with) {
-            using of_decode = decode_shape<with.dtype, with.dim, with.parts>;
-            using of_prefill = prefill_shape<with.dtype, with.dim, with.parts>;
-            return of_decode::shared_bytes > of_prefill::shared_bytes ? of_decode::shared_bytes
-                                                                      : of_prefill::shared_bytes;
-        },
-        0);
 }
 
 enum { STORE_BLOCKS_MAX = 4096 };

@@ -113,11 +113,21 @@ struct pkvi_gpu_attend {
     uint32_t* merges;                  /* counters, zero between launches */
 };
 
-/* Is there a kernel for K and V of these types and this dim? */
-bool pkvi_gpu_has_kernel(uint32_t dim, uint32_t k_dtype, uint32_t v_dtype);
+/* What there are kernels for, or not. */
+struct pkvi_gpu_types {
+    uint32_t dim; /* of keys and of values */
+    uint32_t k_dtype;
+    uint32_t v_dtype;
+};
+bool pkvi_gpu_has_kernel(struct pkvi_gpu_types cache);
 
 /* The shared memory that one thread block of attention needs at most, with queries in f32 or not. */
-uint64_t pkvi_gpu_shared_bytes(uint32_t dim, uint32_t k_dtype, bool is_f32);
+uint64_t pkvi_gpu_shared_bytes(struct pkvi_gpu_types cache, bool is_f32);
+
+/* Ask the selected device for that much, where it has it (`shared_bytes`): once, before attention over
+ * such a cache is started there.
+ * Errors  PKV_ENOTSUP (there is no kernel), PKV_EIO, PKV_EDEVICE. */
+int pkvi_gpu_prepare(struct pkvi_gpu_types cache, uint64_t shared_bytes);
 
 /* Start `blocks` thread blocks that work off the items in order. Items of decode have at most
  * PKVI_GPU_DECODE_ROWS rows; those of prefill PKVI_GPU_PREFILL_ROWS and one split. */

@@ -14,6 +14,12 @@ extern __shared__ __align__(128) unsigned char pkvi_gpu_shared[];
 
 namespace gpu {
 
+/* Launches of a kernel on the selected device may have so much dynamic shared memory. */
+template <class Job> int prepare(void (*kernel)(Job), int shared_bytes) {
+    return pkvi_gpu_status_of(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+}
+
 /* Start kernel(job) in a stream. */
 template <class Job>
 int launch(void (*kernel)(Job), uint32_t blocks, uint32_t threads, size_t shared_bytes,
@@ -23,10 +29,7 @@ int launch(void (*kernel)(Job), uint32_t blocks, uint32_t threads, size_t shared
     config.blockDim = threads;
     config.dynamicSmemBytes = shared_bytes;
     config.stream = (cudaStream_t)stream;
-    cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                             (int)shared_bytes);
-    if (error == cudaSuccess) error = cudaLaunchKernelEx(&config, kernel, job);
-    return pkvi_gpu_status_of(error);
+    return pkvi_gpu_status_of(cudaLaunchKernelEx(&config, kernel, job));
 }
 
 GPU_DEVICE uint32_t thread() {

@@ -24,6 +24,10 @@ static int check_gpu(const pkv_config* config, struct pkvi_gpu_properties* prope
     return PKV_OK;
 }
 
+static bool has_kernel(uint32_t dim, uint32_t k_dtype, uint32_t v_dtype) {
+    return pkvi_gpu_has_kernel((struct pkvi_gpu_types){dim, k_dtype, v_dtype});
+}
+
 static int check(const pkv_config* config, const char** why) {
     const pkv_group_config* group = &config->groups[0];
     struct pkvi_gpu_properties properties;
@@ -31,15 +35,16 @@ static int check(const pkv_config* config, const char** why) {
     PKVI_TRY(check_gpu(config, &properties, why));
     if (group->value_dim != group->key_dim)
         return refuse("groups[0].value_dim: the same as key_dim on \"cuda\"", why);
-    if (!pkvi_gpu_has_kernel(group->key_dim, PKV_F16, PKV_F16))
+    if (!has_kernel(group->key_dim, PKV_F16, PKV_F16))
         return refuse("groups[0].key_dim: 64, 96, 128 or 256 on \"cuda\"", why);
-    if (!pkvi_gpu_has_kernel(group->key_dim, group->k_dtype, group->k_dtype))
+    if (!has_kernel(group->key_dim, group->k_dtype, group->k_dtype))
         return refuse("groups[0].k_dtype: f16, bf16, i8 or e4m3 on \"cuda\"", why);
-    if (!pkvi_gpu_has_kernel(group->key_dim, group->v_dtype, group->v_dtype))
+    if (!has_kernel(group->key_dim, group->v_dtype, group->v_dtype))
         return refuse("groups[0].v_dtype: f16, bf16, i8 or e4m3 on \"cuda\"", why);
-    if (!pkvi_gpu_has_kernel(group->key_dim, group->k_dtype, group->v_dtype))
-        return refuse("groups[0].v_dtype: the same as k_dtype on \"cuda\"", why);
-    if (pkvi_gpu_shared_bytes(group->key_dim, group->k_dtype, false) > properties.shared_bytes)
+    if (!has_kernel(group->key_dim, group->k_dtype, group->v_dtype))
+        return refuse("groups[0].v_dtype: as k_dtype, or beside i8 f16 or bf16, on \"cuda\"", why);
+    const struct pkvi_gpu_types cache = {group->key_dim, group->k_dtype, group->v_dtype};
+    if (pkvi_gpu_shared_bytes(cache, false) > properties.shared_bytes)
         return refuse("groups[0].key_dim: the GPU has too little shared memory for it", why);
     if (group->block_tokens % PKVI_GPU_TILE_TOKENS != 0)
         return refuse("groups[0].block_tokens: a multiple of 16 on \"cuda\"", why);

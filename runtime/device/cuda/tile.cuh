@@ -14,48 +14,41 @@
  * of the output come in the order that V's bytes dictate (output_dim). They are turned into bf16,
  * which holds every i8 and e4m3; scales of K multiply the scores, and those of V the weights.
  *
- * Queries are rounded to the type of the products: bf16, or f16 for a cache of f16. When they come
- * in f32, what the rounding took is multiplied as well (PARTS = 2), and likewise for the weights. */
+ * K and V need not have the same type: queries are rounded to what K is multiplied as, bf16 or for
+ * f16 f16, and weights to what V is. When queries come in f32, what the rounding took is multiplied
+ * as well (PARTS = 2), and likewise for the weights. */
 #ifndef PKVI_DEVICE_CUDA_TILE_CUH
 #define PKVI_DEVICE_CUDA_TILE_CUH
 
-#include "device/cuda/machine.h"
 #include "device/cuda/split.h"
-#include "pagedkv.h"
+#include "device/cuda/stored.cuh"
 
 namespace pkvi {
 
 enum { TILE = PKVI_GPU_TILE_TOKENS, WARP_ROWS = 16, PADDING = 16 };
 
-/* A type of the cache: its bytes, what it is multiplied as, and whether it has scales. */
-template <uint32_t DTYPE> struct stored;
-template <> struct stored<PKV_F16> {
-    using number = gpu::f16;
-    static constexpr int bytes = 2;
-};
-template <> struct stored<PKV_BF16> {
-    using number = gpu::bf16;
-    static constexpr int bytes = 2;
-};
-template <> struct stored<PKV_E4M3> {
-    using number = gpu::bf16;
-    static constexpr int bytes = 1;
-};
-template <> struct stored<PKV_I8> {
-    using number = gpu::bf16;
-    static constexpr int bytes = 1;
+/* How queries lie in it. Two parts of 256 dims have no room for padding in the 163 KiB of compute
+ * capability 8.0: there piece p of row r, 16 bytes, is at p ^ r % 8 instead. */
+template <int DIM, int PARTS> struct query_shape {
+    static constexpr bool is_padded = DIM * PARTS < 512;
+    static constexpr int pitch = DIM * 2 + (is_padded ? PADDING : 0);
+    static GPU_DEVICE uint32_t offset(uint32_t row, uint32_t byte) {
+        return row * pitch + (is_padded ? byte : byte ^ row % 8 * 16);
+    }
 };
 
 /* How a tile lies in shared memory: rows of K, rows of V, scales of K, scales of V. */
-template <uint32_t DTYPE, int DIM> struct tile_shape {
-    static constexpr bool is_scaled = stored<DTYPE>::bytes == 1;
-    static constexpr int row_bytes = DIM * stored<DTYPE>::bytes;
-    static constexpr int pitch = row_bytes + PADDING;
-    static constexpr int query_pitch = DIM * 2 + PADDING;
-    static constexpr int scale_bytes = is_scaled ? TILE * (int)sizeof(float) : 0;
-    static constexpr int v_offset = TILE * pitch;
-    static constexpr int scale_offset = 2 * TILE * pitch;
-    static constexpr int bytes = scale_offset + 2 * scale_bytes;
+template <class TYPES, int DIM> struct tile_shape {
+    static constexpr int scale_bytes = TILE * (int)sizeof(float);
+    static constexpr int k_row_bytes = DIM * TYPES::key::bytes;
+    static constexpr int v_row_bytes = DIM * TYPES::value::bytes;
+    static constexpr int k_pitch = k_row_bytes + PADDING;
+    static constexpr int v_pitch = v_row_bytes + PADDING;
+    static constexpr int v_offset = TILE * k_pitch;
+    static constexpr int k_scale_offset = v_offset + TILE * v_pitch;
+    static constexpr int v_scale_offset =
+        k_scale_offset + (TYPES::key::is_scaled ? scale_bytes : 0);
+    static constexpr int bytes = v_scale_offset + (TYPES::value::is_scaled ? scale_bytes : 0);
     static_assert(DIM % 32 == 0, "a warp copies a row of 32 pieces or of 64");
 };
 
@@ -75,12 +68,29 @@ GPU_DEVICE const unsigned char* slab_of(const pkvi_gpu_blocks& blocks, uint32_t 
            (block % blocks.blocks_per_extent) * blocks.block_bytes + blocks.layer_offset;
 }
 
+/* Start copying the first `rows` rows of a tile, and zeros for the others. By one warp. */
+template <int ROW_BYTES, int PITCH>
+GPU_DEVICE void copy_rows(const unsigned char* from, uint32_t rows, unsigned char* to) {
+    constexpr int pieces = ROW_BYTES / 16;
+#pragma unroll
+    for (uint32_t i = gpu::lane(); i < TILE * pieces; i += gpu::WARP) {
+        const bool is_row = i / pieces < rows;
+        gpu::copy_async(to + i / pieces * PITCH + i % pieces * 16, is_row ? from + i * 16 : from,
+                        is_row);
+    }
+}
+
+/* And what decodes 16 tokens, or zeros. */
+GPU_DEVICE void copy_scales(const unsigned char* from, bool is_there, unsigned char* to) {
+    const uint32_t at = gpu::lane() * 16;
+    if (at < TILE * sizeof(float)) gpu::copy_async(to + at, is_there ? from + at : from, is_there);
+}
+
 /* Start copying visible tile `number`, or zeros when it is `end` or more; slots behind the length
  * are zeros too. By one warp. */
-template <uint32_t DTYPE, int DIM>
+template <class TYPES, int DIM>
 GPU_DEVICE void copy_tile(const source& from, uint32_t number, uint32_t end, unsigned char* to) {
-    using shape = tile_shape<DTYPE, DIM>;
-    constexpr int pieces = shape::row_bytes / 16;
+    using shape = tile_shape<TYPES, DIM>;
     const pkvi_gpu_blocks& blocks = *from.blocks;
     const bool is_there = number < end;
     const uint32_t token = is_there ? pkvi_gpu_visible_tile(from.visible, number) * TILE : 0;
@@ -95,25 +105,14 @@ GPU_DEVICE void copy_tile(const source& from, uint32_t number, uint32_t end, uns
         v = slab + blocks.v_offset + from.kv_head * blocks.v_head_bytes;
         k_scales = k + blocks.k_scale_offset + inside * sizeof(float);
         v_scales = v + blocks.v_scale_offset + inside * sizeof(float);
-        k += (size_t)inside * shape::row_bytes;
-        v += (size_t)inside * shape::row_bytes;
+        k += (size_t)inside * shape::k_row_bytes;
+        v += (size_t)inside * shape::v_row_bytes;
     }
     const uint32_t rows = is_there ? from.length - token : 0; /* that hold something */
-#pragma unroll
-    for (uint32_t i = gpu::lane(); i < TILE * pieces; i += gpu::WARP) {
-        const uint32_t row = i / pieces;
-        const uint32_t at = row * shape::pitch + i % pieces * 16;
-        const bool is_row = row < rows;
-        gpu::copy_async(to + at, is_row ? k + i * 16 : blocks.base, is_row);
-        gpu::copy_async(to + shape::v_offset + at, is_row ? v + i * 16 : blocks.base, is_row);
-    }
-    if (shape::is_scaled && gpu::lane() < shape::scale_bytes / 16) {
-        const uint32_t at = gpu::lane() * 16;
-        unsigned char* scales = to + shape::scale_offset + at;
-        gpu::copy_async(scales, is_there ? k_scales + at : blocks.base, is_there);
-        gpu::copy_async(scales + shape::scale_bytes, is_there ? v_scales + at : blocks.base,
-                        is_there);
-    }
+    copy_rows<shape::k_row_bytes, shape::k_pitch>(k, rows, to);
+    copy_rows<shape::v_row_bytes, shape::v_pitch>(v, rows, to + shape::v_offset);
+    if (TYPES::key::is_scaled) copy_scales(k_scales, is_there, to + shape::k_scale_offset);
+    if (TYPES::value::is_scaled) copy_scales(v_scales, is_there, to + shape::v_scale_offset);
 }
 
 /* ---- Queries --------------------------------------------------------------------------------- */
@@ -142,17 +141,17 @@ GPU_DEVICE uint64_t row_index(const pkvi_gpu_attend& job, const pkvi_gpu_item& i
 }
 
 /* Which word of a row of queries in shared memory holds dims 2 * pair and 2 * pair + 1. */
-template <uint32_t DTYPE> GPU_DEVICE uint32_t query_word(uint32_t pair) {
-    if (stored<DTYPE>::bytes == 2) return pair;
+template <class KEY> GPU_DEVICE uint32_t query_word(uint32_t pair) {
+    if (KEY::bytes == 2) return pair;
     return pair / 8 * 8 + pair % 2 * 4 + pair % 8 / 2;
 }
 
 /* Bring the rows of an item into shared memory, [part][room rows], by a whole thread block. */
-template <uint32_t DTYPE, int DIM, int PARTS>
+template <class KEY, int DIM, int PARTS>
 GPU_DEVICE void load_queries(const pkvi_gpu_attend& job, const pkvi_gpu_item& item, uint32_t room,
                              uint32_t threads, unsigned char* to) {
-    using shape = tile_shape<DTYPE, DIM>;
-    const typename stored<DTYPE>::number number{};
+    using shape = query_shape<DIM, PARTS>;
+    const typename KEY::number number{};
     for (uint32_t i = gpu::thread(); i < room * (DIM / 2); i += threads) {
         const uint32_t row = i / (DIM / 2);
         const uint32_t pair = i % (DIM / 2);
@@ -163,33 +162,14 @@ GPU_DEVICE void load_queries(const pkvi_gpu_attend& job, const pkvi_gpu_item& it
             first = load_element(job.q, index);
             second = load_element(job.q, index + 1);
         }
-        uint32_t* word = (uint32_t*)(to + row * shape::query_pitch) + query_word<DTYPE>(pair);
+        uint32_t* word = (uint32_t*)(to + shape::offset(row, query_word<KEY>(pair) * 4));
         const uint32_t rounded = gpu::pack(number, first, second);
         *word = rounded;
         if (PARTS == 2)
-            *(uint32_t*)((unsigned char*)word + room * shape::query_pitch) =
+            *(uint32_t*)((unsigned char*)word + room * shape::pitch) =
                 gpu::pack(number, first - gpu::unpack(number, (uint16_t)rounded),
                           second - gpu::unpack(number, (uint16_t)(rounded >> 16)));
     }
-}
-
-/* ---- 8-bit elements -------------------------------------------------------------------------- */
-
-/* Bytes FIRST and SECOND of a word as a pair of bf16. */
-template <int FIRST, int SECOND> GPU_DEVICE uint32_t expand(stored<PKV_I8>, uint32_t word) {
-    const uint32_t lifted = word ^ 0x80808080U; /* n + 128 */
-    const uint32_t bits = 0x4b000000U;          /* 2^23: the integer is in the low byte */
-    const float lift = 8388608.0F + 128.0F;
-    const float first = gpu::float_of_bits(gpu::permute_bytes(lifted, bits, 0x7650U | FIRST));
-    const float second = gpu::float_of_bits(gpu::permute_bytes(lifted, bits, 0x7650U | SECOND));
-    return gpu::pack(gpu::bf16(), first - lift, second - lift);
-}
-
-/* s eeee mmm -> s 0000 eeee mmm 0000 as bf16, whose exponent has another bias: by 2^120. */
-template <int FIRST, int SECOND> GPU_DEVICE uint32_t expand(stored<PKV_E4M3>, uint32_t word) {
-    const uint32_t high = gpu::permute_bytes(word, 0, SECOND << 12 | 4 << 8 | FIRST << 4 | 4);
-    const uint32_t pair = (high & 0x80008000U) | (high >> 4 & 0x07f007f0U);
-    return gpu::multiply_pairs(pair, 0x7b807b80U);
 }
 
 /* ---- One step of a warp ---------------------------------------------------------------------- */
@@ -218,9 +198,9 @@ template <int DIM> struct softmax_state {
 };
 
 /* The dim of out[i][column] in lane c = lane % 4. */
-template <uint32_t DTYPE> GPU_DEVICE uint32_t output_dim(int i, uint32_t column) {
+template <class VALUE> GPU_DEVICE uint32_t output_dim(int i, uint32_t column) {
     const uint32_t n = gpu::lane() % 4 * 2 + column;
-    if (stored<DTYPE>::bytes == 2) return (uint32_t)i * 8 + n;
+    if (VALUE::bytes == 2) return (uint32_t)i * 8 + n;
     return (uint32_t)(i / 2) * 16 + 2 * n + (uint32_t)(i % 2);
 }
 
@@ -259,15 +239,18 @@ GPU_DEVICE bool is_visible(const score_rule& rule, int half, uint32_t token) {
 }
 
 /* Scores of the products of Q and K, for 16 tokens. */
-template <uint32_t DTYPE, int DIM, int PARTS>
+template <class KEY, int DIM, int PARTS>
 GPU_DEVICE void multiply_keys(const unsigned char* q, uint32_t part_bytes, const unsigned char* k,
                               float (&scores)[2][4]) {
-    using shape = tile_shape<DTYPE, DIM>;
-    const typename stored<DTYPE>::number number{};
+    using query = query_shape<DIM, PARTS>;
+    constexpr int bytes = KEY::bytes;
+    constexpr int pitch = DIM * bytes + PADDING;
+    const typename KEY::number number{};
     const uint32_t lane = gpu::lane();
-    const unsigned char* q_row = q + lane % 16 * shape::query_pitch + lane / 16 * 16;
-    const unsigned char* k_row = k + (lane % 8 + lane / 16 * 8) * shape::pitch + lane / 8 % 2 * 16;
-    constexpr int bytes = stored<DTYPE>::bytes;
+    const unsigned char* k_row = k + (lane % 8 + lane / 16 * 8) * pitch + lane / 8 % 2 * 16;
+    const auto q_offset = [lane](int step) {
+        return query::offset(lane % 16, lane / 16 * 16 + (uint32_t)step * 32);
+    };
 #pragma unroll
     for (int step = 0; step < DIM / 16; step += 3 - bytes) { /* 32 bytes of K */
         uint32_t words[4];
@@ -275,15 +258,15 @@ GPU_DEVICE void multiply_keys(const unsigned char* q, uint32_t part_bytes, const
 #pragma unroll
         for (int part = 0; part < PARTS; part++) {
             uint32_t a[4];
-            gpu::load_matrices(a, q_row + part * part_bytes + step * 32);
+            gpu::load_matrices(a, q + part * part_bytes + q_offset(step));
             if constexpr (bytes == 2) {
                 gpu::multiply_add(number, scores[0], a, words[0], words[1]);
                 gpu::multiply_add(number, scores[1], a, words[2], words[3]);
             } else {
-                const stored<DTYPE> type{};
+                const KEY type{};
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
-                    if (i == 1) gpu::load_matrices(a, q_row + part * part_bytes + step * 32 + 32);
+                    if (i == 1) gpu::load_matrices(a, q + part * part_bytes + q_offset(step + 1));
                     gpu::multiply_add(number, scores[0], a, expand<0, 1>(type, words[i]),
                                       expand<2, 3>(type, words[i]));
                     gpu::multiply_add(number, scores[1], a, expand<0, 1>(type, words[2 + i]),
@@ -295,16 +278,16 @@ GPU_DEVICE void multiply_keys(const unsigned char* q, uint32_t part_bytes, const
 }
 
 /* Add the products of the weights of 16 tokens, one fragment for each part, and V. */
-template <uint32_t DTYPE, int DIM, int PARTS>
+template <class VALUE, int DIM, int PARTS>
 GPU_DEVICE void multiply_values(const uint32_t (&weights)[PARTS][4], const unsigned char* v,
                                 float (&out)[DIM / 8][4]) {
-    using shape = tile_shape<DTYPE, DIM>;
-    const typename stored<DTYPE>::number number{};
+    constexpr int bytes = VALUE::bytes;
+    constexpr int pitch = DIM * bytes + PADDING;
+    const typename VALUE::number number{};
     const uint32_t lane = gpu::lane();
-    const unsigned char* v_row = v + lane % 16 * shape::pitch + lane / 16 * 16;
-    constexpr int bytes = stored<DTYPE>::bytes;
+    const unsigned char* v_row = v + lane % 16 * pitch + lane / 16 * 16;
 #pragma unroll
-    for (int at = 0; at < shape::row_bytes; at += 32) { /* bytes of V */
+    for (int at = 0; at < DIM * bytes; at += 32) { /* bytes of V */
         uint32_t words[4];
         gpu::load_matrices_transposed(words, v_row + at);
 #pragma unroll
@@ -315,7 +298,7 @@ GPU_DEVICE void multiply_values(const uint32_t (&weights)[PARTS][4], const unsig
                     gpu::multiply_add(number, out[at / 16 + i], weights[part], words[2 * i],
                                       words[2 * i + 1]);
                 } else {
-                    const stored<DTYPE> type{};
+                    const VALUE type{};
                     const int tile = at / 8 + 2 * i;
                     gpu::multiply_add(number, out[tile], weights[part],
                                       expand<0, 2>(type, words[2 * i]),
@@ -332,28 +315,30 @@ GPU_DEVICE void multiply_values(const uint32_t (&weights)[PARTS][4], const unsig
  * not there (NO_TILE) is visible. */
 static constexpr uint32_t NO_TILE = 0xffffff00U;
 
-template <uint32_t DTYPE, int DIM, int PARTS, int TILES>
+template <class TYPES, int DIM, int PARTS, int TILES>
 GPU_DEVICE void attend_tiles(const score_rule& rule, const unsigned char* q, uint32_t part_bytes,
                              const unsigned char* tiles, const uint32_t (&tokens)[TILES],
                              softmax_state<DIM>& state) {
-    using shape = tile_shape<DTYPE, DIM>;
-    const typename stored<DTYPE>::number number{};
+    using shape = tile_shape<TYPES, DIM>;
+    using key = typename TYPES::key;
+    using value = typename TYPES::value;
+    const typename value::number number{};
     float scores[TILES][2][4];
     float highest[2] = {-INFINITY, -INFINITY};
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
         const unsigned char* at = tiles + tile * shape::bytes;
-        const float* k_scales = (const float*)(at + shape::scale_offset);
+        const float* k_scales = (const float*)(at + shape::k_scale_offset);
 #pragma unroll
         for (int i = 0; i < 8; i++)
             scores[tile][i / 4][i % 4] = 0.0F;
-        multiply_keys<DTYPE, DIM, PARTS>(q, part_bytes, at, scores[tile]);
+        multiply_keys<key, DIM, PARTS>(q, part_bytes, at, scores[tile]);
 #pragma unroll
         for (int i = 0; i < 8; i++) { /* columns of two products, for two rows */
             const uint32_t column = (uint32_t)(i / 4 * 8 + i % 2) + gpu::lane() % 4 * 2;
             const int half = i % 4 / 2;
             float score = scores[tile][i / 4][i % 4] * rule.factor;
-            if (shape::is_scaled) score *= k_scales[column];
+            if (key::is_scaled) score *= k_scales[column];
             if (rule.softcap > 0.0F) score = cap(score, rule.softcap);
             if (!is_visible(rule, half, tokens[tile] + column)) score = -INFINITY;
             scores[tile][i / 4][i % 4] = score;
@@ -384,7 +369,7 @@ GPU_DEVICE void attend_tiles(const score_rule& rule, const unsigned char* q, uin
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
         const unsigned char* at = tiles + tile * shape::bytes;
-        const float* v_scales = (const float*)(at + shape::scale_offset + shape::scale_bytes);
+        const float* v_scales = (const float*)(at + shape::v_scale_offset);
         float weights[8];
 #pragma unroll
         for (int i = 0; i < 8; i++) {
@@ -394,7 +379,7 @@ GPU_DEVICE void attend_tiles(const score_rule& rule, const unsigned char* q, uin
             weights[i] = gpu::exp2(score - base[half]);
             state.sum[half] += weights[i];
             /* the scale of a slot that is not there is rubbish */
-            if (shape::is_scaled)
+            if (value::is_scaled)
                 weights[i] = score == -INFINITY ? 0.0F : weights[i] * v_scales[column];
         }
         uint32_t fragment[PARTS][4];
@@ -406,7 +391,7 @@ GPU_DEVICE void attend_tiles(const score_rule& rule, const unsigned char* q, uin
                     number, weights[2 * i] - gpu::unpack(number, (uint16_t)fragment[0][i]),
                     weights[2 * i + 1] - gpu::unpack(number, (uint16_t)(fragment[0][i] >> 16)));
         }
-        multiply_values<DTYPE, DIM, PARTS>(fragment, at + shape::v_offset, state.out);
+        multiply_values<value, DIM, PARTS>(fragment, at + shape::v_offset, state.out);
     }
 }
 
