@@ -193,6 +193,28 @@ def test_swaps_are_held_against_large_copies() -> None:
     assert [row["goals"][0]["met"] for row in found] == [True, False, True]
 
 
+def test_decode_while_swapping_is_held_against_decode_alone() -> None:
+    copies = {**copy_row("both", "batch", 90e9), "section": "overlap copies"}
+    row = {
+        "section": "overlap",
+        "row": "decode while swapping",
+        "how": "batch",
+        "samples": 25,
+        "valid_samples": 20,
+        "seconds_alone": 100e-6,
+        "seconds_all": 101e-6,
+        "seconds_busy": 102e-6,
+        "read_bytes_per_s": 4.5e12,
+    }
+    figures = judged(copies, row)
+    assert figures["rows"][1]["floor"] == pytest.approx(1 / 0.98)
+    assert [g["met"] for g in figures["rows"][1]["goals"]] == [True]
+    (late,) = judged({key: row[key] for key in row if key != "seconds_busy"})["rows"]
+    assert late["goals"] == []  # and the samples that do not count are still in the report
+    text = part("report").markdown(report_of(figures))
+    assert "| batch | 100.0 us | 102.0 us | 2.0% | 25, 20 |" in text
+
+
 def report_of(figures: Any) -> dict[str, Any]:
     step = {"name": "build", "verdict": "passed", "seconds": 1.0, "detail": "a | b\nc"}
     return {

@@ -270,7 +270,7 @@ FIGURES = (
     Part("decode figures", ("decode",), 90),
     Part("prefill figures", ("prefill",), 60),
     Part("swap figures", ("swap", "overlap"), 60),
-    Part("more figures", ("layout", "mixed", "small"), 90),
+    Part("more figures", ("layout", "mixed", "small", "store"), 90),
 )
 
 

@@ -2,7 +2,7 @@
  *
  *   pkv_bench_gpu SECTION... [--tiny]
  *
- * Sections: decode, prefill, mixed, layout, swap, small (copies of small pieces), overlap (decode
+ * Sections: decode, prefill, mixed, layout, store (write and read), swap, small (copies of small pieces), overlap (decode
  * while blocks are swapped). Prints one JSON object a line: the machine first, then a row for each
  * figure. Exits with 77 where there is no GPU. --tiny makes everything small, for the emulator.
  *
@@ -23,6 +23,7 @@ enum {
     WARM_REPLAYS = 3,
     LIMIT_RUNS = 5,
     LIMIT_BYTES_MAX = 1 << 30,
+    SET_BYTES_MIN = 1 << 30, /* of K and V, and more than twice the cache of the GPU */
     SWAP_BLOCK_BYTES = 2 << 20,
     SWAP_LARGE_BYTES = 16 << 20,
     SWAP_POOL_BYTES = 512 << 20,
@@ -140,8 +141,16 @@ static struct problem_shape shrunk(struct problem_shape shape) {
     return shape;
 }
 
+/* With so many layers that none is still in the cache of the GPU when its turn comes again. */
+static struct problem_shape sized(const struct bench* bench, struct problem_shape shape) {
+    const uint64_t beyond_cache = 2 * bench->machine.l2_bytes + 1;
+    if (bench->is_tiny) return shrunk(shape);
+    shape.set_bytes = beyond_cache > SET_BYTES_MIN ? beyond_cache : SET_BYTES_MIN;
+    return shape;
+}
+
 static void run_attention(const struct bench* bench, const struct attention_row* row) {
-    const struct problem_shape shape = bench->is_tiny ? shrunk(row->shape) : row->shape;
+    const struct problem_shape shape = sized(bench, row->shape);
     struct problem* problem = problem_open(&shape, &bench->machine, bench->stream);
     const uint32_t layers = problem_layers(problem);
     uint64_t pool_bytes;
@@ -155,11 +164,12 @@ static void run_attention(const struct bench* bench, const struct attention_row*
     struct samples samples = time_replays(bench, replay);
     const double error = problem_check(problem, bench->stream);
     printf("{\"section\": \"%s\", \"row\": \"%s\", \"layers\": %u, \"set_bytes\": %llu, "
-           "\"bytes\": %llu, \"operations\": %.6g, \"read_bytes_per_s\": %.5g, "
+           "\"set_bytes_least\": %llu, \"bytes\": %llu, \"operations\": %.6g, "
+           "\"read_bytes_per_s\": %.5g, "
            "\"copy_bytes_per_s\": %.5g, \"nmse\": %.3g, ",
            row->section, row->name, layers, (unsigned long long)pool_bytes,
-           (unsigned long long)problem_bytes(problem), problem_operations(problem), read, copy,
-           error);
+           (unsigned long long)shape.set_bytes, (unsigned long long)problem_bytes(problem),
+           problem_operations(problem), read, copy, error);
     print_samples(&samples, layers);
     printf("}\n");
     replay_close(replay);
@@ -211,6 +221,52 @@ static const struct attention_row attention_rows[] = {
     LAYOUT(1, 131072, "block-major", false),
     LAYOUT(1, 131072, "layer-major", true),
 };
+
+/* ---- Write and read -------------------------------------------------------------------------- */
+
+struct store_row {
+    const char* name;
+    uint32_t dtype;
+    uint32_t tokens;
+    bool is_read;
+};
+
+static const struct store_row store_rows[] = {
+    {"write 256 tokens BF16", PKV_BF16, 256, false},
+    {"write 8192 tokens BF16", PKV_BF16, 8192, false},
+    {"write 256 tokens I8", PKV_I8, 256, false},
+    {"write 8192 tokens I8", PKV_I8, 8192, false},
+    {"read 8192 tokens BF16", PKV_BF16, 8192, true},
+    {"read 8192 tokens I8", PKV_I8, 8192, true},
+};
+
+static void run_store(const struct bench* bench, const struct store_row* row) {
+    const struct problem_shape decode = {.entries = {{32, 4096, 1}}, LLAMA(row->dtype, 8)};
+    const struct problem_shape shape = sized(bench, decode);
+    struct problem* problem = problem_open(&shape, &bench->machine, bench->stream);
+    struct store store =
+        store_open(problem, bench->is_tiny ? 100 : row->tokens, row->is_read, bench->stream);
+    uint64_t pool_bytes;
+    const void* pool = problem_pool(problem, &pool_bytes);
+    const double copy =
+        copy_rate(bench, pool, pool_bytes < LIMIT_BYTES_MAX ? pool_bytes : LIMIT_BYTES_MAX);
+    store_run(&store, bench->stream); /* loads the kernels, which a capture must not */
+    MUST(pkvi_gpu_stream_wait(bench->stream));
+    struct replay* replay = replay_record(store_run, &store, bench->stream);
+    struct samples samples = time_replays(bench, replay);
+    printf("{\"section\": \"store\", \"row\": \"%s\", \"layers\": %u, \"moved_bytes\": %llu, "
+           "\"copy_bytes_per_s\": %.5g, ",
+           row->name, problem_layers(problem), (unsigned long long)store_bytes(&store), copy);
+    print_samples(&samples, problem_layers(problem));
+    printf("}\n");
+    replay_close(replay);
+    problem_close(problem);
+}
+
+static void section_store(const struct bench* bench) {
+    for (uint32_t i = 0; i < sizeof store_rows / sizeof *store_rows; i++)
+        run_store(bench, &store_rows[i]);
+}
 
 /* ---- Swap ------------------------------------------------------------------------------------ */
 
@@ -370,12 +426,14 @@ static void section_small(const struct bench* bench) {
 
 /* ---- Decode while blocks are swapped --------------------------------------------------------- */
 
-/* Decode alone and while both copy streams are busy, in turns. A sample counts only when copies were
- * still under way when decode had ended. */
+/* Decode alone and while both copy streams are busy, in turns. A sample is of decode while swapping
+ * only when copies were still under way when decode had ended; those where they were not are counted,
+ * and are part of what is said of all samples. */
 static void overlap(const struct bench* bench, struct swap* swap, struct replay* replay,
-                    uint32_t layers, enum how how) {
+                    uint32_t layers, double read, enum how how) {
     struct samples alone = {.count = bench->replays};
     struct samples busy = {.count = 0};
+    struct samples all = {.count = bench->replays};
     for (uint32_t i = 0; i < bench->replays; i++) {
         bool is_done[2];
         alone.seconds[i] = time_replay(bench, replay);
@@ -384,32 +442,43 @@ static void overlap(const struct bench* bench, struct swap* swap, struct replay*
                 put_copies(swap, way, how);
             MUST(pkvi_gpu_event_record(swap->events[way], swap->streams[way]));
         }
-        const double seconds = time_replay(bench, replay);
+        all.seconds[i] = time_replay(bench, replay);
         for (int way = 0; way < 2; way++)
             MUST(pkvi_gpu_event_is_done(swap->events[way], &is_done[way]));
-        if (bench->is_tiny || (!is_done[OUT] && !is_done[IN])) busy.seconds[busy.count++] = seconds;
+        if (bench->is_tiny || (!is_done[OUT] && !is_done[IN]))
+            busy.seconds[busy.count++] = all.seconds[i];
         MUST(pkvi_gpu_stream_wait(swap->streams[OUT]));
         MUST(pkvi_gpu_stream_wait(swap->streams[IN]));
     }
     printf("{\"section\": \"overlap\", \"row\": \"decode B=32 L=4096 BF16 while swapping\", "
-           "\"how\": \"%s\", \"valid_samples\": %u, \"seconds_alone\": %.5g",
-           how_names[how], busy.count, quantile(&alone, 0.5) / layers);
+           "\"how\": \"%s\", \"samples\": %u, \"valid_samples\": %u, \"seconds_alone\": %.5g, "
+           "\"seconds_all\": %.5g, \"read_bytes_per_s\": %.5g",
+           how_names[how], all.count, busy.count, quantile(&alone, 0.5) / layers,
+           quantile(&all, 0.5) / layers, read);
     if (busy.count > 0) printf(", \"seconds_busy\": %.5g", quantile(&busy, 0.5) / layers);
     printf("}\n");
 }
 
 static void section_overlap(const struct bench* bench) {
-    struct problem_shape shape = {.entries = {{32, 4096, 1}}, LLAMA(PKV_BF16, 8)};
-    if (bench->is_tiny) shape = shrunk(shape);
+    const struct problem_shape decode = {.entries = {{32, 4096, 1}}, LLAMA(PKV_BF16, 8)};
+    const struct problem_shape shape = sized(bench, decode);
     struct swap* swap = swap_open(bench);
     struct problem* problem = problem_open(&shape, &bench->machine, bench->stream);
+    problem_attend(problem, bench->stream); /* loads the kernels, which a capture must not */
+    MUST(pkvi_gpu_stream_wait(bench->stream));
     struct replay* replay = replay_record(problem_attend, problem, bench->stream);
     const uint32_t share = bench->is_tiny ? 64 : 1;
     choose_pieces(swap, SWAP_BLOCK_BYTES / share, SWAP_BYTES / SWAP_BLOCK_BYTES);
     for (int i = 0; i < WARM_REPLAYS; i++)
         time_replay(bench, replay);
-    overlap(bench, swap, replay, problem_layers(problem), BATCH);
-    overlap(bench, swap, replay, problem_layers(problem), GATHER);
+    uint64_t pool_bytes;
+    const void* pool = problem_pool(problem, &pool_bytes);
+    const double read =
+        read_rate(bench, pool, pool_bytes < LIMIT_BYTES_MAX ? pool_bytes : LIMIT_BYTES_MAX);
+    for (int how = BATCH; how <= GATHER; how++) {
+        run_swap(bench, swap, "overlap copies", true, true, (enum how)how);
+        overlap(bench, swap, replay, problem_layers(problem), read, (enum how)how);
+    }
     replay_close(replay);
     problem_close(problem);
     swap_close(swap);
@@ -435,6 +504,8 @@ static bool run_section(const struct bench* bench, const char* section) {
         section_swap(bench);
     else if (strcmp(section, "small") == 0)
         section_small(bench);
+    else if (strcmp(section, "store") == 0)
+        section_store(bench);
     else if (strcmp(section, "overlap") == 0)
         section_overlap(bench);
     else

@@ -38,7 +38,7 @@ struct problem {
     struct pkvi_gpu_item* prefill;
     uint32_t blocks;
     uint32_t layers;
-    void* memory[16]; /* all that is to be freed */
+    void* memory[32]; /* all that is to be freed */
     uint32_t memory_count;
 };
 
@@ -219,8 +219,10 @@ static void fill_pool(struct problem* problem, unsigned char* pool,
 static uint32_t choose_layers(const struct problem* problem, const struct machine* machine) {
     const uint64_t layer_bytes = problem->blocks * problem->layout.layer_bytes;
     const uint64_t room = machine->memory_free / 100 * MEMORY_SHARE / layer_bytes;
+    uint64_t wanted = (problem->shape.set_bytes + layer_bytes - 1) / layer_bytes;
+    if (wanted < problem->shape.layers) wanted = problem->shape.layers;
     if (room == 0) must(PKV_ENOMEM, "the memory of one layer");
-    return room < problem->shape.layers ? (uint32_t)room : problem->shape.layers;
+    return (uint32_t)(room < wanted ? room : wanted);
 }
 
 static void prepare_call(struct problem* problem, unsigned char* pool,
@@ -270,6 +272,8 @@ struct problem* problem_open(const struct problem_shape* shape, const struct mac
         .v_dtype = shape->dtype,
         .block_tokens = BLOCK_TOKENS,
     };
+    const struct pkvi_gpu_types cache = {shape->dim, shape->dtype, shape->dtype};
+    MUST(pkvi_gpu_prepare(cache, pkvi_gpu_shared_bytes(cache, false)));
     problem->shape = *shape;
     if (!pkvi_layout_init(&problem->layout, &group)) must(PKV_ETOOBIG, "pkvi_layout_init");
     lay_out_entries(shape, &problem->host);
@@ -347,6 +351,43 @@ void problem_attend(void* problem, struct pkvi_gpu_stream* stream) {
         attend_layer(problem, layer, stream);
 }
 
+/* ---- Write and read -------------------------------------------------------------------------- */
+
+struct store store_open(struct problem* problem, uint32_t tokens, bool is_read,
+                        struct pkvi_gpu_stream* stream) {
+    const uint64_t row = (uint64_t)problem->shape.kv_heads * problem->shape.dim;
+    uint32_t* slots = take_host(tokens, sizeof *slots);
+    tokens = list_slots(&problem->host, 0, tokens, slots);
+    struct store store = {
+        .problem = problem,
+        .call = {.k = {take(problem, tokens * row * 2), row, problem->shape.dim, PKV_BF16},
+                 .v = {take(problem, tokens * row * 2), row, problem->shape.dim, PKV_BF16},
+                 .slots = send(problem, slots, tokens * sizeof *slots, stream),
+                 .tokens = tokens},
+        .is_read = is_read,
+    };
+    machine_fill(store.call.k.data, tokens * row, 5, stream);
+    machine_fill(store.call.v.data, tokens * row, 6, stream);
+    free(slots);
+    return store;
+}
+
+uint64_t store_bytes(const struct store* store) {
+    const struct problem* problem = store->problem;
+    const uint64_t arrays = 2 * 2 * (uint64_t)problem->shape.kv_heads * problem->shape.dim;
+    return store->call.tokens * (arrays + problem->layout.layer_bytes / BLOCK_TOKENS);
+}
+
+void store_run(void* ctx, struct pkvi_gpu_stream* stream) {
+    struct store* store = ctx;
+    for (uint32_t layer = 0; layer < store->problem->layers; layer++) {
+        struct pkvi_gpu_kv call = store->call;
+        call.blocks = blocks_of(store->problem, store->problem->memory[0], layer);
+        MUST(store->is_read ? pkvi_gpu_launch_read(&call, stream)
+                            : pkvi_gpu_launch_write(&call, stream));
+    }
+}
+
 /* ---- Check ----------------------------------------------------------------------------------- */
 
 static void* fetch(const void* from, uint64_t bytes, struct pkvi_gpu_stream* stream) {
@@ -355,14 +396,14 @@ static void* fetch(const void* from, uint64_t bytes, struct pkvi_gpu_stream* str
     return to;
 }
 
-/* K and V of the last entry and layer, as f32 [length][kv_heads][dim] in host memory. */
-static void read_back(struct problem* problem, float** k, float** v,
+/* K and V of an entry in the last layer, as f32 [length][kv_heads][dim] in host memory. */
+static void read_back(struct problem* problem, uint32_t entry, float** k, float** v,
                       struct pkvi_gpu_stream* stream) {
     const struct tables* host = &problem->host;
-    const uint32_t length = host->lengths[host->entries - 1];
+    const uint32_t length = host->lengths[entry];
     const uint64_t row = (uint64_t)problem->shape.kv_heads * problem->shape.dim;
     uint64_t first = 0;
-    for (uint32_t e = 0; e + 1 < host->entries; e++)
+    for (uint32_t e = 0; e < entry; e++)
         first += host->lengths[e];
     uint32_t* slots = take_host(length, sizeof *slots);
     list_slots(host, first, length, slots);
@@ -382,7 +423,7 @@ static void read_back(struct problem* problem, float** k, float** v,
     free(slots);
 }
 
-/* Softmax attention of one row in double precision; all rows of K and V are visible. */
+/* Softmax attention of one row in double precision to the first `length` rows of K and V. */
 static void attend_plainly(const float* q, const float* k, const float* v, uint32_t length,
                            uint64_t stride, uint32_t dim, double scale, double* out) {
     double highest = -INFINITY;
@@ -404,15 +445,13 @@ static void attend_plainly(const float* q, const float* k, const float* v, uint3
     free(scores);
 }
 
-/* The last row of the last entry, last query head. */
-double problem_check(struct problem* problem, struct pkvi_gpu_stream* stream) {
+/* One row of the output, of an entry whose K and V are given. */
+static double check_row(struct problem* problem, uint32_t row, uint32_t head, uint32_t length,
+                        const float* k, const float* v, struct pkvi_gpu_stream* stream) {
     const struct problem_shape* shape = &problem->shape;
     const uint32_t dim = shape->dim;
-    const uint64_t index = ((uint64_t)problem->host.tokens * shape->query_heads - 1) * dim;
-    const uint64_t kv_head = (uint64_t)(shape->kv_heads - 1) * dim;
-    float* k;
-    float* v;
-    read_back(problem, &k, &v, stream);
+    const uint64_t index = ((uint64_t)row * shape->query_heads + head) * dim;
+    const uint64_t kv_head = (uint64_t)(head / (shape->query_heads / shape->kv_heads)) * dim;
     pkv_array q = {.data = fetch((uint16_t*)problem->call.q.data + index, dim * 2, stream),
                    .dtype = PKV_BF16};
     pkv_array out = {.data = fetch((uint16_t*)problem->call.out.data + index, dim * 2, stream),
@@ -421,9 +460,8 @@ double problem_check(struct problem* problem, struct pkvi_gpu_stream* stream) {
     double* wanted = take_host(dim, sizeof *wanted);
     for (uint32_t d = 0; d < dim; d++)
         query[d] = pkvi_array_get(&q, 0, 0, d);
-    attend_plainly(query, k + kv_head, v + kv_head,
-                   problem->host.lengths[problem->host.entries - 1],
-                   (uint64_t)shape->kv_heads * dim, dim, (double)problem->call.scale, wanted);
+    attend_plainly(query, k + kv_head, v + kv_head, length, (uint64_t)shape->kv_heads * dim, dim,
+                   (double)problem->call.scale, wanted);
     double error = 0.0;
     double power = 0.0;
     for (uint32_t d = 0; d < dim; d++) {
@@ -431,11 +469,42 @@ double problem_check(struct problem* problem, struct pkvi_gpu_stream* stream) {
         error += delta * delta;
         power += wanted[d] * wanted[d];
     }
-    free(k);
-    free(v);
     free(q.data);
     free(out.data);
     free(query);
     free(wanted);
     return error / power;
+}
+
+/* The first new token, one in the middle and the last; with each another query head. */
+static double check_entry(struct problem* problem, uint32_t entry, struct pkvi_gpu_stream* stream) {
+    const struct tables* host = &problem->host;
+    const uint32_t heads = problem->shape.query_heads;
+    const uint32_t fresh = host->starts[entry + 1] - host->starts[entry];
+    const uint32_t tokens[] = {0, fresh / 2, fresh - 1};
+    double worst = 0.0;
+    float* k;
+    float* v;
+    read_back(problem, entry, &k, &v, stream);
+    for (uint32_t i = 0; i < 3; i++) {
+        const uint32_t length = host->lengths[entry] - fresh + tokens[i] + 1;
+        const double error = check_row(problem, host->starts[entry] + tokens[i],
+                                       (entry + i * (heads - 1) / 2) % heads, length, k, v, stream);
+        if (!(error <= worst)) worst = error; /* NaN too */
+    }
+    free(k);
+    free(v);
+    return worst;
+}
+
+double problem_check(struct problem* problem, struct pkvi_gpu_stream* stream) {
+    const uint32_t entries = problem->host.entries;
+    const uint32_t chosen[] = {0, entries / 2, entries - 1};
+    double worst = 0.0;
+    for (uint32_t i = 0; i < 3; i++) {
+        if (i > 0 && chosen[i] == chosen[i - 1]) continue;
+        const double error = check_entry(problem, chosen[i], stream);
+        if (!(error <= worst)) worst = error;
+    }
+    return worst;
 }

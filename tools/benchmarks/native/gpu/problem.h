@@ -21,7 +21,8 @@ struct problem_shape {
     uint32_t kv_heads;
     uint32_t dim;
     uint32_t dtype;
-    uint32_t layers;     /* at most: as many as there is memory for */
+    uint32_t layers;     /* as many, or more for set_bytes, or fewer: what there is memory for */
+    uint64_t set_bytes;  /* of K and V of all layers, at least */
     bool is_layer_major; /* the blocks of a layer stand together, not the layers of a block */
 };
 
@@ -41,7 +42,21 @@ const void* problem_pool(const struct problem* problem, uint64_t* bytes);
 /* Attention of all layers, a replay_work. */
 void problem_attend(void* problem, struct pkvi_gpu_stream* stream);
 
-/* Error (NMSE) of a row of the last layer, against double precision over what is stored. */
+/* K and V of the first `tokens` tokens in all layers, stored from arrays in bf16 or read into them. The
+ * arrays, the problem's to free, are the same for all layers. */
+struct store {
+    struct problem* problem;
+    struct pkvi_gpu_kv call;
+    bool is_read;
+};
+struct store store_open(struct problem* problem, uint32_t tokens, bool is_read,
+                        struct pkvi_gpu_stream* stream);
+/* Bytes read and written for one layer. */
+uint64_t store_bytes(const struct store* store);
+void store_run(void* store, struct pkvi_gpu_stream* stream); /* a replay_work */
+
+/* The largest error (NMSE) of some rows of the last layer, of the first entry, one in the middle and the
+ * last, against double precision over what is stored. */
 double problem_check(struct problem* problem, struct pkvi_gpu_stream* stream);
 
 /* Copy from, and to, memory of the host that is not pinned, and wait. */
