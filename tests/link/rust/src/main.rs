@@ -63,6 +63,13 @@ struct Hook {
 }
 
 #[repr(C)]
+struct EvictionHook {
+    choose: *const c_void,
+    ctx: *mut c_void,
+    offer_max: u32,
+}
+
+#[repr(C)]
 struct Config {
     struct_size: u32,
     version: u32,
@@ -92,6 +99,11 @@ struct Config {
     announced_pages_max: u32,
     key_sets_max: u32,
     key_bytes_max: u32,
+    eviction: *const c_char,
+    eviction_hook: EvictionHook,
+    tenants_max: u32,
+    allocator: u32,
+    arena: *mut c_void,
 }
 
 #[repr(C)]
