@@ -263,7 +263,6 @@ template <class TYPES, int DIM, int PARTS>
 GPU_KERNEL(PREFILL_THREADS, 1)
 prefill(const pkvi_gpu_attend job) {
     using shape = prefill_shape<TYPES, DIM, PARTS>;
-    using tile = tile_shape<TYPES, DIM>;
     unsigned char* q = gpu::shared();
     unsigned char* stages = q + shape::query_bytes;
     const unsigned char* warp_q = q + gpu::warp() * WARP_ROWS * query_shape<DIM, PARTS>::pitch;
