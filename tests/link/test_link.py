@@ -138,7 +138,7 @@ def test_rust_program(
         cwd=HERE / "rust",
         PKG_CONFIG_PATH=str(prefix / "lib/pkgconfig"),
     )
-    assert output.splitlines()[-1] == "32 tokens found again"
+    assert output.splitlines()[-1] == "39 tokens found again"
 
 
 def test_library_without_fault_points(run: Run, tmp_path: Path) -> None:

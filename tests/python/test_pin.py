@@ -17,39 +17,39 @@ def pinned(cache: pagedkv.Cache, **options: object) -> pagedkv.Pin:
 def test_whole_blocks_stay_active_until_release() -> None:
     with make_cache(device="sim") as cache:
         pin = pinned(cache)
-        assert cache.stats.blocks_active == 2
-        assert (cache.stats.pins, cache.stats.sequences) == (1, 0)
+        assert cache.stats().blocks_active == 2
+        assert (cache.stats().pins, cache.stats().sequences) == (1, 0)
         pin.release()
         pin.release()
-        assert (cache.stats.blocks_active, cache.stats.pins) == (0, 0)
+        assert (cache.stats().blocks_active, cache.stats().pins) == (0, 0)
         cache.check()
 
 
 def test_a_block_of_code_and_the_object_end_it() -> None:
     with make_cache(device="sim") as cache:
         with pinned(cache):
-            assert cache.stats.pins == 1
-        assert cache.stats.pins == 0
+            assert cache.stats().pins == 1
+        assert cache.stats().pins == 0
         pin = pinned(cache)
         del pin
-        assert cache.stats.pins == 0
+        assert cache.stats().pins == 0
 
 
 def test_pins_end_with_their_owner() -> None:
     with make_cache(device="sim") as cache:
         pins = [pinned(cache, owner=owner) for owner in (3, 3, 4)]
         assert cache.release_pins(3) == 2
-        assert cache.stats.pins == 1
+        assert cache.stats().pins == 1
         for pin in pins:
             pin.release()  # those of owner 3 have ended already
-        assert cache.stats.pins == 0
+        assert cache.stats().pins == 0
 
 
 def test_a_pin_ends_at_its_timeout() -> None:
     with make_cache(device="sim") as cache:
         pin = pinned(cache, timeout=0.001)
         cache.advance(2000)
-        assert (cache.stats.pins, cache.stats.pins_expired) == (0, 1)
+        assert (cache.stats().pins, cache.stats().pins_expired) == (0, 1)
         pin.release()
 
 
