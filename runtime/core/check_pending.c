@@ -1,4 +1,4 @@
-/* check_pending.c - recounts what sequences have announced (Q1). */
+/* check_pending.c - recounts what sequences have announced (N2). */
 #include "core/check.h"
 
 #include "core/cache.h"
@@ -18,10 +18,10 @@ static const char* check_seq(const pkv_cache* cache, const struct pkvi_seq* seq,
     const struct pkvi_pending* pending = &cache->pending;
     uint32_t first = seq->length / cache->pool.block_tokens;
     for (uint32_t i = seq->announced; i != PKVI_NONE; i = pending->entries[i].next_page) {
-        if (i >= pending->count_max) return "Q1";
-        if (pending->entries[i].page < first) return "Q1";
-        if (!is_in_bucket(pending, i)) return "Q1";
-        if (++*named > pending->count_max) return "Q1"; /* a ring */
+        if (i >= pending->count_max) return "N2";
+        if (pending->entries[i].page < first) return "N2";
+        if (!is_in_bucket(pending, i)) return "N2";
+        if (++*named > pending->count_max) return "N2"; /* a ring */
         first = pending->entries[i].page + 1;
     }
     return NULL;
@@ -46,10 +46,10 @@ const char* pkvi_check_pending(const pkv_cache* cache) {
         if (broken != NULL) return broken;
     }
     for (uint32_t i = pending->free_head; i != PKVI_NONE; i = pending->entries[i].next)
-        if (++free > pending->count_max) return "Q1";
-    if (free != pending->free_count) return "Q1";
-    if (named + free != pending->count_max) return "Q1";
-    return count_filed(pending) == named ? NULL : "Q1";
+        if (++free > pending->count_max) return "N2";
+    if (free != pending->free_count) return "N2";
+    if (named + free != pending->count_max) return "N2";
+    return count_filed(pending) == named ? NULL : "N2";
 }
 
 uint64_t pkvi_digest_pending(const pkv_cache* cache) {

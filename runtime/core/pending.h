@@ -13,7 +13,7 @@
  * Tokens are not kept. When two hashes meet somebody waits in vain for a while, and nothing else
  * happens: a hit is a matter of the index, where tokens are compared.
  *
- * Holds   Q1  an entry is free, or on the chain of its bucket and on that of one sequence, in the
+ * Holds   N2  an entry is free, or on the chain of its bucket and on that of one sequence, in the
  *             order of its pages, none of which is committed
  * Cost    O(1) for each page.
  * Threads the cache's lock. */
