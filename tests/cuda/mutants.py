@@ -136,8 +136,8 @@ MUTANTS = [
     Mutant(
         "values where keys would end if they were alike",
         "tile.cuh",
-        "v_offset = TILE * k_pitch;",
-        "v_offset = TILE * v_pitch;",
+        "(v, rows, to + shape::v_offset);",
+        "(v, rows, to + TILE * shape::v_pitch);",
     ),
     Mutant(
         "scales of values where those of keys are",
