@@ -236,6 +236,11 @@ enum pkv_allocator {
 
 /* Memory that several caches share; see ARENAS. */
 typedef struct pkv_arena pkv_arena;
+/* When the partly filled last block that a fork shares is copied (copy on write).
+ *   WRITE   when one of those that share it writes: forks cost no block, and those that end before
+ *           they write, or write last, copy nothing
+ *   FORK    by the fork: it takes a block and fails without one, and no later step copies for it */
+enum pkv_cow { PKV_COW_WRITE = 0, PKV_COW_FORK = 1 };
 
 typedef struct pkv_config {
     uint32_t struct_size; /* set by pkv_config_init */
@@ -281,6 +286,7 @@ typedef struct pkv_config {
     uint32_t tenants_max; /* tenants that can have a quota (see QUOTAS), 0..65535; default none */
     uint32_t allocator;   /* enum pkv_allocator; default: the arena's, or the best */
     pkv_arena* arena;     /* that the cache lives in; NULL: one of its own */
+    uint32_t cow;         /* enum pkv_cow; default at the first write */
 } pkv_config;
 
 /* What a config will take. */
@@ -417,7 +423,7 @@ typedef struct pkv_stats {
     uint64_t prefix_duplicates;   /* blocks given back since an equal one was in the index */
     uint64_t evictions;           /* cached blocks that were dropped for room */
     uint64_t forks;
-    uint64_t cow_copies;           /* blocks copied since a shared one was to be written */
+    uint64_t cow_copies;           /* blocks copied since a shared one was, or would be, written */
     uint64_t scrubs;               /* blocks zeroed on change of tenant */
     uint64_t rolled_blocks;        /* table entries dropped behind the window */
     uint64_t table_rows_extended;  /* plan rows that only grew or stayed as they were */
@@ -447,6 +453,8 @@ typedef struct pkv_stats {
     uint64_t reserve_p50_ns;     /* half of them at most, to about an eighth */
     uint64_t reserve_p99_ns;
     uint64_t reserve_max_ns;
+    uint64_t cow_bytes; /* of all cow_copies */
+    uint32_t cow_peak;  /* the most blocks that one plan, append or fork has copied */
 } pkv_stats;
 
 /* Copy the counters. stats->struct_size says how much of the struct the caller knows.
@@ -613,8 +621,10 @@ PKV_API int pkv_seq_publish(pkv_cache* cache, pkv_seq seq, uint32_t count, uint3
 
 /* A new sequence with the same committed tokens. Blocks and table leaves are shared and copied on
  * write; the cost does not grow with the tokens but with the leaves of the table (256 pages each).
+ * With config.cow = PKV_COW_FORK a partly filled last block is copied now.
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (uncommitted tokens or in a plan), PKV_EAWAY,
- *         PKV_ENOSEQS. */
+ *         PKV_ENOSEQS. With PKV_COW_FORK also PKV_EQUOTA, PKV_ENOBLOCKS, PKV_ENOLEAVES, PKV_EIO
+ *         and PKV_ETIMEDOUT; after the last two, cached blocks that were evicted stay so. */
 PKV_API int pkv_seq_fork(pkv_cache* cache, pkv_seq seq, pkv_seq* child);
 
 /* Shorten a sequence to `length` tokens and free the blocks behind; uncommitted tokens go too.

@@ -109,6 +109,8 @@ class Cache:
                         "lifo"; default the arena's, or the best as measured
     arena               an Arena, which several caches share; None: one of its own. `blocks` is then
                         what the cache may have at most, 0: all that fit, and `device` the arena's
+    cow                 when the partly filled last block that forks share is copied: "write", at
+                        the first write, or "fork", at once, so that no step copies
 
     On device "cuda" arrays are CUDA tensors of torch, CuPy arrays, or anything else that shares GPU
     memory; calls return before the GPU is done, and NaN is not looked for. head_dim is 64, 96, 128
@@ -183,6 +185,7 @@ class Cache:
         tenants: int = 0,
         allocator: str | None = None,
         arena: Arena | None = None,
+        cow: str = "write",
     ) -> None:
         if device is None:
             device = "cpu" if arena is None else arena.device

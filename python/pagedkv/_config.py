@@ -61,6 +61,7 @@ class CacheOptions(TypedDict, total=False):
     tenants: int
     allocator: str | None
     arena: Arena | None
+    cow: str
 
 
 # Keyword -> field of pkv_group_config, and of pkv_config.
@@ -93,6 +94,7 @@ _CONFIG_FIELDS = {
     "tenants": "tenants_max",
 }
 _KEYWORDS = {field: keyword for keyword, field in (_GROUP_FIELDS | _CONFIG_FIELDS).items()}
+_COW: dict[Any, int] = {"write": lib.PKV_COW_WRITE, "fork": lib.PKV_COW_FORK}
 _SEEDS = ("seed", "fault_seed")
 _STRINGS = ("device", "isa", "faults", "eviction")
 _ALLOCATORS = {
@@ -126,6 +128,7 @@ class Config:
             self.set_string(keyword, given.get(keyword))
         self.pointer.allocator = allocator_code(given.get("allocator"))
         self._set_arena(given.get("arena"))
+        self.pointer.cow = _cow_code(given.get("cow", "write"))
         self.pointer.prefix_off = not given.get("prefix", True)
         if self.pointer.threads == 0:
             self.pointer.threads = _processors()
@@ -204,6 +207,12 @@ def why_absent(device: str) -> str | None:
     """Why no cache can be created on `device` here, "cuda" for example; None when one can."""
     why = lib.pkv_device_absent(device.encode())
     return None if why == ffi.NULL else text(why).removeprefix("device: ")
+
+
+def _cow_code(cow: Any) -> int:
+    if cow not in _COW:
+        raise InvalidArgument(f'cow: expected "write" or "fork", got {cow!r}')
+    return _COW[cow]
 
 
 def _processors() -> int:

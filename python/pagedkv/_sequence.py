@@ -162,8 +162,10 @@ class Sequence:
 
     def fork(self) -> Sequence:
         """A new sequence with the same committed tokens. Blocks are shared and copied on write.
+        With Cache(cow="fork") a partly filled last block is copied now.
 
-        Raises Busy (uncommitted tokens, or in a step), OutOfSequences.
+        Raises Busy (uncommitted tokens, or in a step), OutOfSequences; with cow="fork" also
+        OutOfBlocks, OutOfLeaves, DeviceIOError, DeviceTimeout.
         """
         child = ffi.new("pkv_seq*")
         check(lib.pkv_seq_fork(self._live(), self._handle, child), "Sequence.fork")

@@ -56,7 +56,8 @@ class Stats:
     prefix_inserts          blocks that entered the prefix index
     prefix_duplicates       blocks given back since an equal one was in the index
     evictions               cached blocks that were dropped for room
-    forks, cow_copies       forks; blocks copied since a shared one was to be written
+    forks, cow_copies       forks; blocks copied since a shared one was, or would be, written
+    cow_peak, cow_bytes     the most of them in one step, append or fork; bytes of all
     scrubs                  blocks zeroed on change of tenant
     rolled_blocks           table entries dropped behind the window
     table_rows_extended     rows of block tables that only grew or stayed as they were
@@ -129,6 +130,8 @@ class Stats:
     reserve_p50_ns: int
     reserve_p99_ns: int
     reserve_max_ns: int
+    cow_bytes: int
+    cow_peak: int
 
     @property
     def external_fragmentation(self) -> float:

@@ -83,7 +83,7 @@ int pkv_seq_publish(pkv_cache* cache, pkv_seq seq, uint32_t count, uint32_t* pub
 static int fork_seq(pkv_cache* cache, pkv_seq handle, pkv_seq* child) {
     struct pkvi_seq* seq;
     PKVI_TRY(pkvi_seq_find(&cache->seqs, handle, &seq));
-    return pkvi_seq_fork(cache, seq, child);
+    return pkvi_reserve_fork(cache, seq, child);
 }
 
 int pkv_seq_fork(pkv_cache* cache, pkv_seq seq, pkv_seq* child) {

@@ -42,10 +42,9 @@ int pkvi_pin_create(pkv_cache* cache, const struct pkvi_seq* seq, uint32_t token
     PKVI_TRY(pkvi_seq_check_resident(seq));
     const uint32_t pages = pkvi_pool_page(&cache->pool, tokens);
     PKVI_TRY(check_leaf(cache, seq, pages));
-    pkv_seq fork;
-    PKVI_TRY(pkvi_seq_fork(cache, seq, &fork));
+    PKVI_TRY(pkvi_seq_check_fork(cache, seq));
+    struct pkvi_seq* pin = pkvi_seq_fork(cache, seq);
     cache->stats.forks--; /* of sequences */
-    struct pkvi_seq* pin = &cache->seqs.slots[pkvi_handle_slot(fork.id)];
     cut_pin(cache, pin, pages);
     const uint64_t now = pkvi_clock_now_us(&cache->clock);
     pin->is_pin = true;

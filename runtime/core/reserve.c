@@ -306,7 +306,12 @@ static void replace_tail(pkv_cache* cache, struct pkvi_seq* seq, uint32_t block)
     pkvi_table_set(&cache->leaves, &seq->table, page, block);
     pkvi_prefix_unref(&cache->prefix, shared);
     seq->version++;
-    cache->stats.cow_copies++;
+}
+
+static void count_copies(pkv_cache* cache, uint32_t copies) {
+    cache->stats.cow_copies += copies;
+    cache->stats.cow_bytes += copies * cache->pool.space.block_bytes;
+    if (copies > cache->stats.cow_peak) cache->stats.cow_peak = copies;
 }
 
 /* Note the ids of the new tokens in their blocks. */
@@ -362,10 +367,50 @@ int pkvi_reserve(pkv_cache* cache, uint32_t count) {
         return status;
     }
     uint32_t used = 0;
-    for (uint32_t i = 0; i < count; i++)
+    uint32_t copies = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        copies += cache->scratch.items[i].copy_tail;
         used += apply_item(cache, &cache->scratch.items[i], cache->scratch.blocks + used);
+    }
     assert(used == blocks);
     if (blocks > 0) pkvi_latency_add(&cache->latency, pkvi_clock_ticks(&cache->clock) - start);
+    count_copies(cache, copies);
     pkvi_cache_note_peak(cache);
+    return PKV_OK;
+}
+
+/* ---- Fork ------------------------------------------------------------------------------------ */
+
+/* Copy the tail of `seq` to the first block of the scratch, for a child that is yet to be. */
+static int copy_for_child(pkv_cache* cache, const struct pkvi_seq* seq) {
+    const uint32_t block = cache->scratch.blocks[0];
+    uint64_t ticket;
+    PKVI_TRY(scrub_block(cache, block, seq->tenant));
+    PKVI_TRY(submit_copy(cache, seq, block, &ticket));
+    return cache->device->ops->wait(cache->device, ticket);
+}
+
+static int fork_with_copy(pkv_cache* cache, struct pkvi_seq* seq, pkv_seq* handle) {
+    PKVI_TRY(pkvi_reserve_blocks(cache, seq, 1, 1));
+    const int status = copy_for_child(cache, seq);
+    if (status != PKV_OK) {
+        pkvi_reserve_return(cache, 1);
+        return status;
+    }
+    struct pkvi_seq* child = pkvi_seq_fork(cache, seq);
+    pkvi_table_own(&cache->leaves, &child->table, child->table.pages - 1);
+    replace_tail(cache, child, cache->scratch.blocks[0]);
+    count_copies(cache, 1);
+    pkvi_cache_note_peak(cache);
+    *handle = pkvi_seq_handle(&cache->seqs, child);
+    return PKV_OK;
+}
+
+int pkvi_reserve_fork(pkv_cache* cache, struct pkvi_seq* seq, pkv_seq* handle) {
+    PKVI_TRY(pkvi_seq_check_fork(cache, seq));
+    const bool is_partly_filled = pkvi_pool_offset(&cache->pool, seq->length) != 0;
+    if (cache->config.cow == PKV_COW_FORK && is_partly_filled)
+        return fork_with_copy(cache, seq, handle);
+    *handle = pkvi_seq_handle(&cache->seqs, pkvi_seq_fork(cache, seq));
     return PKV_OK;
 }

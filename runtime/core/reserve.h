@@ -36,11 +36,15 @@ void pkvi_scratch_close(struct pkvi_scratch* scratch, struct pkvi_mem* mem);
  *         pkv_plan_begin. */
 int pkvi_reserve(pkv_cache* cache, uint32_t count);
 
+/* Fork `seq`; errors as at pkv_seq_fork. */
+int pkvi_reserve_fork(pkv_cache* cache, struct pkvi_seq* seq, pkv_seq* handle);
+
 /* Take `count` blocks for `seq` into scratch.blocks, all or none, evicting if that suffices; ask
  * also whether `leaves` are free. Their bytes are whoever's they were: the caller overwrites them
  * whole.
  * Errors  PKV_ENOLEAVES, PKV_EQUOTA, PKV_ENOBLOCKS. */
 int pkvi_reserve_blocks(pkv_cache* cache, struct pkvi_seq* seq, uint32_t count, uint32_t leaves);
+
 /* Give the first `count` of scratch.blocks back. */
 void pkvi_reserve_return(pkv_cache* cache, uint32_t count);
 

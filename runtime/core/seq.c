@@ -109,13 +109,16 @@ int pkvi_seq_create(pkv_cache* cache, uint64_t tenant, pkv_seq* handle) {
     return PKV_OK;
 }
 
-int pkvi_seq_fork(pkv_cache* cache, const struct pkvi_seq* seq, pkv_seq* handle) {
+int pkvi_seq_check_fork(pkv_cache* cache, const struct pkvi_seq* seq) {
     if (seq->in_plan) return PKV_EBUSY;
     if (seq->reserved > 0) return PKV_EBUSY;
     PKVI_TRY(pkvi_seq_check_resident(seq));
     PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_SEQ_FORK));
     pkvi_settle(cache);
-    if (cache->seqs.free_head == PKVI_NONE) return PKV_ENOSEQS;
+    return cache->seqs.free_head == PKVI_NONE ? PKV_ENOSEQS : PKV_OK;
+}
+
+struct pkvi_seq* pkvi_seq_fork(pkv_cache* cache, const struct pkvi_seq* seq) {
     struct pkvi_seq* child = slot_take(cache, seq->tenant, seq->account);
     child->length = seq->length;
     child->known = seq->known;
@@ -126,9 +129,9 @@ int pkvi_seq_fork(pkv_cache* cache, const struct pkvi_seq* seq, pkv_seq* handle)
     child->rolled_end = seq->rolled_end;
     pkvi_table_fork(&cache->leaves, &seq->table, &child->table);
     cache->stats.forks++;
-    *handle = pkvi_seq_handle(&cache->seqs, child);
-    pkvi_trace_note(&cache->trace, "seq.fork", handle->id, child->length);
-    return PKV_OK;
+    const uint64_t id = pkvi_seq_handle(&cache->seqs, child).id;
+    pkvi_trace_note(&cache->trace, "seq.fork", id, child->length);
+    return child;
 }
 
 int pkvi_seq_free(pkv_cache* cache, struct pkvi_seq* seq) {

@@ -71,7 +71,9 @@ int pkvi_seq_announce(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* to
 int pkvi_seq_set_keys(pkv_cache* cache, struct pkvi_seq* seq, const void* salt, uint32_t salt_bytes,
                       const pkv_extra_key* keys, uint32_t count);
 int pkvi_seq_publish(pkv_cache* cache, struct pkvi_seq* seq, uint32_t count, uint32_t* published);
-int pkvi_seq_fork(pkv_cache* cache, const struct pkvi_seq* seq, pkv_seq* handle);
+int pkvi_seq_check_fork(pkv_cache* cache, const struct pkvi_seq* seq);
+/* pre: pkvi_seq_check_fork. Cannot fail. */
+struct pkvi_seq* pkvi_seq_fork(pkv_cache* cache, const struct pkvi_seq* seq);
 int pkvi_seq_truncate(pkv_cache* cache, struct pkvi_seq* seq, uint32_t length);
 int pkvi_seq_free(pkv_cache* cache, struct pkvi_seq* seq);
 

@@ -87,6 +87,7 @@ BAD(long_plans, config->plan_tokens_max = UINT32_MAX)
 BAD(many_leaves, config->table_leaves_max = UINT32_MAX)
 BAD(long_trace, config->trace_events_max = UINT32_MAX)
 BAD(many_threads, config->threads = UINT32_MAX)
+BAD(no_such_cow, config->cow = PKV_COW_FORK + 1)
 
 static const struct bad bads[] = {
     {"struct_size", PKV_EVERSION, no_init},
@@ -95,6 +96,7 @@ static const struct bad bads[] = {
     {"device", PKV_ENOTSUP, no_such_device},
     {"isa", PKV_ENOTSUP, no_such_isa},
     {"group_count", PKV_ENOTSUP, two_groups},
+    {"cow", PKV_EINVAL, no_such_cow},
     {"group_count", 0, nine_groups},
     {"blocks", PKV_EINVAL, no_blocks},
     {"blocks", 0, many_blocks},

@@ -74,6 +74,7 @@ static void fork_and_write_all(bool with_bystander, uint64_t copies) {
     pkv_plan plan;
     ASSERT_OK(pkv_plan_begin(cache, entries, 3, &plan));
     ASSERT_EQ(fixture_stats(cache).cow_copies, copies);
+    ASSERT_EQ(fixture_stats(cache).cow_peak, copies);
     ASSERT_OK(fixture_write(cache, plan, ends));
     ASSERT_OK(pkv_plan_commit(cache, plan));
     fixture_expect(cache, a, (const uint32_t[]){1, 2, 3, 30}, 4);
@@ -86,6 +87,72 @@ static void fork_and_write_all(bool with_bystander, uint64_t copies) {
 TEST(the_last_writer_keeps_the_block_unless_somebody_else_names_it) {
     fork_and_write_all(false, 2);
     fork_and_write_all(true, 3);
+}
+
+static pkv_cache* open_copying_at_forks(uint32_t blocks) {
+    pkv_config config = fixture_config();
+    config.blocks = blocks;
+    config.cow = PKV_COW_FORK;
+    return fixture_create(&config);
+}
+
+TEST(a_fork_that_copies_leaves_nothing_to_copy) {
+    pkv_cache* cache = open_copying_at_forks(16);
+    const uint32_t left[8] = {1, 2, 3, 4, 5, 6, 70, 80};
+    const uint32_t right[8] = {1, 2, 3, 4, 5, 6, 700, 800};
+    const pkv_seq a = fixture_seq(cache, 0);
+    fixture_extend(cache, a, left, 6);
+    const pkv_seq b = fork_of(cache, a);
+    const pkv_stats forked = fixture_stats(cache);
+    ASSERT_EQ(forked.cow_copies, 1);
+    ASSERT_EQ(forked.cow_peak, 1);
+    ASSERT_EQ(forked.cow_bytes, FIXTURE_BLOCK * FIXTURE_DIM * 2 * sizeof(float));
+    ASSERT_EQ(forked.blocks_active, 3);
+    ASSERT_EQ(forked.blocks_peak, 3);
+    fixture_check(cache);
+    fixture_extend(cache, a, left + 6, 2);
+    fixture_extend(cache, b, right + 6, 2);
+    ASSERT_EQ(fixture_stats(cache).cow_copies, 1);
+    fixture_expect(cache, a, left, 8);
+    fixture_expect(cache, b, right, 8);
+    fork_of(cache, b); /* full blocks are shared as ever */
+    ASSERT_EQ(fixture_stats(cache).cow_copies, 1);
+    ASSERT_EQ(fixture_stats(cache).blocks_active, 3);
+    pkv_cache_destroy(cache);
+}
+
+TEST(a_fork_that_copies_needs_a_block) {
+    pkv_cache* cache = open_copying_at_forks(2);
+    const uint32_t tokens[6] = {1, 2, 3, 4, 5, 6};
+    const pkv_seq a = fixture_seq(cache, 0);
+    pkv_seq child = {42};
+    fixture_extend(cache, a, tokens, 6);
+    const pkv_report before = fixture_check(cache);
+    ASSERT_STATUS(pkv_seq_fork(cache, a, &child), PKV_ENOBLOCKS);
+    ASSERT_EQ(child.id, 42);
+    ASSERT_EQ(fixture_check(cache).cache_digest, before.cache_digest);
+    ASSERT_OK(pkv_seq_truncate(cache, a, 4));
+    ASSERT_OK(pkv_seq_fork(cache, a, &child));
+    pkv_cache_destroy(cache);
+}
+
+TEST(a_fork_whose_copy_fails_has_not_happened) {
+    pkv_cache* cache = open_copying_at_forks(16);
+    const uint32_t tokens[6] = {1, 2, 3, 4, 5, 6};
+    const pkv_seq a = fixture_seq(cache, 0);
+    pkv_seq child = {42};
+    fixture_extend(cache, a, tokens, 6);
+    const pkv_report before = fixture_check(cache);
+    ASSERT_OK(pkv_faults_set(cache, "device.copy.submit=1*return(EIO)", 1));
+    ASSERT_STATUS(pkv_seq_fork(cache, a, &child), PKV_EIO);
+    ASSERT_OK(pkv_faults_set(cache, "device.copy.done=1*return(EIO)", 1));
+    ASSERT_STATUS(pkv_seq_fork(cache, a, &child), PKV_EIO);
+    ASSERT_EQ(child.id, 42);
+    ASSERT_EQ(fixture_check(cache).sequences_digest, before.sequences_digest);
+    ASSERT_EQ(fixture_stats(cache).forks, 0);
+    ASSERT_EQ(fixture_stats(cache).cow_copies, 0);
+    fixture_expect(cache, fork_of(cache, a), tokens, 6);
+    pkv_cache_destroy(cache);
 }
 
 TEST(a_full_last_block_is_not_copied) {

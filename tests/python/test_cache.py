@@ -55,6 +55,7 @@ def test_defaults() -> None:
         ({"step_tokens": 2**31}, pagedkv.TooBig, "^step_tokens: .* got 2147483648$"),
         ({"sequences": 2**21}, pagedkv.TooBig, "^sequences: .* got 2097152$"),
         ({"threads": 2000}, pagedkv.TooBig, "^threads: .* got 2000$"),
+        ({"cow": "later"}, pagedkv.InvalidArgument, '^cow: expected "write" or "fork", got'),
         ({"device": "abacus"}, pagedkv.NotSupported, "^device: .* got 'abacus'$"),
         ({"device": b"cpu"}, pagedkv.InvalidArgument, "^device: expected a string, got bytes$"),
         ({"device": "cpu\0"}, pagedkv.InvalidArgument, "^device: .* without NUL"),

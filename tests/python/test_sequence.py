@@ -102,6 +102,23 @@ def test_fork_shares_and_then_diverges() -> None:
         np.testing.assert_array_equal(cache.read(child, 0, 0, 6)[0], vectors([1, 2, 3, 4, 5, 6], 0))
 
 
+def test_fork_that_copies_at_once() -> None:
+    with make_cache(cow="fork") as cache:
+        parent = cache.sequence()
+        grow(cache, parent, [1, 2, 3, 4, 5, 6])
+        child = parent.fork()
+        assert parent.blocks()[0] == child.blocks()[0]
+        assert parent.blocks()[1] != child.blocks()[1]
+        stats = cache.stats()
+        assert (stats.cow_copies, stats.cow_peak) == (1, 1)
+        # One block: K and V, f32, of all layers.
+        assert stats.cow_bytes == 2 * 4 * cache.layers * BLOCK * cache.kv_heads * cache.head_dim
+        grow(cache, child, [70])
+        grow(cache, parent, [80])
+        assert cache.stats().cow_copies == 1
+        np.testing.assert_array_equal(cache.read(child, 0, 0, 6)[0], vectors([1, 2, 3, 4, 5, 6], 0))
+
+
 def test_truncate() -> None:
     with make_cache() as cache, cache.sequence() as sequence:
         grow(cache, sequence, list(range(10)))

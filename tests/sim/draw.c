@@ -101,6 +101,7 @@ void sim_draw_config(sim* s) {
     draw_shape(s);
     draw_window(s, &s->config.groups[0]);
     draw_limits(s);
+    if (sim_percent(s, 25)) s->config.cow = PKV_COW_FORK;
     s->tenants = between(s, 1, SIM_TENANTS);
     s->vocabulary = between(s, 1, 4);
     s->publishes = sim_percent(s, 40);

@@ -321,12 +321,49 @@ static model_verdict idle_errors(const model* m, uint32_t seq) {
     return (model_verdict){errors, 0};
 }
 
+static uint32_t account_of(const model* m, uint32_t seq) {
+    return model_account(m, m->seqs[seq].tenant);
+}
+
+static uint32_t may_of_reserve(const model* m) {
+    return m->leaves_are_tight ? MODEL_BIT(PKV_ENOLEAVES) : 0;
+}
+
+bool model_fork_copies(const model* m, uint32_t seq) {
+    if (m->config.cow != PKV_COW_FORK || !is_alive(m, seq)) return false;
+    return m->seqs[seq].residence == PKV_RESIDENT && m->seqs[seq].length % m->block_tokens != 0;
+}
+
 model_verdict model_fork_errors(const model* m, uint32_t seq) {
     model_verdict verdict = model_create_errors(m);
     if (!is_alive(m, seq)) return (model_verdict){verdict.must | MODEL_BIT(PKV_ESTALE), 0};
     if (m->seqs[seq].reserved > 0) verdict.must |= MODEL_BIT(PKV_EBUSY);
     verdict.must |= idle_errors(m, seq).must;
+    if (!model_fork_copies(m, seq)) return verdict;
+    uint32_t need[MODEL_ACCOUNTS] = {0};
+    need[account_of(m, seq)] = 1;
+    verdict.must |= model_need_errors(m, need);
+    verdict.may |= may_of_reserve(m);
     return verdict;
+}
+
+uint32_t model_fork_room(model* m, uint32_t seq) {
+    uint32_t need[MODEL_ACCOUNTS] = {0};
+    need[account_of(m, seq)] = 1;
+    return make_room(m, need);
+}
+
+static void copy_tail(model* m, model_seq* seq) {
+    uint32_t* tail = &seq->blocks[seq_pages(m, seq) - 1];
+    const uint32_t shared = *tail;
+    *tail = block_take(m, seq->tenant);
+    block_release(m, shared);
+}
+
+/* Of one plan, append or fork. */
+static void note_copies(model* m, uint32_t copies) {
+    m->counters.cow_copies += copies;
+    if (copies > m->counters.cow_peak) m->counters.cow_peak = copies;
 }
 
 uint32_t model_fork(model* m, uint32_t seq) {
@@ -343,6 +380,12 @@ uint32_t model_fork(model* m, uint32_t seq) {
         if (child->blocks[page] != MODEL_ROLLED) block_hold(m, child->blocks[page]);
     }
     m->counters.forks++;
+    m->fresh_count = 0;
+    if (!model_fork_copies(m, seq)) return index;
+    model_fork_room(m, seq);
+    copy_tail(m, child);
+    note_copies(m, 1);
+    note_peak(m);
     return index;
 }
 
@@ -570,10 +613,6 @@ uint32_t model_publish(model* m, uint32_t seq, uint32_t count) {
 
 /* ---- Reservation ----------------------------------------------------------------------------- */
 
-static uint32_t account_of(const model* m, uint32_t seq) {
-    return model_account(m, m->seqs[seq].tenant);
-}
-
 /* The block that the next token of a sequence goes to, if it is partly filled; else PKV_NO_BLOCK. */
 static uint32_t written_tail(const model* m, uint32_t index) {
     if (!is_alive(m, index)) return PKV_NO_BLOCK;
@@ -662,10 +701,6 @@ static uint32_t sum_errors(const model* m, const model_entry* entries, uint32_t 
     return errors | model_need_errors(m, need);
 }
 
-static uint32_t may_of_reserve(const model* m) {
-    return m->leaves_are_tight ? MODEL_BIT(PKV_ENOLEAVES) : 0;
-}
-
 model_verdict model_begin_errors(const model* m, const model_entry* entries, uint32_t count) {
     uint32_t errors = sum_errors(m, entries, count);
     if (count == 0) errors |= MODEL_BIT(PKV_EINVAL);
@@ -707,20 +742,16 @@ static void extend(model* m, model_seq* seq, const model_entry* entry) {
     if (stay_known) seq->known = first + entry->count;
 }
 
-static void copy_tail(model* m, model_seq* seq) {
-    uint32_t* tail = &seq->blocks[seq_pages(m, seq) - 1];
-    const uint32_t shared = *tail;
-    *tail = block_take(m, seq->tenant);
-    block_release(m, shared);
-    m->counters.cow_copies++;
-}
-
 void model_reserve(model* m, const model_entry* entries, uint32_t count) {
     const bool scarce = is_scarce(m, entries, count);
     model_make_room(m, entries, count);
     m->fresh_count = 0;
-    for (uint32_t i = 0; i < count; i++)
+    uint32_t copies = 0;
+    for (uint32_t i = 0; i < count; i++) {
         m->tails[i] = tail_of(m, entries, i, scarce);
+        copies += m->tails[i] == MODEL_TAIL_COPIED;
+    }
+    note_copies(m, copies);
     for (uint32_t i = 0; i < count; i++) {
         model_seq* seq = &m->seqs[entries[i].seq];
         if (m->tails[i] == MODEL_TAIL_COPIED) copy_tail(m, seq);
@@ -1031,6 +1062,8 @@ const char* model_compare_stats(const model* m, const pkv_stats* stats, uint64_t
         {"evictions", m->counters.evictions, stats->evictions},
         {"forks", m->counters.forks, stats->forks},
         {"cow_copies", m->counters.cow_copies, stats->cow_copies},
+        {"cow_peak", m->counters.cow_peak, stats->cow_peak},
+        {"cow_bytes", m->counters.cow_copies * m->block_bytes, stats->cow_bytes},
         {"rolled_blocks", m->counters.rolled_blocks, stats->rolled_blocks},
         {"host_blocks_free", m->host_free, stats->host_blocks_free},
         {"transfers", m->transfers, stats->transfers},

@@ -161,6 +161,8 @@ void model_set_keys(model* m, uint32_t seq, uint32_t salt, const uint32_t* keys)
 model_verdict model_publish_errors(const model* m, uint32_t seq, uint32_t count);
 uint32_t model_publish(model* m, uint32_t seq, uint32_t count);
 
+bool model_fork_copies(const model* m, uint32_t seq); /* its last block, at once */
+uint32_t model_fork_room(model* m, uint32_t seq); /* makes it for the copy; how many evictions? */
 model_verdict model_fork_errors(const model* m, uint32_t seq);
 uint32_t model_fork(model* m, uint32_t seq);
 

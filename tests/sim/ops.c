@@ -60,16 +60,41 @@ static void op_match(sim* s) {
     if (matched != want) sim_fail(s, "matched %u tokens, want %u", matched, want);
 }
 
+/* After a failed device the evictions may have happened or not; whichever it was, wholly. */
+static uint32_t failed_evictions(sim* s, int status) {
+    if (status != PKV_EIO && status != PKV_ETIMEDOUT) return 0;
+    pkv_stats stats = {.struct_size = sizeof stats};
+    pkv_cache_stats(s->cache, &stats);
+    return (uint32_t)(stats.evictions - s->model.counters.evictions);
+}
+
+static void expect_evictions(sim* s, uint32_t evicted, uint32_t needed) {
+    if (evicted != needed) sim_fail(s, "%u evictions, want none or %u", evicted, needed);
+}
+
+static void adopt_evictions(sim* s, uint32_t count, int status) {
+    const uint32_t evicted = failed_evictions(s, status);
+    if (evicted == 0) return;
+    expect_evictions(s, evicted, model_make_room(&s->model, s->model_entries, count));
+}
+
 static void op_fork(sim* s) {
     const uint32_t seq = sim_draw_seq(s);
     const model_verdict verdict = model_fork_errors(&s->model, seq);
     pkv_seq handle;
     sim_before(s, verdict);
     const int status = pkv_seq_fork(s->cache, sim_handle(s, seq), &handle);
-    if (!sim_judge(s, "seq.fork", verdict, status, seq, 0)) return;
+    if (!sim_judge(s, "seq.fork", verdict, status, seq, 0)) {
+        const uint32_t evicted = verdict.must == 0 ? failed_evictions(s, status) : 0;
+        if (evicted > 0) expect_evictions(s, evicted, model_fork_room(&s->model, seq));
+        return;
+    }
     const uint32_t child = model_fork(&s->model, seq);
     s->handles[child] = handle;
     s->doc_of[child] = s->doc_of[seq];
+    if (s->model.fresh_count == 0) return;
+    sim_learn_blocks(s, child);
+    sim_expect_scrubs(s);
 }
 
 static void op_truncate(sim* s) {
@@ -186,17 +211,6 @@ static uint32_t draw_entries(sim* s) {
         draw_entry(s, count++, seq, &buffered);
     }
     return count;
-}
-
-/* After a failed device the evictions may have happened or not; whichever it was, wholly. */
-static void adopt_evictions(sim* s, uint32_t count, int status) {
-    if (status != PKV_EIO && status != PKV_ETIMEDOUT) return;
-    pkv_stats stats = {.struct_size = sizeof stats};
-    pkv_cache_stats(s->cache, &stats);
-    const uint64_t evicted = stats.evictions - s->model.counters.evictions;
-    if (evicted == 0) return;
-    const uint32_t needed = model_make_room(&s->model, s->model_entries, count);
-    if (evicted != needed) sim_fail(s, "%u evictions, want none or %u", (unsigned)evicted, needed);
 }
 
 static sim_plan* find_plan(sim* s, bool open) {

@@ -9,10 +9,11 @@ enum { A, B, C, D }; /* sequences: B is a fork of A, C shares its prefix, D is o
 enum { DIM = SCENARIO_DIM };
 
 const scenario_kind scenario_kinds[] = {
-    {"sim", "sim", false},
-    {"cpu", "cpu", false},
-    {"sim with scales", "sim", true},
-    {"cpu with scales", "cpu", true},
+    {"sim", "sim", false, PKV_COW_WRITE},
+    {"cpu", "cpu", false, PKV_COW_WRITE},
+    {"sim with scales", "sim", true, PKV_COW_WRITE},
+    {"cpu with scales", "cpu", true, PKV_COW_WRITE},
+    {"sim, copying at forks", "sim", false, PKV_COW_FORK},
 };
 
 const uint32_t scenario_kind_count = sizeof scenario_kinds / sizeof *scenario_kinds;
@@ -39,6 +40,7 @@ pkv_config scenario_config(const scenario_kind* kind) {
     config.host_blocks = 12;
     config.transfers_max = 1;
     config.tenants_max = 2;
+    config.cow = kind->cow;
     config.sequences_max = SCENARIO_SEQS;
     config.sequence_tokens_max = 48 * quarter;
     config.plan_tokens_max = 48 * quarter;

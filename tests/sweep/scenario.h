@@ -20,6 +20,7 @@ typedef struct scenario_kind {
     const char* name;
     const char* device;
     bool is_scaled; /* K in i4, V in i8 */
+    uint32_t cow;
 } scenario_kind;
 
 extern const scenario_kind scenario_kinds[];

@@ -104,6 +104,7 @@ struct Config {
     tenants_max: u32,
     allocator: u32,
     arena: *mut c_void,
+    cow: u32,
 }
 
 #[repr(C)]
