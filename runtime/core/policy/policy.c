@@ -136,9 +136,12 @@ void pkvi_domain_rest(struct pkvi_domain* domain, uint32_t block) {
     candidate->rested = domain->shared->clock;
 }
 
-/* The place of a ghost that is forgotten says how long it was not reused. */
+/* The place of a ghost that is forgotten says how long it was not reused. A block whose parent went
+ * first can be computed anew before it goes itself: what learns counts both, for others the later
+ * ghost replaces the earlier one. */
 static void remember(struct pkvi_domain* domain, const struct pkvi_candidate* candidate) {
     struct pkvi_shared* shared = domain->shared;
+    if (shared->reuse == NULL) pkvi_ghosts_take(shared->ghosts, candidate->identity);
     const struct pkvi_ghost ghost = {.identity = candidate->identity,
                                      .rested = candidate->rested,
                                      .uses = candidate->uses,
