@@ -346,6 +346,13 @@ static void share_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page, ui
     cache->stats.prefix_duplicates++;
 }
 
+/* May node `block` take the place of `own`? Not when it is another tenant's, who published it, and
+ * nobody may use more of that tenant's blocks. */
+static bool may_share(const pkv_cache* cache, uint32_t own, uint32_t block) {
+    const uint16_t* account = cache->pool.account;
+    return account[own] == account[block] || may_attach(cache, block);
+}
+
 /* May a page enter the index? Only when it and the node of its prefix are there. */
 static bool is_indexable(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t page,
                          uint32_t* block, uint32_t* parent) {
@@ -366,10 +373,12 @@ static bool index_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page) {
     const struct pkvi_place place = place_of(cache, seq, parent, page);
     const uint32_t node =
         pkvi_prefix_insert(&cache->prefix, block, &place, cache->pool.block_tokens, &origin);
-    if (node != block)
-        share_page(cache, seq, page, node);
-    else
+    if (node == block) {
         cache->stats.prefix_inserts++;
+        return true;
+    }
+    if (!may_share(cache, block, node)) return false;
+    share_page(cache, seq, page, node);
     return true;
 }
 

@@ -863,6 +863,13 @@ static void index_add(model* m, const model_seq* seq, uint32_t page, uint32_t pa
     m->counters.prefix_inserts++;
 }
 
+/* An idle block of another tenant becomes active only when its quota allows. */
+static bool may_share(const model* m, uint32_t own, uint32_t equal) {
+    const model_block* block = &m->blocks[equal];
+    if (model_account(m, block->tenant) == model_account(m, m->blocks[own].tenant)) return true;
+    return block->holders > 0 || model_may_activate(m, block->tenant);
+}
+
 /* Put one full page into the index, or take over the equal one. False when it cannot be. */
 static bool index_page(model* m, model_seq* seq, uint32_t page) {
     uint32_t parent;
@@ -874,6 +881,7 @@ static bool index_page(model* m, model_seq* seq, uint32_t page) {
     const uint32_t equal = index_find(m, at, seq->tokens + begin, m->block_tokens);
     if (equal != MODEL_NONE) {
         if (m->canary) return true;
+        if (!may_share(m, own, equal)) return false;
         block_hold(m, equal);
         block_release(m, own);
         seq->blocks[page] = equal;
