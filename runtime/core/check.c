@@ -4,21 +4,10 @@
  * the name of the first invariant that it finds broken, or NULL. Walks along lists are bounded by
  * the number of elements there can be, so that a ring made by a bug is found and not followed for
  * ever. */
-#include "core/check.h"
+#include "core/check_parts.h"
 
 #include "core/cache.h"
 #include <string.h>
-
-#define EXPECT(condition, name)                                                                    \
-    do {                                                                                           \
-        if (!(condition)) return name;                                                             \
-    } while (0)
-
-#define CHECK(call)                                                                                \
-    do {                                                                                           \
-        const char* broken_ = (call);                                                              \
-        if (broken_ != NULL) return broken_;                                                       \
-    } while (0)
 
 int pkvi_checker_open(struct pkvi_checker* checker, struct pkvi_mem* mem, uint32_t blocks,
                       uint32_t leaves, uint32_t host_blocks) {

@@ -1,5 +1,5 @@
 /* check_extra.c - recounts sets of extra keys (E1) and published nodes (X6). */
-#include "core/check.h"
+#include "core/check_parts.h"
 
 #include "core/cache.h"
 

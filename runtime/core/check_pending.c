@@ -1,5 +1,5 @@
 /* check_pending.c - recounts what sequences have announced (N2). */
-#include "core/check.h"
+#include "core/check_parts.h"
 
 #include "core/cache.h"
 

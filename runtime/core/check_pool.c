@@ -1,17 +1,6 @@
 /* check_pool.c - the part of the judge that recounts blocks and extents; see check.h. */
 #include "core/cache.h"
-#include "core/check.h"
-
-#define EXPECT(condition, name)                                                                    \
-    do {                                                                                           \
-        if (!(condition)) return name;                                                             \
-    } while (0)
-
-#define CHECK(call)                                                                                \
-    do {                                                                                           \
-        const char* broken_ = (call);                                                              \
-        if (broken_ != NULL) return broken_;                                                       \
-    } while (0)
+#include "core/check_parts.h"
 
 /* ---- Arena ----------------------------------------------------------------------------------- */
 

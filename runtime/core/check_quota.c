@@ -1,11 +1,7 @@
 /* check_quota.c - the part of the judge (check.h) that recounts what tenants have. */
 #include "core/cache.h"
+#include "core/check_parts.h"
 #include <string.h>
-
-#define EXPECT(condition, name)                                                                    \
-    do {                                                                                           \
-        if (!(condition)) return name;                                                             \
-    } while (0)
 
 static const char* count_seqs(const pkv_cache* cache) {
     const struct pkvi_quotas* quotas = &cache->quotas;

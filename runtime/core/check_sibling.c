@@ -1,5 +1,5 @@
 /* check_sibling.c - recounts the chains of siblings (X5). The nodes themselves have been checked. */
-#include "core/check.h"
+#include "core/check_parts.h"
 
 #include "core/cache.h"
 #include "core/sibling.h"

@@ -103,27 +103,36 @@ static bool node_has_key(const struct pkvi_prefix* prefix, uint32_t node,
     return memcmp(pkvi_pool_tokens(prefix->pool, node), tokens, count * sizeof *tokens) == 0;
 }
 
-static uint32_t find_at(const struct pkvi_prefix* prefix, const struct pkvi_place* place,
-                        const uint32_t* tokens, uint32_t count) {
-    const uint32_t generation = pkvi_prefix_generation(prefix, place->parent);
-    uint32_t node = prefix->buckets[bucket_of(prefix, place, generation, tokens, count)];
+static uint32_t find_in(const struct pkvi_prefix* prefix, uint32_t bucket,
+                        const struct pkvi_place* place, const uint32_t* tokens, uint32_t count) {
+    uint32_t node = prefix->buckets[bucket];
     while (node != PKVI_NONE && !node_has_key(prefix, node, place, tokens, count))
         node = prefix->chain[node];
     return node;
 }
 
-/* Of the tenant, or published. */
-static uint32_t find_either(const struct pkvi_prefix* prefix, const struct pkvi_place* place,
-                            const uint32_t* tokens, uint32_t count) {
-    const uint32_t node = find_at(prefix, place, tokens, count);
+static uint32_t place_bucket(const struct pkvi_prefix* prefix, const struct pkvi_place* place,
+                             const uint32_t* tokens, uint32_t count) {
+    const uint32_t generation = pkvi_prefix_generation(prefix, place->parent);
+    return bucket_of(prefix, place, generation, tokens, count);
+}
+
+/* The node of the tenant, whose key is filed in `bucket`, or a published one. */
+static uint32_t find_either(const struct pkvi_prefix* prefix, uint32_t bucket,
+                            const struct pkvi_place* place, const uint32_t* tokens,
+                            uint32_t count) {
+    const uint32_t node = find_in(prefix, bucket, place, tokens, count);
     if (node != PKVI_NONE || prefix->published_count == 0) return node;
     const struct pkvi_place published = pkvi_place_public(place);
-    return find_at(prefix, &published, tokens, count);
+    const uint32_t other = place_bucket(prefix, &published, tokens, count);
+    return find_in(prefix, other, &published, tokens, count);
 }
 
 uint32_t pkvi_prefix_find(const struct pkvi_prefix* prefix, const struct pkvi_place* place,
                           const uint32_t* tokens) {
-    return find_either(prefix, place, tokens, prefix->pool->block_tokens);
+    const uint32_t count = prefix->pool->block_tokens;
+    const uint32_t bucket = place_bucket(prefix, place, tokens, count);
+    return find_either(prefix, bucket, place, tokens, count);
 }
 
 /* By the node's own record, since its parent may have moved on. */
@@ -186,7 +195,9 @@ uint32_t pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block,
     assert(!prefix->indexed[block]);
     assert(place->parent == PKVI_NONE || pkvi_prefix_is_full(prefix, place->parent));
     const uint32_t* tokens = pkvi_pool_tokens(prefix->pool, block);
-    const uint32_t equal = find_either(prefix, place, tokens, fill);
+    assert(!place->is_public);
+    const uint32_t bucket = place_bucket(prefix, place, tokens, fill);
+    const uint32_t equal = find_either(prefix, bucket, place, tokens, fill);
     if (equal != PKVI_NONE) return equal;
     prefix->parent[block] = place->parent;
     prefix->parent_generation[block] = pkvi_prefix_generation(prefix, place->parent);
@@ -194,7 +205,9 @@ uint32_t pkvi_prefix_insert(struct pkvi_prefix* prefix, uint32_t block,
     prefix->extra[block] = extra_of(prefix, place, fill);
     prefix->fill[block] = (uint16_t)fill;
     prefix->published[block] = 0;
-    link_node(prefix, block);
+    file_node(prefix, block, bucket);
+    assert(bucket == pkvi_prefix_bucket(prefix, block));
+    pkvi_sibling_link(prefix, block);
     prefix->indexed[block] = 1;
     prefix->node_count++;
     pkvi_pool_ref(prefix->pool, block);
