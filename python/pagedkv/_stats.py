@@ -37,8 +37,26 @@ class Sizes:
     host_bytes: int
 
 
+class _Fragmentation:
+    """Shares of the memory of extents that caches hold."""
+
+    bytes_used: int
+    bytes_loose: int
+    bytes_lost: int
+
+    @property
+    def external_fragmentation(self) -> float:
+        """Share of the memory of held extents that is free blocks, which no other cache can use."""
+        return self.bytes_loose / (self.bytes_used + self.bytes_loose + self.bytes_lost or 1)
+
+    @property
+    def internal_fragmentation(self) -> float:
+        """Share of the memory of held extents that is too short for a block."""
+        return self.bytes_lost / (self.bytes_used + self.bytes_loose + self.bytes_lost or 1)
+
+
 @dataclass(frozen=True)
-class Stats:
+class Stats(_Fragmentation):
     """Counters of a cache at one moment. blocks_free + blocks_active + blocks_cached ==
     blocks_total.
 
@@ -133,19 +151,9 @@ class Stats:
     cow_bytes: int
     cow_peak: int
 
-    @property
-    def external_fragmentation(self) -> float:
-        """Share of the memory of held extents that is free blocks, which no other cache can use."""
-        return self.bytes_loose / (self.bytes_used + self.bytes_loose + self.bytes_lost or 1)
-
-    @property
-    def internal_fragmentation(self) -> float:
-        """Share of the memory of held extents that is too short for a block."""
-        return self.bytes_lost / (self.bytes_used + self.bytes_loose + self.bytes_lost or 1)
-
 
 @dataclass(frozen=True)
-class ArenaStats:
+class ArenaStats(_Fragmentation):
     """What an arena is used for, at one moment.
 
     caches              that live in it
@@ -168,16 +176,6 @@ class ArenaStats:
     bytes_lost: int
     extents_claimed: int
     heap_bytes: int
-
-    @property
-    def external_fragmentation(self) -> float:
-        """Share of the memory of held extents that is free blocks, which no other cache can use."""
-        return self.bytes_loose / (self.bytes_used + self.bytes_loose + self.bytes_lost or 1)
-
-    @property
-    def internal_fragmentation(self) -> float:
-        """Share of the memory of held extents that is too short for a block."""
-        return self.bytes_lost / (self.bytes_used + self.bytes_loose + self.bytes_lost or 1)
 
 
 @dataclass(frozen=True)

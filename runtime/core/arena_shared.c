@@ -6,18 +6,11 @@
 
 #include "core/cache.h"
 #include "core/reclaim.h"
+#include "core/require.h"
 #include <stdlib.h>
 #include <string.h>
 
 enum { EXTENT_BYTES_DEFAULT = 2 << 20, EXTENT_ALIGNMENT = 4096, EXTENTS_MAX = 1 << 24 };
-
-#define REQUIRE(condition, status, sentence)                                                       \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            *why = sentence;                                                                       \
-            return status;                                                                         \
-        }                                                                                          \
-    } while (0)
 
 /* ---- Config ---------------------------------------------------------------------------------- */
 

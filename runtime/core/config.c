@@ -3,6 +3,7 @@
 
 #include "base/limits.h"
 #include "core/arena.h"
+#include "core/require.h"
 #include "core/table.h"
 #include <stdlib.h>
 #include <string.h>
@@ -37,14 +38,6 @@ static const char* text_or_null(const char* text) {
     if (text == NULL) return NULL;
     return text[0] != '\0' ? text : NULL;
 }
-
-#define REQUIRE(condition, status, sentence)                                                       \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            *why = sentence;                                                                       \
-            return status;                                                                         \
-        }                                                                                          \
-    } while (0)
 
 static bool is_power_of_two(uint32_t value) {
     return value != 0 && (value & (value - 1)) == 0;
