@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,13 @@ from pagedkv.engine import (
     RequestError,
     Sampler,
     SamplingParams,
-    cache_for,
     first_difference,
     generate_alone,
     load_checkpoint,
     search_alone,
 )
 from pagedkv.engine.beam import log_softmax
+from sound import sound_engine
 from tiny import write_checkpoint
 
 # ---- The search by itself
@@ -159,15 +159,9 @@ def make_requests(count: int, width: int = 4, max_tokens: int = 14) -> list[Requ
     return requests
 
 
-@contextmanager
-def engine_for(model: Model, **options: Any) -> Iterator[Engine]:
-    """An engine that leaves a sound and empty cache behind."""
+def engine_for(model: Model, **options: Any) -> AbstractContextManager[Engine]:
     settings = {"blocks": 120, "batch": 16, "step_tokens": 32, "block_tokens": 8} | options
-    with cache_for(model.config, **settings) as cache:
-        yield Engine(model, cache, settings["batch"], settings["step_tokens"])
-        cache.check()
-        assert cache.stats().blocks_active == 0
-        assert cache.stats().sequences == 0
+    return sound_engine(model, settings)
 
 
 def alone(model: Model, requests: list[Request]) -> list[list[int]]:

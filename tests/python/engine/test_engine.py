@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -23,28 +22,12 @@ from pagedkv.engine import (
     cache_for,
     first_difference,
     generate_alone,
-    load_checkpoint,
     summarise,
 )
-from tiny import write_checkpoint
+from sound import sound_engine
 
 RNG = np.random.default_rng(11)
 PREAMBLE = RNG.integers(0, 61, 50)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    folder = tmp_path_factory.mktemp("tiny")
-    write_checkpoint(folder)
-    return Model(load_checkpoint(folder))
-
-
-@pytest.fixture(scope="module")
-def window_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    folder = tmp_path_factory.mktemp("window")
-    family = {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
-    write_checkpoint(folder, **family, sliding_window=20)
-    return Model(load_checkpoint(folder))
 
 
 def make_requests(count: int, max_tokens: int = 12, **options: Any) -> list[Request]:
@@ -59,15 +42,9 @@ def make_requests(count: int, max_tokens: int = 12, **options: Any) -> list[Requ
     return requests
 
 
-@contextmanager
-def engine_for(model: Model, **options: Any) -> Iterator[Engine]:
-    """An engine that leaves a sound and empty cache behind, whatever happened in between."""
+def engine_for(model: Model, **options: Any) -> AbstractContextManager[Engine]:
     settings = {"blocks": 64, "batch": 8, "step_tokens": 64, "block_tokens": 8} | options
-    with cache_for(model.config, **settings) as cache:
-        yield Engine(model, cache, settings["batch"], settings["step_tokens"])
-        cache.check()
-        assert cache.stats().blocks_active == 0
-        assert cache.stats().sequences == 0
+    return sound_engine(model, settings)
 
 
 def tokens_of(done: list[Completion]) -> list[list[int]]:

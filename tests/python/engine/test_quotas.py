@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 import pagedkv
-import pytest
 from pagedkv.engine import (
     Completion,
     Engine,
@@ -16,19 +15,10 @@ from pagedkv.engine import (
     Sampler,
     cache_for,
     generate_alone,
-    load_checkpoint,
 )
-from tiny import write_checkpoint
 
 OTHER, CHAT, BATCH = 0, 1, 2
 LIMIT, GUARANTEED = 14, 12
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    folder = tmp_path_factory.mktemp("tiny")
-    write_checkpoint(folder)
-    return Model(load_checkpoint(folder))
 
 
 def make_requests(count: int) -> list[Request]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +19,14 @@ from pagedkv.engine import (
     SamplingParams,
     SpeculateParams,
     Tokenizer,
-    cache_for,
     load_checkpoint,
     parse_speculate,
 )
 from pagedkv.engine.speculate import Draft, Lookup, grow_tree
-from tiny import write_checkpoint
+from sound import sound_engine
 
 DATA = Path(pagedkv.__file__).parent / "data"
 KINDS = [SpeculateParams(3, 8), SpeculateParams(2, 5), SpeculateParams(3, 6, 3)]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    folder = tmp_path_factory.mktemp("tiny")
-    write_checkpoint(folder)
-    return Model(load_checkpoint(folder))
-
-
-@pytest.fixture(scope="module")
-def window_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    folder = tmp_path_factory.mktemp("window")
-    family = {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
-    write_checkpoint(folder, **family, sliding_window=20)
-    return Model(load_checkpoint(folder))
 
 
 def make_requests(count: int, max_tokens: int = 60, **options: Any) -> list[Request]:
@@ -56,16 +39,11 @@ def make_requests(count: int, max_tokens: int = 60, **options: Any) -> list[Requ
     ]
 
 
-@contextmanager
 def engine_for(
     model: Model, speculate: SpeculateParams | None = None, **options: Any
-) -> Iterator[Engine]:
-    """An engine that leaves a sound and empty cache behind."""
+) -> AbstractContextManager[Engine]:
     settings = {"blocks": 96, "batch": 8, "step_tokens": 64, "block_tokens": 8} | options
-    with cache_for(model.config, **settings) as cache:
-        yield Engine(model, cache, settings["batch"], settings["step_tokens"], speculate=speculate)
-        cache.check()
-        assert cache.stats().blocks_active == 0
+    return sound_engine(model, settings, speculate)
 
 
 def tokens_of(done: list[Completion]) -> list[list[int]]:
