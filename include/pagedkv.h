@@ -287,6 +287,10 @@ typedef struct pkv_config {
     uint32_t allocator;   /* enum pkv_allocator; default: the arena's, or the best */
     pkv_arena* arena;     /* that the cache lives in; NULL: one of its own */
     uint32_t cow;         /* enum pkv_cow; default at the first write */
+    uint32_t graph_sequences_max;       /* sequences of a captured step (see pkv_graph_begin), on
+                                           "cuda"; default 0: there are none */
+    uint32_t graph_sequence_tokens_max; /* new tokens of each of them; default 1 */
+    uint32_t graph_query_heads;         /* of captured attention: required with them */
 } pkv_config;
 
 /* What a config will take. */
@@ -498,10 +502,11 @@ PKV_API const char* pkv_cache_isa(const pkv_cache* cache);
  *            Compute capability 8.6 to 8.9 has the shared memory for dims 64 and 96, and for 128
  *            where K has 8 bits; where K has 16, it takes q in f32 with dim 64.
  *   GPUs     Compute capability 8.0 (Ampere) or newer.
- *   Graphs   Calls of an open plan may be captured once a layer of it has been written and attended
- *            to outside (before, they give PKV_ENOTSUP). The graph may be launched until the plan
- *            ends or plans_max others have begun. Start no transfer, and change no stream, while
- *            one is captured.
+ *   Graphs   A step can be captured in a CUDA graph and replayed for the plans of later steps: see
+ *            pkv_graph_begin. Calls of other plans are not captured: the graph would copy their
+ *            tables from where others stand by then, and they give PKV_ENOTSUP, except that what
+ *            is left to do of a plan with a layer written and attended to can be captured, for that
+ *            plan alone. Start no transfer, and change no stream, while one is captured.
  *   Failure  After an error that the GPU does not recover from, every call that needs it gives
  *            PKV_EDEVICE. The process lives, and the cache can be destroyed. */
 
@@ -875,7 +880,7 @@ typedef struct pkv_plan_info {
 PKV_API int pkv_plan_begin(pkv_cache* cache, const pkv_entry* entries, uint32_t count,
                            pkv_plan* plan);
 
-/* Errors  PKV_EINVAL, PKV_ESTALE, PKV_ERANGE (group). */
+/* Errors  PKV_EINVAL (also: a plan of pkv_graph_begin), PKV_ESTALE, PKV_ERANGE (group). */
 PKV_API int pkv_plan_get_info(pkv_cache* cache, pkv_plan plan, uint32_t group, pkv_plan_info* info);
 
 /* Store K and V of the plan's new tokens for one layer, converted to the types of the cache.
@@ -923,9 +928,9 @@ PKV_API int pkv_attend(pkv_cache* cache, pkv_plan plan, uint32_t layer,
 
 /* Make the new tokens part of their sequences, put full blocks into the prefix index, and drop the
  * blocks that fell behind the window. The plan handle dies.
- * Errors  PKV_EINVAL (also: an entry is a tree, see pkv_plan_accept), PKV_ESTALE, PKV_EBUSY (a write
- *         or attend still runs, or a sequence is still arriving), and that of a sequence whose
- *         arrival has failed: abort the plan then. */
+ * Errors  PKV_EINVAL (also: an entry is a tree, see pkv_plan_accept, or the plan is one of
+ *         pkv_graph_begin), PKV_ESTALE, PKV_EBUSY (a write, attend or load still runs, or a sequence
+ *         is still arriving), and that of a sequence whose arrival has failed: abort the plan then. */
 PKV_API int pkv_plan_commit(pkv_cache* cache, pkv_plan plan);
 
 /* Give up a plan: its new blocks are free again and its sequences are as long as before; a shared
@@ -978,6 +983,51 @@ typedef struct pkv_path {
  *         PKV_ESTALE, PKV_EBUSY and that of an arrival, as pkv_plan_commit; PKV_EIO, PKV_EDEVICE:
  *         nothing was moved, and the plan is open as before. */
 PKV_API int pkv_plan_accept(pkv_cache* cache, pkv_plan plan, const pkv_path* paths, uint32_t count);
+
+/* ---- Captured steps --------------------------------------------------------------------------
+ *
+ * On "cuda" a decode step can be captured in a CUDA graph once and launched for plan after plan, of
+ * whatever sequences and lengths, up to the size that it was captured for. Once:
+ *
+ *   config.graph_sequences_max = 64; config.graph_query_heads = 32;
+ *   pkv_cache_set_stream(cache, stream);
+ *   pkv_graph_begin(cache, 64, 1, &shape);                // a plan for 64 sequences, one token each
+ *   cudaStreamBeginCapture(stream, mode);
+ *   ...  the model; pkv_write and pkv_attend with `shape`; arrays have 64 * 1 rows
+ *   cudaStreamEndCapture(stream, &graph);  cudaGraphInstantiate(&ready, graph, 0);
+ *   pkv_plan_abort(cache, shape);
+ *
+ * and then for each step, with arrays whose first rows are filled:
+ *
+ *   pkv_plan_begin(cache, entries, count, &plan);         // count <= 64
+ *   pkv_graph_load(cache, plan, 64, 1);                   // one copy, in the stream
+ *   cudaGraphLaunch(ready, stream);
+ *   pkv_plan_commit(cache, plan);
+ *
+ * Rows behind those of the plan are neither read nor written. The output is bitwise that of the
+ * same plan without a graph. Graphs of several sizes may be captured and launched in turn: all are
+ * done for the plan that was loaded last. */
+
+/* Open a plan that stands for every plan of up to `sequences` entries with up to `sequence_tokens`
+ * new tokens each. It names no sequence, and serves pkv_write and pkv_attend, with arrays of
+ * sequences * sequence_tokens rows and config.graph_query_heads query heads; captured or not, they
+ * are done for the plan that is loaded when the stream comes to them. End it with pkv_plan_abort;
+ * what was captured stays valid until the cache is destroyed.
+ * Errors  PKV_EINVAL (a zero), PKV_ENOTSUP (no graph_sequences_max), PKV_ETOOBIG (larger than the
+ *         config allows), PKV_EBUSY (plans_max plans are open). */
+PKV_API int pkv_graph_begin(pkv_cache* cache, uint32_t sequences, uint32_t sequence_tokens,
+                            pkv_plan* plan);
+
+/* Put into the stream that captured steps are done for `plan` from here on. It has at most
+ * `sequences` entries with at most `sequence_tokens` new tokens each; the graphs that are launched
+ * for it were captured for at least as many of both: a smaller one would go beyond its arrays.
+ * Launch before the plan ends. Sequences that are arriving are waited for as a whole.
+ * Errors  PKV_EINVAL (also: the plan is one of pkv_graph_begin), PKV_ESTALE, PKV_ENOTSUP (no
+ *         graph_sequences_max, or the stream is being captured), PKV_ETOOBIG (the plan does not
+ *         fit, or the config does not allow it), PKV_EIO, PKV_EDEVICE. After PKV_EIO it is not
+ *         defined what captured steps are done for: load again. */
+PKV_API int pkv_graph_load(pkv_cache* cache, pkv_plan plan, uint32_t sequences,
+                           uint32_t sequence_tokens);
 
 /* ---- Reading --------------------------------------------------------------------------------- */
 

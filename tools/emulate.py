@@ -1,7 +1,8 @@
 """Run the CUDA kernels under the emulator, and see that planted mistakes are noticed.
 
 Used by `tools/verify emulate`. The kernels as they are come from the build; a mutant is compiled
-here, from a copy of its sources in which one line is changed, and linked with the rest of it.
+here, from a copy of its sources in which one line is changed, and linked with the rest of it: with
+test_kernels, or into a whole library of the CUDA device, which a test loads.
 """
 
 from __future__ import annotations
@@ -20,14 +21,21 @@ SOURCES = ROOT / "runtime" / "device" / "cuda"
 SECONDS_MAX = 120  # of one mutant: it may wait for ever
 
 sys.path.insert(0, str(ROOT / "tests" / "cuda"))
-from mutants import MUTANTS, Mutant  # noqa: E402
+from mutants import HOST_MUTANTS, MUTANTS, Mutant  # noqa: E402
 
 # Built and run like a mutant: it has to pass, or nothing that a mutant does means anything.
-UNCHANGED = Mutant("nothing changed", "attend.cuh", "enum { DECODE_WARPS", "enum { DECODE_WARPS")
+UNCHANGED = [
+    Mutant("nothing changed", "attend.cuh", "enum { DECODE_WARPS", "enum { DECODE_WARPS"),
+    Mutant("nothing changed", "graphs.c", "enum { GRAPH_BLOCKS", "enum { GRAPH_BLOCKS", "graphs"),
+    Mutant("nothing changed", "swaps.c", "TRIALS = 3", "TRIALS = 3", "swap"),
+]
 # One dim is enough to notice a mistake, and compiles four times as fast.
 DIMS = "-DPKVI_GPU_DIMS(X)=X(64)"
 CXX = ["c++", "-std=c++17", "-O1", "-ffp-contract=off", "-Wno-unknown-pragmas", DIMS]
 CC = ["cc", "-std=c11", "-O1", "-D_GNU_SOURCE", "-DPKV_TINY"]
+# As a part of the library, where PKV_TINY is for split.c alone.
+HOST = ["-fPIC", "-DPKV_STATIC", "-DPKVI_EMULATED"]
+HOST_CC = ["cc", "-std=c11", "-O1", "-D_GNU_SOURCE", *HOST]
 
 
 @dataclass(frozen=True)
@@ -86,23 +94,71 @@ def build(mutant: Mutant, folder: Path, library: Path, support: list[Path]) -> P
     return folder / "test_kernels"
 
 
+def source_of(file: str) -> str:
+    """The source that a change of `file` changes the object of."""
+    return "kernels.cu" if file.endswith(".cuh") else file
+
+
+def objects_without(file: str, library: Path) -> list[Path]:
+    """The objects of the library but one."""
+    objects = list(library.parent.rglob("CMakeFiles/pagedkv_cuda_emulated.dir/**/*.o"))
+    return [path for path in objects if path.name != f"{source_of(file)}.o"]
+
+
+def build_host(mutant: Mutant, folder: Path, library: Path, support: list[Path]) -> Path:
+    """Build the library with a mutant, and the test that loads it."""
+    sources = plant(mutant, folder)
+    program = f"test_{mutant.test}"
+    mutated = folder / library.name
+    includes = [f"-I{folder}", *(f"-I{ROOT / name}" for name in ("runtime", "include", "tests"))]
+    compiler = [*CXX, *HOST, "-x", "c++"] if mutant.file.endswith(".cuh") else HOST_CC
+    define = f'-DEMULATED_LIBRARY="{mutated}"'
+    test = ROOT / "tests" / "cuda" / f"{program}.c"
+    steps: list[list[str | Path]] = [
+        [*compiler, *includes, "-c", sources / source_of(mutant.file), "-o", "mutated.o"],
+        ["c++", "-shared", "mutated.o", *objects_without(mutant.file, library), "-o", mutated],
+        ["cc", "-std=c11", "-O1", "-D_GNU_SOURCE", define, *includes, "-c", test, "-o", "test.o"],
+        [
+            *("c++", "test.o", *support, mutated),
+            *(f"-Wl,-rpath,{folder}", "-lm", "-lpthread", "-ldl", "-o", program),
+        ],
+    ]
+    for step in steps:
+        finished = run(step, folder)
+        if finished.returncode != 0:
+            raise RuntimeError(f"{mutant.name} does not build:\n{finished.stdout}")
+    return folder / program
+
+
+def command_of(
+    mutant: Mutant, folder: Path, library: Path, support: list[Path], shapes: int
+) -> list[str | Path]:
+    if mutant.test == "kernels":
+        return [build(mutant, folder, library, support), "--shapes", str(shapes)]
+    return [build_host(mutant, folder, library, support)]
+
+
 def judge(mutant: Mutant, library: Path, support: list[Path], shapes: int) -> Outcome:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        program = build(mutant, folder, library, support)
+        command = command_of(mutant, folder, library, support, shapes)
         try:
-            finished = run([program, "--shapes", str(shapes)], folder)
+            finished = run(command, folder)
         except subprocess.TimeoutExpired:
             return Outcome(mutant, True, "it never ends")
         lines = finished.stdout.strip().splitlines()
         return Outcome(mutant, finished.returncode != 0, lines[0] if lines else "it crashed")
 
 
-def judge_all(build_folder: Path, shapes: int, processes: int) -> list[Outcome]:
-    """Plant every mutant in turn; the first outcome is that of nothing changed."""
+def judge_all(
+    build_folder: Path, shapes: int, processes: int
+) -> tuple[list[Outcome], list[Outcome]]:
+    """What becomes of nothing changed, once for each test program, and of every mutant in turn."""
     library = next(build_folder.resolve().rglob("libpagedkv_cuda_emulated.so"))
     support = [
         next(build_folder.resolve().rglob(f"lib{n}.a")) for n in ("pkv_test_support", "pagedkv")
     ]
     with ThreadPoolExecutor(processes) as pool:
-        return list(pool.map(lambda m: judge(m, library, support, shapes), [UNCHANGED, *MUTANTS]))
+        mutants = [*UNCHANGED, *MUTANTS, *HOST_MUTANTS]
+        outcomes = list(pool.map(lambda m: judge(m, library, support, shapes), mutants))
+    return outcomes[: len(UNCHANGED)], outcomes[len(UNCHANGED) :]

@@ -18,6 +18,7 @@ models on top of it is pagedkv.engine; the C library underneath is described in 
 from . import errors
 from ._arena import Arena
 from ._cache import Cache
+from ._capture import Capture
 from ._config import sizes, why_absent
 from ._eviction import EVICTION_POLICIES
 from ._faults import fault_points, faults
@@ -64,6 +65,7 @@ __all__ = [
     "Away",
     "Busy",
     "Cache",
+    "Capture",
     "Corrupt",
     "DeviceFailed",
     "DeviceIOError",

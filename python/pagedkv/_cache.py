@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from . import _arrays as arrays
 from ._arena import Arena, Holders
+from ._capture import Capture
 from ._config import Config
 from ._eviction import Chooser
 from ._faults import FaultSpec, current, describe, own_spec, register
@@ -111,6 +112,9 @@ class Cache:
                         what the cache may have at most, 0: all that fit, and `device` the arena's
     cow                 when the partly filled last block that forks share is copied: "write", at
                         the first write, or "fork", at once, so that no step copies
+    graph_sequences, graph_sequence_tokens, graph_heads
+                        of device "cuda": sequences of a captured step (see capture()), new tokens
+                        of each of them (default 1), and query heads; default none
 
     On device "cuda" arrays are CUDA tensors of torch, CuPy arrays, or anything else that shares GPU
     memory; calls return before the GPU is done, and NaN is not looked for. head_dim is 64, 96, 128
@@ -186,6 +190,9 @@ class Cache:
         allocator: str | None = None,
         arena: Arena | None = None,
         cow: str = "write",
+        graph_sequences: int = 0,
+        graph_sequence_tokens: int = 0,
+        graph_heads: int = 0,
     ) -> None:
         if device is None:
             device = "cpu" if arena is None else arena.device
@@ -271,6 +278,26 @@ class Cache:
         NotSupported (a tree on a GPU).
         """
         return Step(self, entries)
+
+    def capture(self, sequences: int, sequence_tokens: int = 1) -> Capture:
+        """A step to capture in a CUDA graph, which is then replayed for others. On device "cuda".
+
+            with cache.capture(64) as step, torch.cuda.graph(graph):
+                ...                                 # the model; step.write, step.attend
+            ...
+            with cache.step(entries) as step:       # of at most 64 sequences
+                step.load(64)
+                graph.replay()
+
+        sequences        that a step may have for which the graph is replayed
+        sequence_tokens  new tokens that each of them may have
+        Returns  a Capture, to be used in a `with` block. The stream of the cache is the one that
+                 is captured
+
+        Raises NotSupported (without graph_sequences), TooBig (more than graph_sequences and
+        graph_sequence_tokens), InvalidArgument, Busy (as many steps are open as `plans` allows).
+        """
+        return Capture(self, sequences, sequence_tokens)
 
     def read(
         self,

@@ -62,6 +62,9 @@ class CacheOptions(TypedDict, total=False):
     allocator: str | None
     arena: Arena | None
     cow: str
+    graph_sequences: int
+    graph_sequence_tokens: int
+    graph_heads: int
 
 
 # Keyword -> field of pkv_group_config, and of pkv_config.
@@ -92,6 +95,9 @@ _CONFIG_FIELDS = {
     "key_sets": "key_sets_max",
     "key_bytes": "key_bytes_max",
     "tenants": "tenants_max",
+    "graph_sequences": "graph_sequences_max",
+    "graph_sequence_tokens": "graph_sequence_tokens_max",
+    "graph_heads": "graph_query_heads",
 }
 _KEYWORDS = {field: keyword for keyword, field in (_GROUP_FIELDS | _CONFIG_FIELDS).items()}
 _COW: dict[Any, int] = {"write": lib.PKV_COW_WRITE, "fork": lib.PKV_COW_FORK}

@@ -17,7 +17,7 @@ from ._ffi import check, ffi, lib
 from ._sequence import Sequence
 from ._tokens import TokenArray, Tokens, flatten
 from ._tree import Parents, Path, Paths, Trees
-from ._values import finite
+from ._values import finite, unsigned
 from .errors import Away, Busy, Error, InvalidArgument, StaleHandle, error
 
 if TYPE_CHECKING:
@@ -215,6 +215,21 @@ class Step:
         if status:
             raise self._error(status, "Step.attend: q or sink_logits")
         return out
+
+    def load(self, sequences: int, sequence_tokens: int = 1) -> None:
+        """Say that captured steps are done for this one when the stream comes to them.
+
+        It is one copy to the GPU, in the order of the stream. Replay a graph that was captured with
+        Cache.capture(sequences, sequence_tokens), or with more of both, before the step ends.
+
+        Raises TooBig (the step does not fit), NotSupported (without graph_sequences, or the stream
+        is being captured), InvalidArgument, StaleHandle, DeviceIOError, DeviceFailed.
+        """
+        count = unsigned("sequences", sequences)
+        tokens = unsigned("sequence_tokens", sequence_tokens)
+        status = lib.pkv_graph_load(self._cache._live(), self._handle, count, tokens)
+        if status:
+            raise self._error(status, f"Step.load: {sequences} sequences of {sequence_tokens}")
 
     @property
     def positions(self) -> TokenArray:

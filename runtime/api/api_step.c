@@ -5,6 +5,11 @@
 
 enum { QUERY_HEADS_MAX = 65536, ROWS_MAX = 1 << 30 };
 
+/* NULL for an ordinary plan. */
+static const struct pkvi_graph* graph_of(const struct pkvi_plan* plan) {
+    return plan->graph.sequences != 0 ? &plan->graph : NULL;
+}
+
 int pkv_plan_begin(pkv_cache* cache, const pkv_entry* entries, uint32_t count, pkv_plan* plan) {
     if (cache == NULL) return PKV_EINVAL;
     if (entries == NULL) return PKV_EINVAL;
@@ -26,6 +31,7 @@ int pkv_plan_begin_trees(pkv_cache* cache, const pkv_entry* entries, const uint3
 static int get_info(const pkv_cache* cache, pkv_plan handle, pkv_plan_info* info) {
     struct pkvi_plan* plan;
     PKVI_TRY(pkvi_plan_find(&cache->plans, handle, &plan));
+    if (graph_of(plan) != NULL) return PKV_EINVAL; /* it decides nothing */
     pkvi_plan_info(cache, plan, info);
     return PKV_OK;
 }
@@ -100,6 +106,7 @@ static int write_rows(pkv_cache* cache, const struct pkvi_plan* plan, uint64_t i
         .tokens = plan->tokens,
         .slots = plan->slots,
         .plan = id,
+        .graph = graph_of(plan),
     };
     PKVI_TRY(pkvi_array_resolve(k, plan->tokens, group->kv_heads, group->key_dim, false, &job.k));
     PKVI_TRY(pkvi_array_resolve(v, plan->tokens, group->kv_heads, group->value_dim, false, &job.v));
@@ -126,28 +133,35 @@ static int check_attention(const pkv_attention* attention, const pkv_group_confi
     return attention->softcap >= 0.0F ? PKV_OK : PKV_EINVAL;
 }
 
-static int attend_rows(pkv_cache* cache, const struct pkvi_plan* plan, uint64_t id, uint32_t layer,
-                       const pkv_attention* attention) {
-    const pkv_group_config* group = &cache->layout.group;
-    PKVI_TRY(check_attention(attention, group));
-    if ((uint64_t)plan->tokens * attention->query_heads > ROWS_MAX) return PKV_ETOOBIG;
-    struct pkvi_attend_job job = {
+/* What the plan says. */
+static struct pkvi_attend_job job_of(const pkv_cache* cache, const struct pkvi_plan* plan,
+                                     uint64_t id) {
+    return (struct pkvi_attend_job){
         .layout = &cache->layout,
         .space = &cache->pool.space,
-        .layer = layer,
         .entries = plan->entries,
         .trees = plan->tree_count > 0 ? plan->trees : NULL,
         .starts = plan->starts,
         .lengths = plan->lengths,
         .block_table = plan->block_table,
         .table_stride = cache->plans.table_stride,
-        .query_heads = attention->query_heads,
-        .scale = attention->scale,
-        .softcap = attention->softcap,
-        .lse = attention->lse,
-        .sink_logits = attention->sink_logits,
         .plan = id,
+        .graph = graph_of(plan),
     };
+}
+
+static int attend_rows(pkv_cache* cache, const struct pkvi_plan* plan, uint64_t id, uint32_t layer,
+                       const pkv_attention* attention) {
+    const pkv_group_config* group = &cache->layout.group;
+    PKVI_TRY(check_attention(attention, group));
+    if ((uint64_t)plan->tokens * attention->query_heads > ROWS_MAX) return PKV_ETOOBIG;
+    struct pkvi_attend_job job = job_of(cache, plan, id);
+    job.layer = layer;
+    job.query_heads = attention->query_heads;
+    job.scale = attention->scale;
+    job.softcap = attention->softcap;
+    job.lse = attention->lse;
+    job.sink_logits = attention->sink_logits;
     if (job.scale == 0.0F) job.scale = 1.0F / sqrtf((float)group->key_dim);
     PKVI_TRY(pkvi_array_resolve(&attention->q, plan->tokens, job.query_heads, group->key_dim, false,
                                 &job.q));
@@ -162,4 +176,33 @@ int pkv_attend(pkv_cache* cache, pkv_plan plan, uint32_t layer, const pkv_attent
     struct pkvi_plan* found;
     PKVI_TRY(user_enter(cache, plan, layer, &found));
     return user_leave(cache, found, attend_rows(cache, found, plan.id, layer, attention));
+}
+
+/* ---- Captured steps -------------------------------------------------------------------------- */
+
+int pkv_graph_begin(pkv_cache* cache, uint32_t sequences, uint32_t sequence_tokens,
+                    pkv_plan* plan) {
+    if (cache == NULL) return PKV_EINVAL;
+    if (plan == NULL) return PKV_EINVAL;
+    const struct pkvi_graph graph = {sequences, sequence_tokens};
+    pkvi_lock(cache);
+    return pkvi_unlock(cache, pkvi_graph_begin(cache, graph, plan));
+}
+
+static int load(pkv_cache* cache, const struct pkvi_plan* plan, uint64_t id,
+                struct pkvi_graph graph) {
+    struct pkvi_attend_job job = job_of(cache, plan, id);
+    PKVI_TRY(pkvi_graph_check(cache, graph));
+    PKVI_TRY(pkvi_plan_check_graph(plan, graph));
+    job.layer = cache->layout.group.layers - 1;
+    job.query_heads = cache->config.graph_query_heads;
+    return cache->device->ops->graph_load(cache->device, &job, plan->slots);
+}
+
+int pkv_graph_load(pkv_cache* cache, pkv_plan plan, uint32_t sequences, uint32_t sequence_tokens) {
+    if (cache == NULL) return PKV_EINVAL;
+    const struct pkvi_graph graph = {sequences, sequence_tokens};
+    struct pkvi_plan* found;
+    PKVI_TRY(user_enter(cache, plan, 0, &found));
+    return user_leave(cache, found, load(cache, found, plan.id, graph));
 }

@@ -25,6 +25,8 @@ static int open_device(pkv_cache* cache) {
         .transfers_max = config->transfers_max,
         .transfer_pairs_max = pkvi_config_transfer_pairs_max(config),
         .swap_layers = config->swap_layers,
+        .graph = {config->graph_sequences_max, config->graph_sequence_tokens_max},
+        .graph_query_heads = config->graph_query_heads,
         .seed = config->fault_seed,
         .mem = &cache->mem,
         .faults = &cache->faults,

@@ -27,6 +27,7 @@ enum {
     KEY_SETS_DEFAULT = 1024,
     KEY_BYTES_DEFAULT = 1024,
     KEY_BYTES_MAX = 1 << 20,
+    QUERY_HEADS_MAX = 65536,
 };
 
 static void set_default(uint32_t* field, uint32_t value) {
@@ -147,6 +148,26 @@ static int check_limits(pkv_config* config, const char** why) {
     return PKV_OK;
 }
 
+static int check_graphs(pkv_config* config, const char** why) {
+    if (config->graph_sequences_max == 0) return PKV_OK;
+    set_default(&config->graph_sequence_tokens_max, 1);
+    const uint64_t tokens =
+        (uint64_t)config->graph_sequences_max * config->graph_sequence_tokens_max;
+    REQUIRE(config->graph_sequences_max <= config->plan_sequences_max, PKV_ETOOBIG,
+            "graph_sequences_max: at most plan_sequences_max");
+    REQUIRE(tokens <= config->plan_tokens_max, PKV_ETOOBIG,
+            "graph_sequence_tokens_max: of all sequences at most plan_tokens_max");
+    REQUIRE(config->graph_query_heads > 0, PKV_EINVAL,
+            "graph_query_heads: must be set, there is no default");
+    REQUIRE(config->graph_query_heads % config->groups[0].kv_heads == 0, PKV_EINVAL,
+            "graph_query_heads: a multiple of kv_heads");
+    REQUIRE(config->graph_query_heads <= QUERY_HEADS_MAX, PKV_ETOOBIG,
+            "graph_query_heads: at most 65536");
+    REQUIRE(strcmp(config->device, "cuda") == 0, PKV_ENOTSUP,
+            "graph_sequences_max: steps are captured on \"cuda\" alone");
+    return PKV_OK;
+}
+
 static int check_leaves(pkv_config* config, const char** why) {
     const uint64_t per_sequence = pkvi_leaves_for(pkvi_config_pages_max(config));
     const uint64_t all = per_sequence * config->sequences_max;
@@ -198,6 +219,7 @@ int pkvi_config_resolve(const pkv_config* config, pkv_config* resolved, struct p
     PKVI_TRY(cut_extents(&result, layout, sizes, why));
     PKVI_TRY(check_arena(&result, sizes, why));
     PKVI_TRY(check_limits(&result, why));
+    PKVI_TRY(check_graphs(&result, why));
     PKVI_TRY(check_leaves(&result, why));
     PKVI_TRY(compute_sizes(&result, layout, sizes, why));
     PKVI_TRY(pkvi_device_check(&result, why));

@@ -164,6 +164,15 @@ static void fill_plan(pkv_cache* cache, struct pkvi_plan* plan, const uint32_t* 
     }
 }
 
+static struct pkvi_plan* open_plan(pkv_cache* cache, struct pkvi_graph graph) {
+    struct pkvi_plan* plan = &cache->plans.slots[cache->plans.free_head];
+    cache->plans.free_head = plan->next_free;
+    cache->plans.open_count++;
+    plan->open = true;
+    plan->graph = graph;
+    return plan;
+}
+
 int pkvi_plan_begin(pkv_cache* cache, const pkv_entry* entries, const uint32_t* const* parents,
                     uint32_t count, pkv_plan* handle) {
     PKVI_TRY(admit_entries(cache, entries, count));
@@ -171,13 +180,41 @@ int pkvi_plan_begin(pkv_cache* cache, const pkv_entry* entries, const uint32_t* 
     if (cache->plans.free_head == PKVI_NONE) return PKV_EBUSY;
     PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_PLAN_BEGIN));
     PKVI_TRY(pkvi_reserve(cache, count));
-    struct pkvi_plan* plan = &cache->plans.slots[cache->plans.free_head];
-    cache->plans.free_head = plan->next_free;
-    cache->plans.open_count++;
-    plan->open = true;
+    struct pkvi_plan* plan = open_plan(cache, (struct pkvi_graph){0, 0});
     fill_plan(cache, plan, parents, count);
     *handle = plan_handle(&cache->plans, plan);
     pkvi_trace_note(&cache->trace, "plan.begin", handle->id, plan->tokens);
+    return PKV_OK;
+}
+
+/* ---- Captured steps -------------------------------------------------------------------------- */
+
+int pkvi_graph_check(const pkv_cache* cache, struct pkvi_graph graph) {
+    const pkv_config* config = &cache->config;
+    if (graph.sequences == 0 || graph.sequence_tokens == 0) return PKV_EINVAL;
+    if (config->graph_sequences_max == 0) return PKV_ENOTSUP;
+    if (graph.sequences > config->graph_sequences_max) return PKV_ETOOBIG;
+    return graph.sequence_tokens <= config->graph_sequence_tokens_max ? PKV_OK : PKV_ETOOBIG;
+}
+
+int pkvi_plan_check_graph(const struct pkvi_plan* plan, struct pkvi_graph graph) {
+    if (plan->graph.sequences != 0) return PKV_EINVAL;
+    if (plan->entries > graph.sequences) return PKV_ETOOBIG;
+    for (uint32_t i = 0; i < plan->entries; i++)
+        if (plan->starts[i + 1] - plan->starts[i] > graph.sequence_tokens) return PKV_ETOOBIG;
+    return PKV_OK;
+}
+
+int pkvi_graph_begin(pkv_cache* cache, struct pkvi_graph graph, pkv_plan* handle) {
+    PKVI_TRY(pkvi_graph_check(cache, graph));
+    if (cache->plans.free_head == PKVI_NONE) return PKV_EBUSY;
+    PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_PLAN_BEGIN));
+    struct pkvi_plan* plan = open_plan(cache, graph);
+    plan->entries = 0;
+    plan->tree_count = 0;
+    plan->tokens = graph.sequences * graph.sequence_tokens;
+    *handle = plan_handle(&cache->plans, plan);
+    pkvi_trace_note(&cache->trace, "graph.begin", handle->id, plan->tokens);
     return PKV_OK;
 }
 
@@ -227,6 +264,7 @@ static void commit_entries(pkv_cache* cache, struct pkvi_plan* plan) {
 
 int pkvi_plan_commit(pkv_cache* cache, struct pkvi_plan* plan) {
     if (plan->tree_count > 0) return PKV_EINVAL;
+    if (plan->graph.sequences != 0) return PKV_EINVAL; /* there is nothing to commit */
     if (plan->users > 0) return PKV_EBUSY;
     PKVI_TRY(check_arrivals(cache, plan));
     commit_entries(cache, plan);
@@ -236,6 +274,7 @@ int pkvi_plan_commit(pkv_cache* cache, struct pkvi_plan* plan) {
 int pkvi_plan_accept(pkv_cache* cache, struct pkvi_plan* plan, const pkv_path* paths,
                      uint32_t count) {
     if (count != plan->entries) return PKV_EINVAL;
+    if (plan->graph.sequences != 0) return PKV_EINVAL;
     for (uint32_t i = 0; i < count; i++)
         PKVI_TRY(pkvi_tree_check_path(plan, i, &paths[i]));
     if (plan->users > 0) return PKV_EBUSY;

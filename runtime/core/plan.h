@@ -31,6 +31,7 @@ struct pkvi_plan {
     uint32_t tree_count; /* entries that are trees */
     uint32_t next_free;
     bool open;
+    struct pkvi_graph graph; /* of pkv_graph_begin; 0 sequences: an ordinary plan */
     pkv_seq* seqs;           /* [plan_sequences_max] */
     uint32_t* starts;        /* [plan_sequences_max + 1] */
     uint32_t* lengths;       /* [plan_sequences_max] */
@@ -60,6 +61,12 @@ int pkvi_plan_find(const struct pkvi_plans* plans, pkv_plan handle, struct pkvi_
 /* `parents` as in pkv_plan_begin_trees, or NULL: no entry is a tree. */
 int pkvi_plan_begin(pkv_cache* cache, const pkv_entry* entries, const uint32_t* const* parents,
                     uint32_t count, pkv_plan* handle);
+/* Open a plan that has no entries and rows for a captured step of shape `graph`. */
+int pkvi_graph_begin(pkv_cache* cache, struct pkvi_graph graph, pkv_plan* handle);
+/* Is `graph` a shape that the config allows, and does an ordinary plan fit it? */
+int pkvi_graph_check(const pkv_cache* cache, struct pkvi_graph graph);
+int pkvi_plan_check_graph(const struct pkvi_plan* plan, struct pkvi_graph graph);
+
 int pkvi_plan_commit(pkv_cache* cache, struct pkvi_plan* plan);
 int pkvi_plan_accept(pkv_cache* cache, struct pkvi_plan* plan, const pkv_path* paths,
                      uint32_t count);

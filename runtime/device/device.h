@@ -81,6 +81,12 @@ static inline uint32_t pkvi_scale_bytes(uint32_t dtype, uint32_t dim) {
     return pkvi_dtype_is_scaled(dtype) ? 4 : 0;
 }
 
+/* The shape of a captured step: for plans of so many entries, with so many new tokens each, at most. */
+struct pkvi_graph {
+    uint32_t sequences;
+    uint32_t sequence_tokens;
+};
+
 /* Row r of the arrays and slots[r] belong together: write stores rows into slots, read copies slots
  * into rows, where the array's data is not NULL. Strides are filled in (never 0). Slots are
  * different from each other, and those of one run of 16 tokens stand together. */
@@ -89,10 +95,11 @@ struct pkvi_kv_job {
     const struct pkvi_space* space;
     uint32_t layer; /* within the group */
     uint32_t tokens;
-    const uint32_t* slots; /* [tokens] */
-    pkv_array k;           /* [tokens][kv_heads][key_dim] */
-    pkv_array v;           /* [tokens][kv_heads][value_dim] */
-    uint64_t plan;         /* as in pkvi_attend_job */
+    const uint32_t* slots;          /* [tokens] */
+    pkv_array k;                    /* [tokens][kv_heads][key_dim] */
+    pkv_array v;                    /* [tokens][kv_heads][value_dim] */
+    uint64_t plan;                  /* as in pkvi_attend_job */
+    const struct pkvi_graph* graph; /* likewise */
 };
 
 /* An entry that is a token tree: rows stand in the table like those of a chain, but their positions
@@ -110,7 +117,11 @@ struct pkvi_tree {
  * Rows starts[e] .. starts[e+1] belong to entry e, whose sequence has lengths[e] tokens including
  * them: row r of e stands at position lengths[e] - starts[e+1] + r. Page p of e is block_table[e *
  * stride + p]; pages behind the window may be PKV_NO_BLOCK and must not be read. Slots at and
- * behind lengths[e] hold garbage, NaN included. */
+ * behind lengths[e] hold garbage, NaN included.
+ *
+ * Where `graph` is not NULL, the job is that of a captured step: it is done for whichever plan has been
+ * loaded when the stream comes to it (graph_load below), and has none of the arrays of indices. Rows of
+ * its arrays are those of the largest plan that fits the shape. */
 struct pkvi_attend_job {
     const struct pkvi_layout* layout;
     const struct pkvi_space* space;
@@ -129,6 +140,7 @@ struct pkvi_attend_job {
     float* lse;               /* [tokens][query_heads] or NULL */
     const float* sink_logits; /* [query_heads] or NULL */
     uint64_t plan;
+    const struct pkvi_graph* graph;
 };
 
 /* Tokens whose K and V go to other slots, in all layers: from[i] to to[i], one after the other. What
@@ -216,6 +228,12 @@ struct pkvi_device_ops {
      * get from now on is left alone. NULL: nothing comes late. */
     void (*settle)(struct pkvi_device* device);
 
+    /* Load a plan, whose arrays are those of `job` and `slots` [tokens], for the captured steps that
+     * follow; q, out and lse mean nothing. Its entries fit the config. NULL where a device has no
+     * graphs. */
+    int (*graph_load)(struct pkvi_device* device, const struct pkvi_attend_job* job,
+                      const uint32_t* slots);
+
     /* From now on, work in the order of `stream`; NULL where a device has no streams. */
     int (*set_stream)(struct pkvi_device* device, void* stream);
 
@@ -244,7 +262,9 @@ struct pkvi_device_config {
     uint32_t transfers_max;      /* under way at once, at most; 0: there is no host tier */
     uint32_t transfer_pairs_max; /* blocks of one transfer, at most */
     uint32_t swap_layers;        /* layers that arrive together; 0: the device decides */
-    uint64_t seed;               /* of the simulated device's latencies */
+    struct pkvi_graph graph;     /* the largest captured step; 0 sequences: there are none */
+    uint32_t graph_query_heads;
+    uint64_t seed; /* of the simulated device's latencies */
     struct pkvi_mem* mem;
     struct pkvi_faults* faults;
     struct pkvi_clock* clock;

@@ -1,7 +1,7 @@
-"""Mistakes of the kind that kernels make. The emulator has to notice each of them.
+"""Mistakes of the kind that kernels and their host code make: the emulator has to notice each.
 
 A mutant is one change of one line of a source below runtime/device/cuda/. `tools/verify emulate`
-plants them one at a time and expects test_kernels to fail.
+plants them one at a time and expects test_kernels, or the test that the mutant names, to fail.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ class Mutant:
     file: str
     old: str
     new: str
+    test: str = "kernels"
 
     def apply(self, text: str) -> str:
         if text.count(self.old) != 1:
@@ -269,5 +270,109 @@ MUTANTS = [
         "store.cuh",
         "blocks.k_scale_offset)) + inside,",
         "blocks.k_scale_offset)),",
+    ),
+]
+
+# Planted in the whole library, which the test program finds as it finds libpagedkv_cuda.so.
+HOST_MUTANTS = [
+    # Captured steps
+    Mutant(
+        "staging memory that is filled before its copy is done",
+        "graphs.c",
+        "return pkvi_gpu_event_wait(staging_of(graphs)->sent);",
+        "return PKV_OK;",
+        "graphs",
+    ),
+    Mutant(
+        "a load that copies nothing",
+        "graphs.c",
+        "return pkvi_gpu_send(graphs->memory, staging->memory, bytes, staging->sent, stream);",
+        "return pkvi_gpu_send(graphs->memory, staging->memory, 0, staging->sent, stream);",
+        "graphs",
+    ),
+    Mutant(
+        "a load without its block table",
+        "graphs.c",
+        "*bytes = used + (uint64_t)job->entries * staged->table_stride * sizeof(uint32_t);",
+        "*bytes = used;",
+        "graphs",
+    ),
+    Mutant(
+        "a load into another place",
+        "graphs.c",
+        "lay_out(graphs, graphs->memory, &graphs->there);",
+        "lay_out(graphs, graphs->memory + graphs->loads, &graphs->there), graphs->there.slots++;",
+        "graphs",
+    ),
+    Mutant(
+        "loads that are captured",
+        "graphs.c",
+        "if (is_captured) return PKV_ENOTSUP;",
+        "",
+        "graphs",
+    ),
+    Mutant(
+        "rows of the shape and not of the plan",
+        "store.cuh",
+        "job.head != nullptr ? job.head->tokens : job.tokens;",
+        "job.tokens;",
+        "graphs",
+    ),
+    Mutant(
+        "a block table where the first one was",
+        "attend.cuh",
+        "job.block_table + job.head->table_first +",
+        "job.block_table + 208 +",
+        "graphs",
+    ),
+    Mutant(
+        "a block table with rows of its own length",
+        "attend.cuh",
+        "(size_t)entry * job.head->table_stride",
+        "(size_t)entry * 20",
+        "graphs",
+    ),
+    Mutant(
+        "a plan that waits for the first layer that arrives",
+        "swaps.c",
+        "return await_layer(swaps, job->layout->group.layers - 1, stream);",
+        "return await_layer(swaps, 0, stream);",
+        "graphs",
+    ),
+    Mutant(
+        "a launch that belongs to no step",
+        "swaps.c",
+        "mark_table(swaps, &swaps->loaded);",
+        "",
+        "graphs",
+    ),
+    # Swapping
+    Mutant(
+        "a layer that waits for the group before its own",
+        "swaps.c",
+        "const uint32_t group = layer / swaps->group_layers;",
+        "const uint32_t group = layer / swaps->group_layers - (layer >= swaps->group_layers);",
+        "swap",
+    ),
+    Mutant(
+        "a copy that waits for no step",
+        "swaps.c",
+        "return pkvi_gpu_event_order(swaps->steps[last % PKVI_GPU_STEPS], copies);",
+        "return PKV_OK;",
+        "swap",
+    ),
+    Mutant(
+        "a copy that waits for a step too early",
+        "swaps.c",
+        "if (last == swaps->step) PKVI_TRY(close_step(swaps, stream));",
+        "if (last == swaps->step) last--;",
+        "swap",
+    ),
+    Mutant(
+        "blocks that are not said to arrive",
+        "swaps.c",
+        "swaps->arriving[job->blocks[i]] = (uint8_t)(job->index + 1);",
+        "swaps->arriving[job->blocks[i]] = 0;",
+        "swap",
     ),
 ]

@@ -6,114 +6,24 @@
  * luck. Numbers are compared with the simulated device, which computes in double precision. */
 #include "unit.h"
 
-#include "base/hash.h"
 #include "device/cuda/kernels.h"
-#include "emulator/system.h"
+#include "emulator/graph.h"
 #include <pthread.h>
 
-enum { DIM = 64, HEADS = 2, GROUP = 4, LAYERS = 3, BLOCK = 16, ROWS_MAX = 64 };
+enum { DIM = 64, HEADS = 2, GROUP = 4, LAYERS = 3, ROWS_MAX = 64 };
 
-/* ---- A cache and arrays ---------------------------------------------------------------------- */
+#include "cuda/fixture.h"
 
 static pkv_config config_of(const char* device) {
-    pkv_config config;
-    setenv("PKV_CUDA_LIBRARY", EMULATED_LIBRARY, 1);
-    ASSERT_OK(pkv_config_init(&config, PKV_VERSION));
-    config.device = device;
-    config.faults = "";
-    config.groups[0] = (pkv_group_config){.layers = LAYERS,
-                                          .kv_heads = HEADS,
-                                          .key_dim = DIM,
-                                          .k_dtype = PKV_BF16,
-                                          .v_dtype = PKV_BF16};
+    pkv_config config = fixture_config(device, PKV_BF16);
     config.blocks = 64;
-    config.sequences_max = 8;
     config.sequence_tokens_max = 320;
-    config.plan_tokens_max = ROWS_MAX;
-    config.seed = 1;
     return config;
-}
-
-static pkv_cache* create(const pkv_config* config) {
-    pkv_cache* cache = NULL;
-    ASSERT_OK(pkv_cache_create(config, &cache));
-    return cache;
 }
 
 static pkv_cache* open_on(const char* device) {
     const pkv_config config = config_of(device);
     return create(&config);
-}
-
-/* Pinned memory: both the device and the CPU reach it. */
-static float* floats(uint64_t count) {
-    void* memory;
-    ASSERT_OK(pkvi_gpu_alloc_pinned(count * sizeof(float), &memory));
-    return memory;
-}
-
-static float* random_floats(uint64_t count, uint64_t seed) {
-    float* memory = floats(count);
-    for (uint64_t i = 0; i < count; i++)
-        memory[i] = (float)(int64_t)(pkvi_random_next(&seed) >> 40) * 0x1p-22F - 2.0F;
-    return memory;
-}
-
-struct arrays {
-    float* k;
-    float* v;
-    float* q;
-    float* out;
-    float* lse;
-    float* sinks;
-};
-
-static struct arrays arrays_open(uint64_t seed) {
-    const uint64_t kv = (uint64_t)ROWS_MAX * HEADS * DIM;
-    return (struct arrays){random_floats(kv, seed),
-                           random_floats(kv, seed + 1),
-                           random_floats(kv * GROUP, seed + 2),
-                           floats(kv * GROUP),
-                           floats((uint64_t)ROWS_MAX * HEADS * GROUP),
-                           random_floats((uint64_t)HEADS * GROUP, seed + 3)};
-}
-
-static void arrays_close(struct arrays* arrays) {
-    pkvi_gpu_free_pinned(arrays->k);
-    pkvi_gpu_free_pinned(arrays->v);
-    pkvi_gpu_free_pinned(arrays->q);
-    pkvi_gpu_free_pinned(arrays->out);
-    pkvi_gpu_free_pinned(arrays->lse);
-    pkvi_gpu_free_pinned(arrays->sinks);
-}
-
-static int write_layer(pkv_cache* cache, pkv_plan plan, uint32_t layer, const struct arrays* from) {
-    const pkv_array k = {.data = from->k};
-    const pkv_array v = {.data = from->v};
-    return pkv_write(cache, plan, layer, &k, &v);
-}
-
-static int attend_layer(pkv_cache* cache, pkv_plan plan, uint32_t layer,
-                        const struct arrays* arrays) {
-    const pkv_attention attention = {.q = {.data = arrays->q},
-                                     .out = {.data = arrays->out},
-                                     .lse = arrays->lse,
-                                     .query_heads = HEADS * GROUP,
-                                     .sink_logits = arrays->sinks};
-    return pkv_attend(cache, plan, layer, &attention);
-}
-
-static pkv_seq new_seq(pkv_cache* cache) {
-    pkv_seq seq;
-    ASSERT_OK(pkv_seq_create(cache, 0, &seq));
-    return seq;
-}
-
-static pkv_plan begin(pkv_cache* cache, pkv_seq seq, uint32_t count) {
-    const pkv_entry entry = {seq, NULL, count};
-    pkv_plan plan;
-    ASSERT_OK(pkv_plan_begin(cache, &entry, 1, &plan));
-    return plan;
 }
 
 /* All layers of one step. */
@@ -124,24 +34,6 @@ static void run_step(pkv_cache* cache, pkv_seq seq, uint32_t count, const struct
         ASSERT_OK(attend_layer(cache, plan, layer, arrays));
     }
     ASSERT_OK(pkv_plan_commit(cache, plan));
-}
-
-static void expect_near(const float* left, const float* right, uint64_t count, float tolerance) {
-    for (uint64_t i = 0; i < count; i++)
-        ASSERT_NEAR(left[i], right[i], tolerance);
-}
-
-static void needs_emulator(void) {
-    if (!emulator_is_here()) SKIP("calls are counted, and made to fail, in the emulator alone");
-}
-
-/* Nothing is left of a cache and of what the test had. */
-static void expect_nothing_left(void) {
-    const struct emulator_usage usage = emulator_used();
-    ASSERT_EQ(usage.allocations, 0);
-    ASSERT_EQ(usage.events, 0);
-    ASSERT_EQ(usage.streams, 0);
-    ASSERT_EQ(usage.queued, 0);
 }
 
 /* ---- Results --------------------------------------------------------------------------------- */
@@ -219,18 +111,6 @@ TEST(a_shared_tail_is_copied_in_the_order_of_the_stream) {
     arrays_close(&second);
     pkv_cache_destroy(cache);
     expect_nothing_left();
-}
-
-/* Tokens that were computed elsewhere come in, more than one plan takes at a time. */
-static void import(pkv_cache* cache, pkv_seq seq, uint32_t count, float* k, float* v) {
-    const pkv_array k_array = {.data = k};
-    const pkv_array v_array = {.data = v};
-    for (uint32_t done = 0; done < count; done += ROWS_MAX)
-        ASSERT_OK(pkv_seq_append(cache, seq, NULL,
-                                 count - done < ROWS_MAX ? count - done : ROWS_MAX, NULL));
-    for (uint32_t layer = 0; layer < LAYERS; layer++)
-        ASSERT_OK(pkv_seq_write(cache, seq, layer, &k_array, &v_array));
-    ASSERT_OK(pkv_seq_commit(cache, seq));
 }
 
 /* Sequences of which two are read in several splits, in an order in which the longest is neither
@@ -323,29 +203,32 @@ TEST(a_step_does_not_wait) {
     expect_nothing_left();
 }
 
-/* Two plans are open at once and take turns, in two streams that the emulator runs as it likes. */
 /* A graph would copy tables again whenever it is launched, from memory that holds others by then. */
 TEST(tables_are_not_sent_while_a_stream_is_captured) {
-    needs_emulator();
     emulator_reset(24);
     pkv_cache* cache = open_on("cuda");
     struct arrays arrays = arrays_open(7);
+    struct pkvi_gpu_stream* stream;
+    ASSERT_OK(pkvi_gpu_stream_open(&stream));
+    ASSERT_OK(pkv_cache_set_stream(cache, stream));
     const pkv_plan plan = begin(cache, new_seq(cache), 1);
-    emulator_set_captured(true);
+    graph_capture(stream);
     ASSERT_STATUS(write_layer(cache, plan, 0, &arrays), PKV_ENOTSUP);
     ASSERT_STATUS(attend_layer(cache, plan, 0, &arrays), PKV_ENOTSUP);
-    emulator_set_captured(false);
+    graph_close(graph_end(stream));
     ASSERT_OK(write_layer(cache, plan, 0, &arrays));
     ASSERT_OK(attend_layer(cache, plan, 0, &arrays));
-    emulator_set_captured(true); /* they are there now */
+    graph_capture(stream); /* they are there now */
     ASSERT_OK(write_layer(cache, plan, 1, &arrays));
     ASSERT_OK(attend_layer(cache, plan, 1, &arrays));
-    emulator_set_captured(false);
+    graph_close(graph_end(stream));
     pkv_cache_destroy(cache);
+    pkvi_gpu_stream_close(stream);
     arrays_close(&arrays);
     expect_nothing_left();
 }
 
+/* Two plans are open at once and take turns, in two streams that the emulator runs as it likes. */
 TEST(streams_change_without_losing_order) {
     emulator_reset(23);
     pkv_cache* cuda = open_on("cuda");

@@ -79,8 +79,8 @@ static void tear_down(void) {
 
 static int write_tokens(void) {
     const struct pkvi_kv_job job = {
-        &it.config.layout,         &it.space, 0, TOKENS, slots, {it.k, PKV_F32, DIM, DIM},
-        {it.v, PKV_F32, DIM, DIM}, 0};
+        &it.config.layout,         &it.space, 0,   TOKENS, slots, {it.k, PKV_F32, DIM, DIM},
+        {it.v, PKV_F32, DIM, DIM}, 0,         NULL};
     return it.ops->write(it.device, &job);
 }
 
@@ -248,8 +248,8 @@ TEST(jobs_can_fail_and_then_touch_nothing) {
     ASSERT_STATUS(attend_tokens(it.q, PKV_F32), PKV_EIO);
     ASSERT(out_is_untouched());
     const struct pkvi_kv_job job = {
-        &it.config.layout,         &it.space, 0, TOKENS, slots, {it.out, PKV_F32, DIM, DIM},
-        {NULL, PKV_F32, DIM, DIM}, 0};
+        &it.config.layout,         &it.space, 0,   TOKENS, slots, {it.out, PKV_F32, DIM, DIM},
+        {NULL, PKV_F32, DIM, DIM}, 0,         NULL};
     ASSERT_STATUS(it.ops->read(it.device, &job), PKV_EIO);
     ASSERT(out_is_untouched());
     tear_down();

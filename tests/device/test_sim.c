@@ -510,12 +510,13 @@ static void set_up_jobs(void) {
 
 static int write_rows(void) {
     return it.ops->write(it.device, &(struct pkvi_kv_job){&layout, &space, 0, ROWS, slots,
-                                                          array_of(k), array_of(v), 0});
+                                                          array_of(k), array_of(v), 0, NULL});
 }
 
 static int read_rows(float* k_out, float* v_out) {
-    return it.ops->read(it.device, &(struct pkvi_kv_job){&layout, &space, 0, ROWS, slots,
-                                                         array_of(k_out), array_of(v_out), 0});
+    return it.ops->read(it.device,
+                        &(struct pkvi_kv_job){&layout, &space, 0, ROWS, slots, array_of(k_out),
+                                              array_of(v_out), 0, NULL});
 }
 
 /* One sequence of two tokens in block 3, one query of zeros at the last: the mean of both values. */

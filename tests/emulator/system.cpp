@@ -10,6 +10,7 @@
  * Threads one mutex; kernels run on whatever thread waits, and hold it. */
 #include "emulator/system.h"
 
+#include "emulator/graph.h"
 #include "pagedkv.h"
 #include <algorithm>
 #include <cstdio>
@@ -22,6 +23,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #include <vector>
+
+struct graph {
+    std::vector<std::function<void()>> work; /* in the order in which it was put in */
+};
 
 namespace {
 
@@ -41,6 +46,7 @@ struct Work {
 
 struct Stream {
     std::deque<Work> queue;
+    graph* captured = nullptr; /* what is put in goes there */
 };
 
 struct Allocation {
@@ -71,7 +77,6 @@ struct Emulator {
     uint64_t copy_ns = 1000; /* each, in a batch */
     uint64_t kernel_ns = 8000;
     uint64_t shared_bytes = 227 * 1024;
-    bool is_captured = false;
     const char* absent = nullptr;
     Stream legacy; /* the default stream */
 
@@ -169,7 +174,19 @@ Event* event_of(pkvi_gpu_event* event) {
 }
 
 void put(pkvi_gpu_stream* stream, std::function<void()> run) {
-    stream_of(stream)->queue.push_back({nullptr, 0, std::move(run)});
+    graph* captured = stream_of(stream)->captured;
+    if (captured != nullptr)
+        captured->work.push_back(std::move(run));
+    else
+        stream_of(stream)->queue.push_back({nullptr, 0, std::move(run)});
+}
+
+/* Events of a graph are its own: nobody outside can wait for them, and waiting for one from outside ends
+ * the capture. */
+void expect_not_captured(const char* what, pkvi_gpu_stream* stream) {
+    if (stream_of(stream)->captured == nullptr) return;
+    std::fprintf(stderr, "emulator: %s of a stream that is being captured\n", what);
+    std::abort();
 }
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
@@ -320,14 +337,14 @@ int pkvi_gpu_stream_check(pkvi_gpu_stream* stream, int ordinal) {
 }
 
 int pkvi_gpu_stream_is_captured(pkvi_gpu_stream* stream, bool* is_captured) {
-    (void)stream;
     const Guard guard(emulator().lock);
-    *is_captured = emulator().is_captured;
+    *is_captured = stream_of(stream)->captured != nullptr;
     return PKV_OK;
 }
 
 int pkvi_gpu_stream_wait(pkvi_gpu_stream* stream) {
     const Guard guard(emulator().lock);
+    expect_not_captured("the end", stream);
     const Stream* waited = stream_of(stream);
     return run_until([&] { return waited->queue.empty(); });
 }
@@ -353,6 +370,7 @@ int pkvi_gpu_event_record(pkvi_gpu_event* event, pkvi_gpu_stream* stream) {
     const Guard guard(emulator().lock);
     const int status = visit(EMULATOR_RECORD);
     if (status != PKV_OK) return status;
+    expect_not_captured("an event", stream);
     Event* recorded = event_of(event);
     const uint64_t number = ++recorded->recorded;
     put(stream, [=] { recorded->done = std::max(recorded->done, number); });
@@ -361,6 +379,7 @@ int pkvi_gpu_event_record(pkvi_gpu_event* event, pkvi_gpu_stream* stream) {
 
 int pkvi_gpu_event_order(pkvi_gpu_event* event, pkvi_gpu_stream* stream) {
     const Guard guard(emulator().lock);
+    expect_not_captured("a wait", stream);
     Event* ordered = event_of(event);
     stream_of(stream)->queue.push_back({ordered, ordered->recorded, nullptr});
     return state();
@@ -483,11 +502,6 @@ void emulator_reset(uint64_t seed) {
     }
 }
 
-void emulator_set_captured(bool is_captured) {
-    const Guard guard(emulator().lock);
-    emulator().is_captured = is_captured;
-}
-
 void emulator_set_shared(uint64_t bytes) {
     const Guard guard(emulator().lock);
     emulator().shared_bytes = bytes;
@@ -516,6 +530,31 @@ emulator_usage emulator_used(void) {
     usage.streams = (uint32_t)emulator().streams.size() - 1;
     usage.events = (uint32_t)emulator().events.size();
     return usage;
+}
+
+/* ---- emulator/graph.h ------------------------------------------------------------------------ */
+
+void graph_capture(pkvi_gpu_stream* stream) {
+    const Guard guard(emulator().lock);
+    expect_not_captured("a second capture", stream);
+    stream_of(stream)->captured = new graph;
+}
+
+graph* graph_end(pkvi_gpu_stream* stream) {
+    const Guard guard(emulator().lock);
+    graph* ended = stream_of(stream)->captured;
+    stream_of(stream)->captured = nullptr;
+    return ended;
+}
+
+void graph_launch(const graph* launched, pkvi_gpu_stream* stream) {
+    const Guard guard(emulator().lock);
+    for (const auto& run : launched->work)
+        put(stream, run);
+}
+
+void graph_close(graph* closed) {
+    delete closed;
 }
 
 bool emulator_is_here(void) {

@@ -45,9 +45,6 @@ void emulator_reset(uint64_t seed);
 /* How long a copy of a batch and a kernel take, by the emulated clock; at first 1000 and 8000. */
 void emulator_set_costs(uint64_t copy_ns, uint64_t kernel_ns);
 
-/* Say of every stream that it is being captured; what is put into it is done as ever. */
-void emulator_set_captured(bool is_captured);
-
 /* The shared memory that a thread block may have; at first that of compute capability 9.0. */
 void emulator_set_shared(uint64_t bytes);
 

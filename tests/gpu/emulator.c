@@ -29,10 +29,6 @@ void emulator_reset(uint64_t seed) {
     (void)seed;
 }
 
-void emulator_set_captured(bool is_captured) {
-    (void)is_captured;
-}
-
 void emulator_set_shared(uint64_t bytes) {
     (void)bytes;
 }

@@ -100,8 +100,15 @@ static const char* check_read(struct scene* scene, struct rig* rig) {
                                     shape->pad_elements, shape->head_major);
         struct cells v = cells_open(count, group->kv_heads, group->value_dim, PKV_F32,
                                     shape->pad_elements, shape->head_major);
-        struct pkvi_kv_job job = {&scene->layout, &scene->space, group->layers - 1, count,
-                                  slots,          k.array,       v.array,           0};
+        struct pkvi_kv_job job = {&scene->layout,
+                                  &scene->space,
+                                  group->layers - 1,
+                                  count,
+                                  slots,
+                                  k.array,
+                                  v.array,
+                                  0,
+                                  NULL};
         if (e % 3 == 1) job.v.data = NULL;
         if (e % 3 == 2) job.k.data = NULL;
         const bool read = rig->device->ops->read(rig->device, &job) == PKV_OK;

@@ -106,7 +106,7 @@ static void close_problem(struct problem* problem) {
 static struct pkvi_kv_job job_of(const struct problem* problem, struct pkvi_space* space) {
     return (struct pkvi_kv_job){
         &problem->layout, space, LAYERS - 1, problem->tokens, problem->slots, problem->k.array,
-        problem->v.array, 0};
+        problem->v.array, 0,     NULL};
 }
 
 /* ---- The drawing ----------------------------------------------------------------------------- */

@@ -227,3 +227,50 @@ def test_a_step_begins_while_its_sequence_is_arriving(gpu: Gpu) -> None:
         np.testing.assert_array_equal(results[0], results[2])
         np.testing.assert_array_equal(results[1], results[3])
         assert len(sequence) == 21
+
+
+GRAPHS: dict[str, Any] = {"graph_sequences": 3, "graph_sequence_tokens": 2, "graph_heads": 4}
+
+
+def test_a_captured_step_does_what_the_loaded_one_says(gpu: Gpu) -> None:
+    """Not in a graph here: calls of a Capture go by what is loaded, captured or not."""
+    k, v, q = (gpu.array(drawn(6, heads, 64)) for heads in (2, 2, 4))
+    outs = [gpu.array(np.zeros((6, 4, 64), np.float32)) for _ in range(2)]
+    rows = {"k": drawn(6, 2, 64)[:3], "q": drawn(6, 4, 64)[:3]}
+    with pagedkv.Cache(**GEOMETRY, **GRAPHS, dtype="f16", device="cuda") as cache:
+        first, second = cache.sequence(), cache.sequence()
+        with cache.capture(3, 2) as captured:
+            assert captured.tokens == 6
+            with cache.step([(first, [1]), (second, [2, 3])]) as step:
+                step.load(3, 2)
+                captured.write(0, k, v)
+                captured.attend(0, q, outs[0])
+                few = [gpu.array(rows["k"]), gpu.array(rows["k"]), gpu.array(rows["q"])]
+                wanted = gpu.array(np.zeros((3, 4, 64), np.float32))
+                step.write(0, *few[:2])
+                step.attend(0, few[2], wanted)
+            np.testing.assert_array_equal(outs[0].read()[:3], wanted.read())
+            assert not outs[0].read()[3:].any()
+            with pytest.raises(pagedkv.InvalidArgument, match="nothing|no tokens"):
+                captured.commit()
+            with pytest.raises(pagedkv.InvalidArgument):
+                captured.positions  # noqa: B018
+            assert "6 rows" in repr(captured)
+        assert captured.closed
+        assert (len(first), len(second)) == (1, 2)
+
+
+def test_captured_steps_that_are_refused(gpu: Gpu) -> None:
+    with pagedkv.Cache(**GEOMETRY, **GRAPHS, dtype="f16", device="cuda") as cache:
+        with pytest.raises(pagedkv.TooBig, match="4 sequences of 1"):
+            cache.capture(4)
+        with pytest.raises(pagedkv.InvalidArgument, match="sequences: "):
+            cache.capture(-1)
+        with cache.step([(cache.sequence(), [1, 2])]) as step:
+            with pytest.raises(pagedkv.TooBig, match=r"Step\.load: 1 sequences of 1"):
+                step.load(1)
+            step.load(1, 2)
+    with pytest.raises(pagedkv.NotSupported, match="graph_sequences: .*cuda.* got 3"):
+        pagedkv.Cache(**GEOMETRY, **GRAPHS)
+    with pagedkv.Cache(**GEOMETRY) as cache, pytest.raises(pagedkv.NotSupported, match="capture"):
+        cache.capture(1)

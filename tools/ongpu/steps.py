@@ -23,8 +23,10 @@ SANITIZER_ERROR = 99
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 SANITIZED_SHAPES = 6  # a sanitizer makes kernels ten to fifty times as slow
 TOOLKITS = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer")
-TARGETS = ("pagedkv", "pagedkv_cuda", "gpu_test_kernels", "gpu_test_device", "pkv_bench_gpu")
-EMULATED_TARGETS = ("cuda_test_kernels", "cuda_test_device", "pkv_bench_gpu_emulated")
+TEST_PROGRAMS = ("gpu_test_kernels", "gpu_test_device", "gpu_test_graphs")
+TARGETS = ("pagedkv", "pagedkv_cuda", *TEST_PROGRAMS, "pkv_bench_gpu")
+EMULATED_TESTS = ("cuda_test_kernels", "cuda_test_device", "cuda_test_graphs")
+EMULATED_TARGETS = (*EMULATED_TESTS, "pkv_bench_gpu_emulated")
 EMULATED_SHAPES = 40
 
 
@@ -220,12 +222,12 @@ def collect(options: Options) -> Step:
     """What can be said of the tests without a GPU: they are there, and say "not run"."""
 
     def run(job: Job) -> None:
-        programs = [options.test(name) for name in ("gpu_test_kernels", "gpu_test_device")]
-        for program in (*programs, options.bench()):
+        programs = [*map(options.test, TEST_PROGRAMS), options.bench()]
+        for program in programs:
             status, output = job.run([program])
             if status != SKIPPED or "not run: " not in output:
                 raise Failed(f"{program.name} ended with {status} where there is no GPU")
-        job.detail = "3 programs, which say that there is no GPU"
+        job.detail = f"{len(programs)} programs, which say that there is no GPU"
 
     return Step("collect", 30, run)
 
@@ -250,6 +252,7 @@ def emulated(options: Options) -> list[Step]:
     return [
         Step("emulated kernel tests", 120, kernels),
         unit_tests("emulated device tests", tests / "cuda_test_device", 60),
+        unit_tests("emulated graph tests", tests / "cuda_test_graphs", 120),
         Step("emulated benchmark", 120, figures),
     ]
 
@@ -320,11 +323,13 @@ def all_steps(options: Options) -> list[Step]:
     decode, prefill, swap, more = (figures(part, options) for part in FIGURES)
     memcheck, *others = (sanitizer(tool, options) for tool in SANITIZERS)
     device_tests = unit_tests("device tests", options.test("gpu_test_device"), 60)
+    graph_tests = unit_tests("graph tests", options.test("gpu_test_graphs"), 60)
     return [
         build(options),
         kernel_tests(options),
         decode,
         device_tests,
+        graph_tests,
         prefill,
         swap,
         memcheck,

@@ -17,12 +17,16 @@
 
 namespace pkvi {
 
+GPU_DEVICE const uint32_t* table_row(const pkvi_gpu_attend& job, uint32_t entry) {
+    if (job.head == nullptr) return job.block_table + (size_t)entry * job.table_stride;
+    return job.block_table + job.head->table_first + (size_t)entry * job.head->table_stride;
+}
+
 /* Rows that the tiles of an item are brought for. */
 GPU_DEVICE source source_of(const pkvi_gpu_attend& job, const pkvi_gpu_item& item) {
     const uint32_t length = job.lengths[item.entry];
     const uint32_t fresh = job.starts[item.entry + 1] - job.starts[item.entry];
-    return {&job.blocks, job.block_table + (size_t)item.entry * job.table_stride, item.kv_head,
-            length,
+    return {&job.blocks, table_row(job, item.entry), item.kv_head, length,
             pkvi_gpu_visible_to(&item, length, fresh, job.group_heads, job.window, job.sinks)};
 }
 

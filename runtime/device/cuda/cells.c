@@ -54,13 +54,18 @@ int pkvi_gpu_cell_take(struct pkvi_gpu_cells* cells, struct pkvi_gpu_stream* str
     return PKV_OK;
 }
 
+int pkvi_gpu_send(void* memory, const void* staging, uint64_t bytes, struct pkvi_gpu_event* sent,
+                  struct pkvi_gpu_stream* stream) {
+    PKVI_TRY(pkvi_gpu_copy(memory, staging, bytes, stream));
+    const int status = pkvi_gpu_event_record(sent, stream);
+    /* Without the event nobody knows when the staging memory is free again. */
+    if (status != PKV_OK) pkvi_gpu_stream_wait(stream);
+    return status;
+}
+
 int pkvi_gpu_cell_send(struct pkvi_gpu_cell* cell, struct pkvi_gpu_key key, uint64_t bytes,
                        struct pkvi_gpu_stream* stream) {
-    PKVI_TRY(pkvi_gpu_copy(cell->memory, cell->staging, bytes, stream));
-    const int status = pkvi_gpu_event_record(cell->sent, stream);
-    if (status == PKV_OK)
-        cell->key = key;
-    else
-        pkvi_gpu_stream_wait(stream); /* no event says when the staging memory is free again */
-    return status;
+    PKVI_TRY(pkvi_gpu_send(cell->memory, cell->staging, bytes, cell->sent, stream));
+    cell->key = key;
+    return PKV_OK;
 }

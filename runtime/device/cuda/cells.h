@@ -52,6 +52,11 @@ struct pkvi_gpu_cell* pkvi_gpu_cell_find(struct pkvi_gpu_cells* cells, struct pk
 int pkvi_gpu_cell_take(struct pkvi_gpu_cells* cells, struct pkvi_gpu_stream* stream,
                        struct pkvi_gpu_cell** cell);
 
+/* Copy staging memory to the device; it may be filled again when `sent` has passed. On error it may at
+ * once, and what is in device memory is not defined. */
+int pkvi_gpu_send(void* memory, const void* staging, uint64_t bytes, struct pkvi_gpu_event* sent,
+                  struct pkvi_gpu_stream* stream);
+
 /* Send the first `bytes` of the staging memory; from now on the cell has `key`. */
 int pkvi_gpu_cell_send(struct pkvi_gpu_cell* cell, struct pkvi_gpu_key key, uint64_t bytes,
                        struct pkvi_gpu_stream* stream);

@@ -144,6 +144,7 @@ static int gpu_set_stream(struct pkvi_device* device, void* stream) {
 static void close_parts(struct pkvi_gpu* gpu) {
     pkvi_gpu_wait();
     pkvi_gpu_swaps_close(&gpu->swaps);
+    pkvi_gpu_graphs_close(&gpu->graphs);
     if (gpu->merges != NULL) pkvi_gpu_free(gpu->merges);
     if (gpu->partials != NULL) pkvi_gpu_free(gpu->partials);
     pkvi_gpu_cells_close(&gpu->table_cells, gpu->mem);
@@ -181,6 +182,7 @@ static const struct pkvi_device_ops gpu_ops = {
     .transfer_wait = pkvi_gpu_transfer_wait,
     .transfer_cancel = pkvi_gpu_transfer_cancel,
     .orders_transfers = true,
+    .graph_load = pkvi_gpu_graph_load,
     .set_stream = gpu_set_stream,
     .close = gpu_close,
 };
@@ -211,6 +213,15 @@ static int prepare_kernels(const struct pkvi_gpu* gpu, const pkv_group_config* g
     return pkvi_gpu_prepare(cache, gpu->shared_bytes);
 }
 
+/* Nothing is loaded at first: zeros say that there is nothing to do. */
+static int open_graphs(struct pkvi_gpu* gpu, const struct pkvi_device_config* config) {
+    struct pkvi_gpu_graphs* graphs = &gpu->graphs;
+    PKVI_TRY(pkvi_gpu_graphs_open(graphs, config));
+    if (graphs->largest.sequences == 0) return PKV_OK;
+    PKVI_TRY(pkvi_gpu_zero(graphs->memory, graphs->bytes, gpu->stream));
+    return pkvi_gpu_stream_wait(gpu->stream);
+}
+
 static int open_parts(struct pkvi_gpu* gpu, const struct pkvi_device_config* config) {
     struct pkvi_gpu_properties properties;
     if (pthread_mutex_init(&gpu->lock, NULL) != 0) return PKV_ENOMEM;
@@ -227,7 +238,8 @@ static int open_parts(struct pkvi_gpu* gpu, const struct pkvi_device_config* con
                                  gpu->slots_max * sizeof(uint32_t)));
     PKVI_TRY(open_tables(gpu, config));
     PKVI_TRY(pkvi_gpu_swaps_open(&gpu->swaps, config));
-    return open_workspace(gpu, config);
+    PKVI_TRY(open_workspace(gpu, config));
+    return open_graphs(gpu, config);
 }
 
 int pkvi_gpu_open(const struct pkvi_device_config* config, struct pkvi_device** device) {

@@ -4,6 +4,7 @@
 #define PKVI_DEVICE_CUDA_GPU_H
 
 #include "device/cuda/cells.h"
+#include "device/cuda/graphs.h"
 #include "device/cuda/swaps.h"
 #include "device/cuda/tables.h"
 #include <pthread.h>
@@ -30,6 +31,7 @@ struct pkvi_gpu {
     struct pkvi_gpu_item* prefill;  /* [bounds.prefill_items] scratch */
     float* partials;
     uint32_t* merges;
+    struct pkvi_gpu_graphs graphs;
     struct pkvi_gpu_swaps swaps;
 };
 
@@ -53,6 +55,8 @@ void pkvi_gpu_give_back(struct pkvi_gpu* gpu, void* memory, void (*give)(void* m
 int pkvi_gpu_write(struct pkvi_device* device, const struct pkvi_kv_job* job);
 int pkvi_gpu_read(struct pkvi_device* device, const struct pkvi_kv_job* job);
 int pkvi_gpu_attend(struct pkvi_device* device, const struct pkvi_attend_job* job);
+int pkvi_gpu_graph_load(struct pkvi_device* device, const struct pkvi_attend_job* job,
+                        const uint32_t* slots);
 
 /* Those that swap blocks. */
 int pkvi_gpu_alloc_host(struct pkvi_device* device, uint64_t bytes, void** base);

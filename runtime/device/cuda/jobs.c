@@ -47,8 +47,26 @@ static int move(struct pkvi_gpu* gpu, const struct pkvi_kv_job* job, launch_kv* 
     return PKV_OK;
 }
 
+/* For whichever plan is loaded then. */
+static int write_captured(const struct pkvi_gpu* gpu, const struct pkvi_kv_job* job) {
+    const struct pkvi_gpu_kv all = {
+        .blocks = pkvi_gpu_blocks_of(job->layout, job->space, job->layer),
+        .k = pkvi_gpu_array_of(&job->k),
+        .v = pkvi_gpu_array_of(&job->v),
+        .slots = gpu->graphs.there.slots,
+        .tokens = job->tokens,
+        .head = gpu->graphs.there.head,
+    };
+    return pkvi_gpu_launch_write(&all, gpu->stream);
+}
+
 static bool reaches(const pkv_array* array) {
     return array->data == NULL || pkvi_gpu_reaches(array->data);
+}
+
+static int move_planned(struct pkvi_gpu* gpu, const struct pkvi_kv_job* job, launch_kv* launch) {
+    PKVI_TRY(pkvi_gpu_swaps_use_slots(&gpu->swaps, job, gpu->stream));
+    return move(gpu, job, launch);
 }
 
 static int run_kv(struct pkvi_device* device, const struct pkvi_kv_job* job,
@@ -57,8 +75,8 @@ static int run_kv(struct pkvi_device* device, const struct pkvi_kv_job* job,
     int before;
     PKVI_TRY(pkvi_gpu_enter(gpu, pkvi_fault_check(gpu->faults, point), &before));
     int status = reaches(&job->k) && reaches(&job->v) ? PKV_OK : PKV_EINVAL;
-    if (status == PKV_OK) status = pkvi_gpu_swaps_use_slots(&gpu->swaps, job, gpu->stream);
-    if (status == PKV_OK) status = move(gpu, job, launch);
+    if (status == PKV_OK)
+        status = job->graph != NULL ? write_captured(gpu, job) : move_planned(gpu, job, launch);
     return pkvi_gpu_leave(gpu, before, status);
 }
 
@@ -116,20 +134,16 @@ static int launch_rounds(struct pkvi_gpu* gpu, struct pkvi_gpu_attend* call,
     return pkvi_gpu_launch_prefill(call, tables->prefill_count, gpu->stream);
 }
 
-static int attend(struct pkvi_gpu* gpu, const struct pkvi_attend_job* job) {
+/* What does not depend on tables. */
+static struct pkvi_gpu_attend call_of(const struct pkvi_gpu* gpu,
+                                      const struct pkvi_attend_job* job) {
     const pkv_group_config* group = &job->layout->group;
-    const struct pkvi_gpu_tables* tables;
-    PKVI_TRY(send_tables(gpu, job, &tables));
-    struct pkvi_gpu_attend call = {
+    return (struct pkvi_gpu_attend){
         .blocks = pkvi_gpu_blocks_of(job->layout, job->space, job->layer),
         .q = pkvi_gpu_array_of(&job->q),
         .out = pkvi_gpu_array_of(&job->out),
         .lse = job->lse,
         .sink_logits = job->sink_logits,
-        .starts = tables->starts,
-        .lengths = tables->lengths,
-        .block_table = tables->block_table,
-        .table_stride = tables->table_stride,
         .query_heads = job->query_heads,
         .group_heads = job->query_heads / group->kv_heads,
         .window = group->window,
@@ -139,7 +153,31 @@ static int attend(struct pkvi_gpu* gpu, const struct pkvi_attend_job* job) {
         .partials = gpu->partials,
         .merges = gpu->merges,
     };
+}
+
+static int attend(struct pkvi_gpu* gpu, const struct pkvi_attend_job* job) {
+    struct pkvi_gpu_attend call = call_of(gpu, job);
+    const struct pkvi_gpu_tables* tables;
+    PKVI_TRY(pkvi_gpu_swaps_use_table(&gpu->swaps, job, gpu->stream));
+    PKVI_TRY(send_tables(gpu, job, &tables));
+    call.starts = tables->starts;
+    call.lengths = tables->lengths;
+    call.block_table = tables->block_table;
+    call.table_stride = tables->table_stride;
     return launch_rounds(gpu, &call, tables);
+}
+
+/* For whichever plan is loaded then. */
+static int attend_captured(const struct pkvi_gpu* gpu, const struct pkvi_attend_job* job) {
+    const struct pkvi_gpu_graphs* graphs = &gpu->graphs;
+    struct pkvi_gpu_attend call = call_of(gpu, job);
+    call.starts = graphs->there.starts;
+    call.lengths = graphs->there.lengths;
+    call.block_table = (const uint32_t*)(const void*)graphs->memory;
+    call.head = graphs->there.head;
+    call.items = graphs->there.items;
+    call.item_count = &graphs->there.head->items;
+    return pkvi_gpu_launch_decode(&call, pkvi_gpu_graph_blocks(graphs, *job->graph), gpu->stream);
 }
 
 static int check_attend(const struct pkvi_gpu* gpu, const struct pkvi_attend_job* job) {
@@ -148,6 +186,7 @@ static int check_attend(const struct pkvi_gpu* gpu, const struct pkvi_attend_job
     if (job->query_heads / group->kv_heads > PKVI_GPU_GROUP_HEADS_MAX) return PKV_ENOTSUP;
     const struct pkvi_gpu_types cache = {group->key_dim, group->k_dtype, group->v_dtype};
     if (pkvi_gpu_shared_bytes(cache, is_f32) > gpu->shared_bytes) return PKV_ENOTSUP;
+    if (job->graph != NULL && job->query_heads != gpu->graphs.query_heads) return PKV_EINVAL;
     if (!reaches(&job->q) || !reaches(&job->out)) return PKV_EINVAL;
     if (job->sink_logits != NULL && !pkvi_gpu_reaches(job->sink_logits)) return PKV_EINVAL;
     if (job->lse == NULL) return PKV_OK;
@@ -160,7 +199,27 @@ int pkvi_gpu_attend(struct pkvi_device* device, const struct pkvi_attend_job* jo
     int before;
     PKVI_TRY(pkvi_gpu_enter(gpu, pkvi_fault_check(gpu->faults, PKVI_FAULT_DEVICE_ATTEND), &before));
     int status = check_attend(gpu, job);
-    if (status == PKV_OK) status = pkvi_gpu_swaps_use_table(&gpu->swaps, job, gpu->stream);
-    if (status == PKV_OK) status = attend(gpu, job);
+    if (status == PKV_OK)
+        status = job->graph != NULL ? attend_captured(gpu, job) : attend(gpu, job);
     return pkvi_gpu_leave(gpu, before, status);
+}
+
+/* ---- Captured steps -------------------------------------------------------------------------- */
+
+static int load(struct pkvi_gpu* gpu, const struct pkvi_attend_job* job, const uint32_t* slots) {
+    struct pkvi_attend_job staged;
+    uint64_t bytes;
+    PKVI_TRY(
+        pkvi_gpu_graphs_fill(&gpu->graphs, job, slots, &gpu->limits, gpu->stream, &staged, &bytes));
+    PKVI_TRY(pkvi_gpu_swaps_use_loaded(&gpu->swaps, &staged, gpu->stream));
+    return pkvi_gpu_graphs_send(&gpu->graphs, bytes, gpu->stream);
+}
+
+int pkvi_gpu_graph_load(struct pkvi_device* device, const struct pkvi_attend_job* job,
+                        const uint32_t* slots) {
+    struct pkvi_gpu* gpu = pkvi_gpu_of(device);
+    const int refused = pkvi_fault_check(gpu->faults, PKVI_FAULT_DEVICE_COPY_SUBMIT);
+    int before;
+    PKVI_TRY(pkvi_gpu_enter(gpu, refused, &before));
+    return pkvi_gpu_leave(gpu, before, load(gpu, job, slots));
 }

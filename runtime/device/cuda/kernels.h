@@ -56,6 +56,15 @@ struct pkvi_gpu_array {
     uint32_t dtype; /* PKV_F32, PKV_F16, PKV_BF16 */
 };
 
+/* What differs from one plan to the next where calls are captured in a graph (graphs.h): it stands in
+ * device memory, in front of the plan's tables. */
+struct pkvi_gpu_head {
+    uint32_t tokens;      /* new ones of all entries */
+    uint32_t items;       /* of decode */
+    uint32_t table_first; /* element of the block table at which the row of entry 0 begins */
+    uint32_t table_stride;
+};
+
 /* ---- Write and read -------------------------------------------------------------------------- */
 
 struct pkvi_gpu_kv {
@@ -64,6 +73,7 @@ struct pkvi_gpu_kv {
     struct pkvi_gpu_array v;
     const uint32_t* slots; /* [tokens] */
     uint32_t tokens;
+    const struct pkvi_gpu_head* head; /* NULL, or where it stands how many of `tokens` there are */
 };
 
 /* Store rows into slots, converted to the types of the cache; and copy slots into rows. */
@@ -101,6 +111,7 @@ struct pkvi_gpu_attend {
     const uint32_t* lengths;     /* [entries] */
     const uint32_t* block_table; /* [entries][table_stride] */
     uint32_t table_stride;
+    const struct pkvi_gpu_head* head; /* NULL, or what says where rows of the block table are */
     uint32_t query_heads;
     uint32_t group_heads; /* query heads of one KV head */
     uint32_t window;

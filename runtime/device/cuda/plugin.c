@@ -4,6 +4,7 @@
 
 #include "device/cuda/gpu.h"
 #include "device/cuda/kernels.h"
+#include "device/cuda/split.h"
 
 enum { OLDEST_COMPUTE_MAJOR = 8 };
 
@@ -28,6 +29,13 @@ static bool has_kernel(uint32_t dim, uint32_t k_dtype, uint32_t v_dtype) {
     return pkvi_gpu_has_kernel((struct pkvi_gpu_types){dim, k_dtype, v_dtype});
 }
 
+/* Captured steps are cut into items of decode alone. */
+static bool graph_is_decode(const pkv_config* config) {
+    const uint32_t group_heads = config->graph_query_heads / config->groups[0].kv_heads;
+    return config->graph_sequences_max == 0 ||
+           pkvi_gpu_is_decode(config->graph_sequence_tokens_max * group_heads);
+}
+
 static int check(const pkv_config* config, const char** why) {
     const pkv_group_config* group = &config->groups[0];
     struct pkvi_gpu_properties properties;
@@ -48,6 +56,8 @@ static int check(const pkv_config* config, const char** why) {
         return refuse("groups[0].key_dim: the GPU has too little shared memory for it", why);
     if (group->block_tokens % PKVI_GPU_TILE_TOKENS != 0)
         return refuse("groups[0].block_tokens: a multiple of 16 on \"cuda\"", why);
+    if (!graph_is_decode(config))
+        return refuse("graph_sequence_tokens_max: times query heads of a KV head, at most 64", why);
     return PKV_OK;
 }
 

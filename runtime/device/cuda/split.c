@@ -32,16 +32,36 @@ static uint32_t tile_rows(uint32_t rows, uint32_t row, uint32_t most) {
     return rows - row < most ? rows - row : most;
 }
 
+/* Of any row tile of a sequence: it sees its tiles, and one more where the window begins inside one. */
+static uint32_t splits_max_of(uint32_t sequence_tokens) {
+    return splits_of(divided_up(sequence_tokens, PKVI_GPU_TILE_TOKENS) + 1);
+}
+
 struct pkvi_gpu_bounds pkvi_gpu_bounds_of(uint32_t entries, uint32_t tokens,
                                           uint32_t sequence_tokens, uint32_t kv_heads,
                                           uint32_t group_heads) {
-    const uint64_t splits = splits_of(divided_up(sequence_tokens, PKVI_GPU_TILE_TOKENS) + 1);
+    const uint64_t splits = splits_max_of(sequence_tokens);
     const uint64_t row_tiles = DECODE_ROWS_MAX / PKVI_GPU_DECODE_ROWS;
     const uint64_t rows = (uint64_t)tokens * group_heads;
     return (struct pkvi_gpu_bounds){
         .decode_items = entries * row_tiles * splits * kv_heads,
         .prefill_items = (rows / PKVI_GPU_PREFILL_ROWS + entries) * kv_heads,
         .entry_partial_rows = DECODE_ROWS_MAX * splits * kv_heads,
+    };
+}
+
+bool pkvi_gpu_is_decode(uint32_t rows) {
+    return rows <= DECODE_ROWS_MAX;
+}
+
+struct pkvi_gpu_decode_bounds pkvi_gpu_decode_bounds_of(uint32_t entries, uint32_t entry_tokens,
+                                                        uint32_t sequence_tokens, uint32_t kv_heads,
+                                                        uint32_t group_heads) {
+    const uint64_t splits = splits_max_of(sequence_tokens);
+    const uint32_t rows = entry_tokens * group_heads;
+    return (struct pkvi_gpu_decode_bounds){
+        .items = entries * divided_up(rows, PKVI_GPU_DECODE_ROWS) * splits * kv_heads,
+        .partial_rows = entries * rows * splits * kv_heads,
     };
 }
 
@@ -136,7 +156,7 @@ void pkvi_gpu_split(const struct pkvi_gpu_shape* shape, struct pkvi_gpu_work* wo
     for (uint32_t e = 0; e < shape->entries; e++) {
         const struct pkvi_gpu_item item = {.entry = e};
         const uint32_t rows = (shape->starts[e + 1] - shape->starts[e]) * shape->group_heads;
-        if (rows <= DECODE_ROWS_MAX)
+        if (pkvi_gpu_is_decode(rows))
             split_decode(shape, item, rows, work, &round);
         else
             split_prefill(shape, item, rows, work);

@@ -76,6 +76,13 @@ struct pkvi_gpu_bounds {
     uint64_t entry_partial_rows; /* of one entry */
 };
 
+/* What any call takes at most whose entries have `entry_tokens` new tokens or fewer, all of it decode
+ * in one round. For captured calls, whose launches are as large as they will ever have to be. */
+struct pkvi_gpu_decode_bounds {
+    uint64_t items;
+    uint64_t partial_rows;
+};
+
 /* The cut. The caller gives the arrays and their room. Partial results of all entries may take more
  * memory than there is; decode then runs in rounds, one launch after the other, which use the same
  * memory: round r ends before item round_ends[r]. */
@@ -97,6 +104,13 @@ extern "C" {
 struct pkvi_gpu_bounds pkvi_gpu_bounds_of(uint32_t entries, uint32_t tokens,
                                           uint32_t sequence_tokens, uint32_t kv_heads,
                                           uint32_t group_heads);
+
+/* Are so many rows of an entry and KV head decode? */
+bool pkvi_gpu_is_decode(uint32_t rows);
+
+struct pkvi_gpu_decode_bounds pkvi_gpu_decode_bounds_of(uint32_t entries, uint32_t entry_tokens,
+                                                        uint32_t sequence_tokens, uint32_t kv_heads,
+                                                        uint32_t group_heads);
 
 /* Rows of partial results to have room for, with plans of `entries`: PKVI_PARTIALS_BYTES of them, or
  * what one entry needs. */

@@ -58,7 +58,8 @@ GPU_DEVICE void store_scaled(const row_place& place, const pkvi_gpu_array& array
 
 GPU_KERNEL(STORE_THREADS, 1) write_rows(const pkvi_gpu_kv job) {
     const uint32_t heads = job.blocks.kv_heads;
-    const uint32_t rows = job.tokens * heads * 2;
+    const uint32_t tokens = job.head != nullptr ? job.head->tokens : job.tokens;
+    const uint32_t rows = tokens * heads * 2;
     const uint32_t warps = gpu::blocks() * STORE_WARPS;
     for (uint32_t i = gpu::block() * STORE_WARPS + gpu::warp(); i < rows; i += warps) {
         const bool is_value = i % 2 != 0;

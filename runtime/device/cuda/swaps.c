@@ -13,7 +13,24 @@ enum {
 
 /* ---- Steps ----------------------------------------------------------------------------------- */
 
-/* End the present step, so that there is an event for it. */
+static void mark(struct pkvi_gpu_swaps* swaps, uint32_t block) {
+    swaps->is_used = true;
+    swaps->last_step[block] = swaps->step;
+    if (swaps->arriving[block] != 0) swaps->arrivals |= 1ULL << (swaps->arriving[block] - 1);
+}
+
+static void mark_row(struct pkvi_gpu_swaps* swaps, const uint32_t* row, uint32_t length) {
+    for (uint32_t page = 0; page * swaps->block_tokens < length; page++)
+        if (row[page] != PKV_NO_BLOCK) mark(swaps, row[page]);
+}
+
+static void mark_table(struct pkvi_gpu_swaps* swaps, const struct pkvi_attend_job* job) {
+    for (uint32_t e = 0; e < job->entries; e++)
+        mark_row(swaps, job->block_table + (size_t)e * job->table_stride, job->lengths[e]);
+}
+
+/* End the present step, so that there is an event for it. The graph of the plan that is loaded may be
+ * launched at any time until the next one is: its blocks are used in every step until then. */
 static int close_step(struct pkvi_gpu_swaps* swaps, struct pkvi_gpu_stream* stream) {
     if (swaps->is_used) {
         PKVI_TRY(pkvi_gpu_event_record(swaps->steps[swaps->step % PKVI_GPU_STEPS], stream));
@@ -22,6 +39,7 @@ static int close_step(struct pkvi_gpu_swaps* swaps, struct pkvi_gpu_stream* stre
     swaps->is_used = false;
     swaps->has_slots = false;
     swaps->has_table = false;
+    mark_table(swaps, &swaps->loaded);
     swaps->arrivals = 0;
     return PKV_OK;
 }
@@ -31,12 +49,6 @@ static int enter_step(struct pkvi_gpu_swaps* swaps, uint64_t plan, struct pkvi_g
     swaps->plan = plan;
     if (plan == 0) swaps->arrivals = 0;
     return PKV_OK;
-}
-
-static void mark(struct pkvi_gpu_swaps* swaps, uint32_t block) {
-    swaps->is_used = true;
-    swaps->last_step[block] = swaps->step;
-    if (swaps->arriving[block] != 0) swaps->arrivals |= 1ULL << (swaps->arriving[block] - 1);
 }
 
 /* Let the stream wait for what arrives of `layer`. Groups arrive in order. */
@@ -64,20 +76,23 @@ int pkvi_gpu_swaps_use_slots(struct pkvi_gpu_swaps* swaps, const struct pkvi_kv_
     return await_layer(swaps, job->layer, stream);
 }
 
-static void mark_row(struct pkvi_gpu_swaps* swaps, const uint32_t* row, uint32_t length) {
-    for (uint32_t page = 0; page * swaps->block_tokens < length; page++)
-        if (row[page] != PKV_NO_BLOCK) mark(swaps, row[page]);
-}
-
 int pkvi_gpu_swaps_use_table(struct pkvi_gpu_swaps* swaps, const struct pkvi_attend_job* job,
                              struct pkvi_gpu_stream* stream) {
     if (swaps->count == 0) return PKV_OK;
     PKVI_TRY(enter_step(swaps, job->plan, stream));
-    if (job->plan == 0 || !swaps->has_table)
-        for (uint32_t e = 0; e < job->entries; e++)
-            mark_row(swaps, job->block_table + (size_t)e * job->table_stride, job->lengths[e]);
+    if (job->plan == 0 || !swaps->has_table) mark_table(swaps, job);
     swaps->has_table = true;
     return await_layer(swaps, job->layer, stream);
+}
+
+int pkvi_gpu_swaps_use_loaded(struct pkvi_gpu_swaps* swaps, const struct pkvi_attend_job* job,
+                              struct pkvi_gpu_stream* stream) {
+    if (swaps->count == 0) return PKV_OK;
+    swaps->loaded.entries = 0; /* its graph stands in the stream, before this */
+    PKVI_TRY(enter_step(swaps, job->plan, stream));
+    mark_table(swaps, job);
+    swaps->loaded = *job;
+    return await_layer(swaps, job->layout->group.layers - 1, stream);
 }
 
 void pkvi_gpu_swaps_use_block(struct pkvi_gpu_swaps* swaps, const void* address) {

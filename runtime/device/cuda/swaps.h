@@ -9,8 +9,10 @@
  *         block remembers its last step, and a ring of events the ends of the last RING steps. A copy
  *         waits for the last step that any of its blocks was used in, and for nothing younger.
  *         Reading a source would not have to wait for its readers; one number for both keeps the
- *         books small. Blocks that are arriving are marked with the transfer; before work on a layer
- *         of a plan that has such blocks, the stream is made to wait for the group of that layer.
+ *         books small. A plan that is loaded for a graph (graphs.h) uses its blocks whenever that is
+ *         launched: in every step until the next load. Blocks that are arriving are marked with the
+ *         transfer; before work on a layer of a plan that has such blocks, the stream is made to wait
+ *         for the group of that layer.
  *         Whatever else a block could have to wait for has been waited for by the host: a transfer
  *         has ended before its blocks or slots are used for another.
  * Groups  A transfer in is cut into groups of layers, each with an event, so that the first layer can
@@ -70,7 +72,8 @@ struct pkvi_gpu_swaps {
     uint64_t block_bytes;
     uint32_t block_count;
     uint32_t block_tokens;
-    const unsigned char* base; /* of the arena, once it is there */
+    const unsigned char* base;     /* of the arena, once it is there */
+    struct pkvi_attend_job loaded; /* the plan that captured steps are done for; 0 entries: none */
 };
 
 /* Errors  PKV_ENOMEM, PKV_EIO, PKV_EDEVICE. Close what was opened in part as if it were whole. */
@@ -85,6 +88,11 @@ int pkvi_gpu_swaps_use_slots(struct pkvi_gpu_swaps* swaps, const struct pkvi_kv_
                              struct pkvi_gpu_stream* stream);
 int pkvi_gpu_swaps_use_table(struct pkvi_gpu_swaps* swaps, const struct pkvi_attend_job* job,
                              struct pkvi_gpu_stream* stream);
+/* The plan of `job` is about to be loaded, so that a captured graph of its layers may be launched. The
+ * job's arrays stay where they are until the next call. The graph has no waits inside: the stream waits
+ * here for all that arrives. */
+int pkvi_gpu_swaps_use_loaded(struct pkvi_gpu_swaps* swaps, const struct pkvi_attend_job* job,
+                              struct pkvi_gpu_stream* stream);
 /* The block at this address is about to be copied or zeroed there. */
 void pkvi_gpu_swaps_use_block(struct pkvi_gpu_swaps* swaps, const void* address);
 

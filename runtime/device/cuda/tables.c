@@ -22,9 +22,15 @@ bool pkvi_gpu_limits_of(const struct pkvi_device_config* config, struct pkvi_gpu
     const struct pkvi_gpu_bounds* bounds = &limits->bounds;
     if (bounds->decode_items > UINT32_MAX) return false;
     if (bounds->prefill_items > UINT32_MAX) return false;
+    limits->graph = pkvi_gpu_decode_bounds_of(
+        config->graph.sequences, config->graph.sequence_tokens, config->sequence_tokens_max,
+        group->kv_heads, config->graph_query_heads / group->kv_heads);
+    if (limits->graph.partial_rows > UINT32_MAX) return false;
     const uint64_t numbers = (seqs + 1) + seqs + (seqs + 1) + seqs * pages;
     limits->partial_rows =
         pkvi_gpu_partial_rows(bounds, config->plan_sequences_max, group->value_dim);
+    if (limits->partial_rows < limits->graph.partial_rows)
+        limits->partial_rows = (uint32_t)limits->graph.partial_rows;
     limits->tables_bytes =
         numbers * sizeof(uint32_t) +
         (bounds->decode_items + bounds->prefill_items) * sizeof(struct pkvi_gpu_item) +

@@ -14,8 +14,9 @@
 /* Limits of a device that its calls stay within, and what follows from them. */
 struct pkvi_gpu_limits {
     struct pkvi_gpu_bounds bounds;
-    uint32_t partial_rows; /* rows of partial results that there is room for */
-    uint64_t tables_bytes; /* of the largest plan */
+    struct pkvi_gpu_decode_bounds graph; /* of the largest captured step, which takes one round */
+    uint32_t partial_rows;               /* rows of partial results that there is room for */
+    uint64_t tables_bytes;               /* of the largest plan */
 };
 
 /* Pointers to the tables of one call; and the numbers that launches need on the host. */

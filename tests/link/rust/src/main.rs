@@ -105,6 +105,9 @@ struct Config {
     allocator: u32,
     arena: *mut c_void,
     cow: u32,
+    graph_sequences_max: u32,
+    graph_sequence_tokens_max: u32,
+    graph_query_heads: u32,
 }
 
 #[repr(C)]
