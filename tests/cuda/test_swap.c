@@ -374,15 +374,17 @@ TEST(another_stream_is_waited_for_as_well) {
 /* ---- Computing while it arrives -------------------------------------------------------------- */
 
 /* The step that a sequence takes: its output for each layer. `transfer` may still be under way. */
-static void step_all_layers(pkv_cache* cache, pkv_plan plan, struct arrays arrays[LAYERS]) {
-    for (uint32_t layer = 0; layer < LAYERS; layer++) {
+static void step_all_layers(pkv_cache* cache, pkv_plan plan, struct arrays arrays[LAYERS],
+                            bool backwards) {
+    for (uint32_t i = 0; i < LAYERS; i++) {
+        const uint32_t layer = backwards ? LAYERS - 1 - i : i;
         ASSERT_OK(write_layer(cache, plan, layer, &arrays[layer]));
         ASSERT_OK(attend_layer(cache, plan, layer, &arrays[layer]));
     }
 }
 
 /* Full pages and new tokens in a page of their own, or a page that arrives and is written to. */
-TEST(a_plan_is_right_though_its_sequence_is_still_arriving) {
+static void step_while_arriving(bool backwards) {
     for (uint64_t seed = 1; seed <= 3 * SEEDS; seed++) {
         const uint32_t length = seed % 2 ? 64 : 70;
         pkv_cache* cache = open_with_seed(seed);
@@ -396,7 +398,7 @@ TEST(a_plan_is_right_though_its_sequence_is_still_arriving) {
         const pkv_seq seq = new_seq(cache, 1);
         fill(cache, seq, length, &prompt);
         pkv_plan plan = begin(cache, seq, 3);
-        step_all_layers(cache, plan, wanted);
+        step_all_layers(cache, plan, wanted, backwards);
         ASSERT_OK(pkv_plan_abort(cache, plan));
         swap_out(cache, seq);
         use_all_blocks(cache);
@@ -404,7 +406,7 @@ TEST(a_plan_is_right_though_its_sequence_is_still_arriving) {
         const pkv_transfer transfer = start_in(cache, seq);
         plan = begin(cache, seq, 3);
         ASSERT_OK(pkv_check(cache, NULL));
-        step_all_layers(cache, plan, got);
+        step_all_layers(cache, plan, got, backwards);
         ASSERT_STATUS(pkv_plan_commit(cache, plan), PKV_EBUSY);
         ASSERT_STATUS(pkv_transfer_cancel(cache, transfer), PKV_EBUSY);
         ASSERT_OK(pkvi_gpu_stream_wait(NULL));
@@ -423,6 +425,15 @@ TEST(a_plan_is_right_though_its_sequence_is_still_arriving) {
         pkv_cache_destroy(cache);
     }
     expect_nothing_left();
+}
+
+TEST(a_plan_is_right_though_its_sequence_is_still_arriving) {
+    step_while_arriving(false);
+}
+
+/* No layer has waited before the last one does: it has to wait for all groups, its own included. */
+TEST(layers_may_be_computed_from_the_last_to_the_first) {
+    step_while_arriving(true);
 }
 
 TEST(the_first_layer_does_not_wait_for_the_last) {
