@@ -212,7 +212,8 @@ typedef struct pkv_candidate {
 
 /* Bring your own eviction: choose(ctx, candidates, offered, count, victims) names up to `count`
  * blocks that go first, in victims[count], and returns how many. It is offered up to offer_max
- * (default: all) idle blocks, least recently used first.
+ * (default: all) idle blocks, least recently used first, but for those that are retained with another
+ * priority than the default.
  * Called once for each reservation that needs room, with the cache's lock held: it must not call
  * into the same cache. What it says can do no harm: names of blocks that were not offered
  * are passed over, more than `count` are all ignored, and for what is missing the least recently
@@ -291,6 +292,8 @@ typedef struct pkv_config {
                                            "cuda"; default 0: there are none */
     uint32_t graph_sequence_tokens_max; /* new tokens of each of them; default 1 */
     uint32_t graph_query_heads;         /* of captured attention: required with them */
+    uint32_t retained_max; /* blocks that can be retained at once (see RETENTION), 0..2^24; default
+                              none */
 } pkv_config;
 
 /* What a config will take. */
@@ -457,8 +460,10 @@ typedef struct pkv_stats {
     uint64_t reserve_p50_ns;     /* half of them at most, to about an eighth */
     uint64_t reserve_p99_ns;
     uint64_t reserve_max_ns;
-    uint64_t cow_bytes; /* of all cow_copies */
-    uint32_t cow_peak;  /* the most blocks that one plan, append or fork has copied */
+    uint64_t cow_bytes;   /* of all cow_copies */
+    uint32_t cow_peak;    /* the most blocks that one plan, append or fork has copied */
+    uint32_t retained;    /* blocks that have a priority or a time to live */
+    uint64_t expirations; /* cached blocks that were dropped since their time to live was over */
 } pkv_stats;
 
 /* Copy the counters. stats->struct_size says how much of the struct the caller knows.
@@ -703,6 +708,60 @@ PKV_API int pkv_pin_release(pkv_cache* cache, pkv_pin pin);
 /* End all pins of `owner`; how many there were goes to *released, which may be NULL.
  * Errors  PKV_EINVAL. */
 PKV_API int pkv_pins_release(pkv_cache* cache, uint64_t owner, uint32_t* released);
+
+/* ---- Retention -------------------------------------------------------------------------------
+ *
+ * An application that knows more than the policy of eviction says so, block by block: a system prompt
+ * is to stay, a batch job's documents need not, what a user said is to be gone after an hour. Needs
+ * config.retained_max.
+ *
+ *   priority  0..100. When room is needed, cached blocks below PKV_PRIORITY_DEFAULT go first, lowest
+ *             first; then those that have it, as config.eviction chooses; then those above it, lowest
+ *             first. Of equal ones below or above, the one that has been cached for longest goes
+ *             first, which is the last block of a sequence before the one before it
+ *   duration  a block that has been cached for so long without being used has the default priority
+ *             from then on, as if it had just become cached
+ *   ttl       a block that has been cached for so long without being used is dropped: no match finds
+ *             it, and its memory is free
+ *
+ * Both times begin when the last sequence, or pin, lets go of a block, and anew each time. They are
+ * noticed when somebody looks for a prefix, needs room, or asks for statistics.
+ *
+ * Priorities are an order and no reservation: blocks that are not in use always go when they have
+ * to, and no call fails for one. They order the blocks of one account (see QUOTAS) among each other;
+ * how many blocks each account has to give is a matter of its guarantee alone, so that a tenant gets
+ * nothing of another's by asking for more. Tenants without a quota compete with each other. In a
+ * shared arena, extents that other caches claim go whatever is in them.
+ *
+ * Terms belong to the block, and so to all sequences that share it: forks, and those that found it.
+ * When several ask, the most counts: the highest priority, with its duration (of equal ones the
+ * longest), and the longest time to live. They last until the block leaves the cache. The copy that a
+ * write to a shared block makes, and the blocks of a sequence that comes back from the host tier, have
+ * none; a block that turns out to be equal to a cached one leaves its terms to that. */
+
+enum pkv_priority {
+    PKV_PRIORITY_LOWEST = 0,
+    PKV_PRIORITY_DEFAULT = 35, /* of blocks that nobody has asked to retain */
+    PKV_PRIORITY_HIGHEST = 100
+};
+
+typedef struct pkv_retention {
+    uint32_t priority;    /* 0..100; the default is 35, not 0 */
+    uint64_t duration_us; /* of a priority that is not the default; 0: without end */
+    uint64_t ttl_us;      /* 0: without end */
+} pkv_retention;
+
+/* Ask to retain the blocks that the committed tokens [begin, end) of a sequence touch, also where
+ * they fill them in part only. Tokens that come later are not meant: ask again, for what was decoded
+ * at the latest before pkv_seq_free. A plan may be open. Passed over are blocks that are never
+ * cached (unknown tokens), that have rolled off, and those that another tenant has published.
+ * retention  NULL: take back all that anybody has asked for these blocks
+ * retained   set to the number of blocks that are meant; may be NULL
+ * Errors     PKV_EINVAL, PKV_ENOTSUP (retained_max is 0), PKV_ESTALE, PKV_EBUSY (leaving or
+ *            arriving), PKV_EAWAY, PKV_ERANGE, PKV_ETOOBIG (more than retained_max blocks would be
+ *            retained). */
+PKV_API int pkv_seq_retain(pkv_cache* cache, pkv_seq seq, uint32_t begin, uint32_t end,
+                           const pkv_retention* retention, uint32_t* retained);
 
 /* ---- Quotas ----------------------------------------------------------------------------------
  *

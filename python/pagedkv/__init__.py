@@ -25,7 +25,7 @@ from ._faults import fault_points, faults
 from ._ffi import lib as _lib
 from ._install import get_include, get_library
 from ._pin import Pin
-from ._sequence import NO_BLOCK, Match, Sequence
+from ._sequence import DEFAULT_PRIORITY, NO_BLOCK, Match, Sequence
 from ._stats import ArenaStats, FaultPoint, Report, Sizes, Stats, TraceEvent
 from ._step import Step
 from ._tenant import TenantInfo
@@ -58,6 +58,7 @@ from .errors import (
 __version__: str = f"{_lib.PKV_VERSION_MAJOR}.{_lib.PKV_VERSION_MINOR}.{_lib.PKV_VERSION_PATCH}"
 
 __all__ = [
+    "DEFAULT_PRIORITY",
     "EVICTION_POLICIES",
     "NO_BLOCK",
     "Arena",

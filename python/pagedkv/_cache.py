@@ -115,6 +115,7 @@ class Cache:
     graph_sequences, graph_sequence_tokens, graph_heads
                         of device "cuda": sequences of a captured step (see capture()), new tokens
                         of each of them (default 1), and query heads; default none
+    retained            blocks that can be retained at once, see Sequence.retain(); default none
 
     On device "cuda" arrays are CUDA tensors of torch, CuPy arrays, or anything else that shares GPU
     memory; calls return before the GPU is done, and NaN is not looked for. head_dim is 64, 96, 128
@@ -193,6 +194,7 @@ class Cache:
         graph_sequences: int = 0,
         graph_sequence_tokens: int = 0,
         graph_heads: int = 0,
+        retained: int = 0,
     ) -> None:
         if device is None:
             device = "cpu" if arena is None else arena.device

@@ -65,6 +65,7 @@ class CacheOptions(TypedDict, total=False):
     graph_sequences: int
     graph_sequence_tokens: int
     graph_heads: int
+    retained: int
 
 
 # Keyword -> field of pkv_group_config, and of pkv_config.
@@ -98,6 +99,7 @@ _CONFIG_FIELDS = {
     "graph_sequences": "graph_sequences_max",
     "graph_sequence_tokens": "graph_sequence_tokens_max",
     "graph_heads": "graph_query_heads",
+    "retained": "retained_max",
 }
 _KEYWORDS = {field: keyword for keyword, field in (_GROUP_FIELDS | _CONFIG_FIELDS).items()}
 _COW: dict[Any, int] = {"write": lib.PKV_COW_WRITE, "fork": lib.PKV_COW_FORK}

@@ -15,15 +15,18 @@ from ._pin import Pin
 from ._tokens import TokenArray, Tokens, UnknownTokens, token_array
 from ._transfer import Transfer
 from ._values import positive, unsigned
-from .errors import Error, OutOfRange, StaleHandle
+from .errors import Error, InvalidArgument, OutOfRange, StaleHandle
 
 if TYPE_CHECKING:
     from ._cache import Cache
 
-__all__ = ["NO_BLOCK", "Match", "Sequence"]
+__all__ = ["DEFAULT_PRIORITY", "NO_BLOCK", "Match", "Sequence"]
 
 NO_BLOCK: int = lib.PKV_NO_BLOCK
 
+DEFAULT_PRIORITY: int = lib.PKV_PRIORITY_DEFAULT
+
+_ALL = slice(None)
 _CLOSED = ffi.new("pkv_seq*")[0]
 
 _RESIDENCES = {
@@ -183,12 +186,62 @@ class Sequence:
         Raises Busy (uncommitted tokens, or in a step), OutOfRange, OutOfSequences.
         """
         count = len(self) if tokens is None else unsigned("tokens", tokens)
-        us = 0 if timeout is None else max(1, math.ceil(positive("timeout", timeout) * 1e6))
+        us = _microseconds("timeout", timeout)
         unsigned("owner", owner, 64)
         pin = ffi.new("pkv_pin*")
         status = lib.pkv_pin_create(self._live(), self._handle, count, owner, us, pin)
         check(status, "Sequence.pin")
         return Pin(self._cache, pin[0])
+
+    def retain(
+        self,
+        tokens: slice = _ALL,
+        *,
+        priority: int = DEFAULT_PRIORITY,
+        duration: float | None = None,
+        ttl: float | None = None,
+    ) -> int:
+        """Ask to keep blocks in the cache for longer than others, or less long; return how many.
+
+            seq.retain(slice(0, system_prompt), priority=90, duration=600)
+            seq.retain(ttl=3600)
+
+        Those that the tokens touch are meant, also in part. When several ask for a block, the most
+        counts: the highest priority with its duration, the longest time to live. A block keeps what
+        was asked until it leaves the cache. Tokens that come later are not meant: ask again, for
+        what was decoded at the latest before close().
+
+        tokens    of the committed ones, without a step; default all
+        priority  0 to 100, order of eviction: blocks below 35, the default, go before all others,
+                  those above it after them. It reserves nothing: no step fails for it
+        duration  seconds without use after which the priority is the default; None: never
+        ttl       seconds without use after which a block is dropped; None: never
+
+        Raises InvalidArgument, NotSupported (Cache(retained=...) is 0), TooBig (more blocks than
+        that would be retained), Busy (on its way to the host tier or back).
+        """
+        terms = ffi.new("pkv_retention*")
+        terms.priority = unsigned("priority", priority)
+        if terms.priority > lib.PKV_PRIORITY_HIGHEST:
+            raise InvalidArgument(f"priority: expected 0 to 100, got {priority}")
+        terms.duration_us = _microseconds("duration", duration)
+        terms.ttl_us = _microseconds("ttl", ttl)
+        return self._retain(tokens, terms, "Sequence.retain")
+
+    def unretain(self, tokens: slice = _ALL) -> int:
+        """Take back what anybody has asked for the blocks of `tokens`; return how many those are.
+
+        Raises as retain().
+        """
+        return self._retain(tokens, ffi.NULL, "Sequence.unretain")
+
+    def _retain(self, tokens: slice, terms: Any, what: str) -> int:
+        begin, end = _span(tokens, len(self))
+        retained = ffi.new("uint32_t*")
+        status = lib.pkv_seq_retain(self._live(), self._handle, begin, end, terms, retained)
+        check(status, what)
+        blocks: int = retained[0]
+        return blocks
 
     def truncate(self, length: int) -> None:
         """Keep the first `length` tokens and free the blocks behind; uncommitted tokens go too.
@@ -375,3 +428,21 @@ class Sequence:
         info = ffi.new("pkv_seq_info*")
         check(lib.pkv_seq_get_info(self._live(), self._handle, info), "Sequence")
         return info
+
+
+def _microseconds(name: str, seconds: float | None) -> int:
+    """What C takes for a time: at least one microsecond, or 0 for none."""
+    if seconds is None:
+        return 0
+    return min(max(1, math.ceil(positive(name, seconds) * 1e6)), (1 << 64) - 1)
+
+
+def _span(tokens: slice, length: int) -> tuple[int, int]:
+    """[begin, end) of a slice of `length` tokens."""
+    if not isinstance(tokens, slice):
+        kind = type(tokens).__name__
+        raise InvalidArgument(f"tokens: expected a slice, got {kind}")
+    begin, end, step = tokens.indices(length)
+    if step != 1:
+        raise InvalidArgument(f"tokens: expected a slice without a step, got {tokens}")
+    return begin, max(begin, end)

@@ -96,6 +96,8 @@ class Stats(_Fragmentation):
     extents_emptied         extents that it made free by that
     reservations            steps and appends that took blocks
     reserve_p50_ns, _p99_ns, _max_ns    how long those took; quantiles to about an eighth
+    retained                blocks that have a priority or a time to live
+    expirations             cached blocks that were dropped since their time to live was over
     """
 
     blocks_total: int
@@ -150,6 +152,8 @@ class Stats(_Fragmentation):
     reserve_max_ns: int
     cow_bytes: int
     cow_peak: int
+    retained: int
+    expirations: int
 
 
 @dataclass(frozen=True)

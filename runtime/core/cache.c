@@ -66,6 +66,7 @@ static int open_memory(pkv_cache* cache, struct pkvi_hash_key key) {
     PKVI_TRY(pkvi_tier_open(&cache->tier, cache->device, mem, &cache->faults, &cache->layout,
                             cache->config.host_blocks));
     PKVI_TRY(pkvi_prefix_open(&cache->prefix, &cache->pool, mem, key, &cache->config));
+    cache->prefix.shared.retention.clock = &cache->clock;
     return pkvi_leaves_open(&cache->leaves, &cache->prefix, mem, cache->config.table_leaves_max);
 }
 
@@ -237,4 +238,5 @@ void pkvi_cache_stats(pkv_cache* cache, pkv_stats* stats) {
     if (cache->prefix.shared.offer != NULL)
         stats->eviction_fallbacks = cache->prefix.shared.offer->fallbacks;
     stats->transfers = cache->transfers.open_count;
+    stats->retained = cache->prefix.shared.retention.used;
 }

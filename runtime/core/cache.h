@@ -15,6 +15,7 @@
 #include "core/pending.h"
 #include "core/pin.h"
 #include "core/plan.h"
+#include "core/retention.h"
 #include "core/seq.h"
 #include "core/swap.h"
 #include "core/table.h"

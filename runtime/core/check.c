@@ -193,6 +193,7 @@ static const char* check_domain(const pkv_cache* cache, uint32_t account, uint32
     uint32_t idle = 0;
     for (uint32_t i = 0; i < PKVI_DOMAIN_LISTS; i++)
         CHECK(check_list(cache, account, &domain->lists[i], &idle));
+    CHECK(pkvi_check_levels(cache, account, &idle));
     EXPECT(idle == domain->idle_count, "X2");
     *listed += idle;
     return NULL;
@@ -223,6 +224,7 @@ static const char* check_prefix(pkv_cache* cache) {
     EXPECT(indexed == nodes, "X3");
     CHECK(pkvi_check_published(cache));
     CHECK(pkvi_check_siblings(cache));
+    CHECK(pkvi_check_retention(cache));
     return check_idle(cache);
 }
 
@@ -440,5 +442,6 @@ int pkvi_check(pkv_cache* cache, pkv_report* report) {
     report->sequences_digest = digest_seqs(cache);
     report->cache_digest = digest_prefix(cache, digest_free_lists(cache, report->sequences_digest));
     report->cache_digest = fold(report->cache_digest, pkvi_digest_pending(cache));
+    report->cache_digest = fold(report->cache_digest, pkvi_digest_retention(cache));
     return PKV_OK;
 }

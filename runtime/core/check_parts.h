@@ -25,6 +25,12 @@ const char* pkvi_check_extras(const pkv_cache* cache);   /* check_extra.c */
 const char* pkvi_check_published(const pkv_cache* cache);
 bool pkvi_check_extras_are_equal(const pkv_cache* cache, uint32_t a, uint32_t b);
 uint64_t pkvi_digest_pending(const pkv_cache* cache);
+
+/* check_retain.c: the table of what is retained; the lists of levels of a domain, whose blocks are
+ * added to *idle; and a digest of both. */
+const char* pkvi_check_retention(const pkv_cache* cache);
+const char* pkvi_check_levels(const pkv_cache* cache, uint32_t account, uint32_t* idle);
+uint64_t pkvi_digest_retention(const pkv_cache* cache);
 /* check_pool.c: the pool, the arena, and the extents of other caches in it; the name of the first
  * invariant that does not hold, or NULL. pre: block_refs are counted. */
 const char* pkvi_check_pool(const pkv_cache* cache);

@@ -133,6 +133,7 @@ static int check_limits(pkv_config* config, const char** why) {
     REQUIRE(config->host_blocks <= BLOCKS_MAX, PKV_ETOOBIG, "host_blocks: at most 2^24");
     REQUIRE(config->transfers_max <= TRANSFERS_MAX, PKV_ETOOBIG, "transfers_max: at most 64");
     REQUIRE(config->tenants_max <= TENANTS_MAX, PKV_ETOOBIG, "tenants_max: at most 65535");
+    REQUIRE(config->retained_max <= BLOCKS_MAX, PKV_ETOOBIG, "retained_max: at most 2^24");
     REQUIRE(config->swap_layers <= config->groups[0].layers, PKV_EINVAL,
             "swap_layers: at most the layers of the group");
     set_default(&config->key_sets_max, config->sequences_max < KEY_SETS_DEFAULT

@@ -100,9 +100,20 @@ uint32_t pkvi_pins_release(pkv_cache* cache, uint64_t owner) {
 
 /* ---- What runs out --------------------------------------------------------------------------- */
 
+/* The next moment at which something runs out, or UINT64_MAX. */
+static uint64_t next_moment(const pkv_cache* cache) {
+    uint32_t block;
+    const uint64_t due = pkvi_retain_due_us(&cache->prefix.shared.retention, &block);
+    const uint64_t deadline = cache->pins.count > 0 ? cache->pins.next_deadline_us : UINT64_MAX;
+    return due < deadline ? due : deadline;
+}
+
 void pkvi_settle(pkv_cache* cache) {
-    if (cache->pins.count == 0 || cache->pins.next_deadline_us == UINT64_MAX) return;
+    const uint64_t moment = next_moment(cache);
+    if (moment == UINT64_MAX) return;
     const uint64_t now = pkvi_clock_now_us(&cache->clock);
-    if (cache->pins.next_deadline_us <= now)
+    if (moment > now) return;
+    if (cache->pins.count > 0 && cache->pins.next_deadline_us <= now)
         cache->stats.pins_expired += end_pins(cache, NULL, now);
+    pkvi_retention_settle(cache, now);
 }

@@ -29,7 +29,8 @@ int pkvi_pin_release(pkv_cache* cache, pkv_pin pin);
 /* End all pins of `owner`, and say how many there were. */
 uint32_t pkvi_pins_release(pkv_cache* cache, uint64_t owner);
 
-/* End the pins whose time is over. Cheap when there are none. */
+/* End the pins whose time is over, and let terms of cached blocks run out (retention.h). Cheap when
+ * there are none. */
 void pkvi_settle(pkv_cache* cache);
 
 #endif

@@ -62,8 +62,12 @@ int pkvi_prefix_open(struct pkvi_prefix* prefix, struct pkvi_pool* pool, struct 
     PKVI_TRY(pkvi_shared_open(&prefix->shared, mem, blocks, policy, &config->eviction_hook));
     const uint32_t domains = pool->quotas->account_max + 1;
     PKVI_TRY(pkvi_mem_take(mem, domains, sizeof *prefix->domains, (void**)&prefix->domains));
-    for (uint32_t i = 0; i < domains; i++)
+    struct pkvi_retention* retention = &prefix->shared.retention;
+    PKVI_TRY(pkvi_retention_open(retention, mem, blocks, config->retained_max, domains));
+    for (uint32_t i = 0; i < domains; i++) {
+        if (retention->levels != NULL) prefix->domains[i].levels = &retention->levels[i];
         pkvi_domain_init(&prefix->domains[i], policy, &prefix->shared, blocks);
+    }
     PKVI_TRY(pkvi_mem_take(mem, buckets, sizeof(uint32_t), (void**)&prefix->buckets));
     PKVI_TRY(pkvi_mem_take(mem, buckets, sizeof(uint32_t), (void**)&prefix->siblings));
     for (uint32_t i = 0; i < buckets; i++) {
@@ -77,6 +81,7 @@ void pkvi_prefix_close(struct pkvi_prefix* prefix, struct pkvi_mem* mem) {
     pkvi_extras_close(&prefix->extras, mem);
     pkvi_mem_give(mem, prefix->siblings);
     pkvi_mem_give(mem, prefix->buckets);
+    pkvi_retention_close(&prefix->shared.retention, mem);
     pkvi_mem_give(mem, prefix->domains);
     pkvi_shared_close(&prefix->shared, mem);
     pkvi_mem_give(mem, prefix->published);
@@ -261,12 +266,31 @@ void pkvi_prefix_ref(struct pkvi_prefix* prefix, uint32_t block) {
     pkvi_pool_ref(prefix->pool, block);
 }
 
+/* What was asked for a block ends with it. */
+static void forget_terms(struct pkvi_prefix* prefix, uint32_t block) {
+    struct pkvi_retention* retention = &prefix->shared.retention;
+    if (pkvi_is_retained(retention, block)) pkvi_retain_forget(retention, block);
+}
+
 void pkvi_prefix_unref(struct pkvi_prefix* prefix, uint32_t block) {
-    pkvi_pool_unref(prefix->pool, block);
+    const uint32_t left = pkvi_pool_unref(prefix->pool, block);
+    if (left == 0) forget_terms(prefix, block);
     if (!pkvi_prefix_is_idle(prefix, block)) return;
     pkvi_domain_rest(domain_of(prefix, block), block);
     pkvi_quotas_rest(prefix->pool->quotas, prefix->pool->account[block]);
     pkvi_pool_note_idle(prefix->pool, block, true);
+}
+
+void pkvi_prefix_merge(struct pkvi_prefix* prefix, uint32_t own, uint32_t node) {
+    struct pkvi_retention* retention = &prefix->shared.retention;
+    const struct pkvi_pool* pool = prefix->pool;
+    const bool is_last = pool->refs[own] == 1; /* its row is free for the other then */
+    if (is_last && pool->owner[own] == pool->owner[node] && pkvi_is_retained(retention, own)) {
+        const struct pkvi_terms terms = retention->rows[retention->row_of[own]].terms;
+        pkvi_retain_forget(retention, own);
+        pkvi_retain(retention, node, &terms);
+    }
+    pkvi_prefix_unref(prefix, own);
 }
 
 /* An idle block that its policy has let go of. */
@@ -274,15 +298,20 @@ static void drop(struct pkvi_prefix* prefix, uint32_t block) {
     pkvi_pool_note_idle(prefix->pool, block, false);
     pkvi_quotas_wake(prefix->pool->quotas, prefix->pool->account[block]);
     remove_node(prefix, block);
+    forget_terms(prefix, block);
     pkvi_pool_unref(prefix->pool, block);
 }
 
 void pkvi_prefix_drop(struct pkvi_prefix* prefix, uint32_t block) {
     struct pkvi_domain* domain = domain_of(prefix, block);
     assert(pkvi_prefix_is_idle(prefix, block));
-    pkvi_domain_hold(domain, block);
-    pkvi_domain_forget(domain, block);
+    pkvi_domain_leave(domain, block);
     drop(prefix, block);
+}
+
+void pkvi_prefix_lapse(struct pkvi_prefix* prefix, uint32_t block) {
+    assert(pkvi_prefix_is_idle(prefix, block));
+    pkvi_domain_lapse(domain_of(prefix, block), block);
 }
 
 void pkvi_prefix_evict(struct pkvi_prefix* prefix, uint32_t account, uint32_t count,
@@ -303,7 +332,7 @@ void pkvi_prefix_renew(struct pkvi_prefix* prefix, uint32_t account) {
 
 void pkvi_prefix_move(struct pkvi_prefix* prefix, uint32_t block, uint32_t account) {
     const bool idle = pkvi_prefix_is_idle(prefix, block);
-    if (idle) pkvi_domain_hold(domain_of(prefix, block), block);
+    if (idle) pkvi_domain_leave(domain_of(prefix, block), block);
     if (prefix->indexed[block]) pkvi_domain_forget(domain_of(prefix, block), block);
     pkvi_quotas_count(prefix->pool->quotas, prefix->pool->account[block], idle - 1, -idle);
     pkvi_quotas_count(prefix->pool->quotas, account, 1 - idle, idle);
@@ -354,13 +383,18 @@ static void move_node(struct pkvi_prefix* prefix, uint32_t from, uint32_t to) {
     prefix->generation[from]++;
 }
 
+/* A block that is no node yet can be retained already. */
+static void move_block(struct pkvi_prefix* prefix, uint32_t from, uint32_t to) {
+    pkvi_retain_move(&prefix->shared.retention, from, to);
+    if (prefix->indexed[from]) move_node(prefix, from, to);
+}
+
 void pkvi_prefix_follow(struct pkvi_prefix* prefix, const uint32_t* forward, uint32_t* nodes) {
     const uint32_t blocks = prefix->pool->block_count;
     const uint32_t count = pkvi_sibling_loosen(prefix, nodes);
     loosen_nodes(prefix, forward);
     for (uint32_t block = 0; block < blocks; block++)
-        if (prefix->indexed[block] && forward[block] != PKVI_NONE)
-            move_node(prefix, block, forward[block]);
+        if (forward[block] != PKVI_NONE) move_block(prefix, block, forward[block]);
     for (uint32_t node = 0; node < blocks; node++)
         if (prefix->indexed[node] && prefix->bucket[node] == PKVI_NONE)
             file_node(prefix, node, pkvi_prefix_bucket(prefix, node));

@@ -109,6 +109,10 @@ void pkvi_prefix_forget(struct pkvi_prefix* prefix, uint32_t block);
 void pkvi_prefix_ref(struct pkvi_prefix* prefix, uint32_t block);
 void pkvi_prefix_unref(struct pkvi_prefix* prefix, uint32_t block);
 
+/* A table drops its reference to `own` for one to `node`, which has the same tokens: what was asked
+ * for `own` is asked for `node`, unless that is another tenant's. */
+void pkvi_prefix_merge(struct pkvi_prefix* prefix, uint32_t own, uint32_t node);
+
 /* A request found node `block` in the index, or computed it once more; pkvi_prefix_ref follows. */
 void pkvi_prefix_use(struct pkvi_prefix* prefix, uint32_t block);
 
@@ -175,5 +179,8 @@ void pkvi_prefix_move(struct pkvi_prefix* prefix, uint32_t block, uint32_t accou
 
 /* Drop `block`, which is idle, whatever its turn. */
 void pkvi_prefix_drop(struct pkvi_prefix* prefix, uint32_t block);
+
+/* The priority of `block`, which is idle, has lapsed (policy/retain.h). */
+void pkvi_prefix_lapse(struct pkvi_prefix* prefix, uint32_t block);
 
 #endif

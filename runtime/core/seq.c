@@ -233,6 +233,7 @@ static int check_match(const pkv_cache* cache, const struct pkvi_seq* seq, uint3
 int pkvi_seq_lookup(pkv_cache* cache, const struct pkvi_seq* seq, const uint32_t* tokens,
                     uint32_t count, pkv_match* match) {
     PKVI_TRY(check_match(cache, seq, count));
+    pkvi_settle(cache); /* what is over is found no more */
     const uint32_t block_tokens = cache->pool.block_tokens;
     uint32_t tail;
     const uint32_t pages = find_prefix(cache, seq, tokens, count, cache->scratch.blocks, &tail);
@@ -341,7 +342,7 @@ static void share_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page, ui
     pkvi_prefix_use(&cache->prefix, block);
     pkvi_prefix_ref(&cache->prefix, block);
     pkvi_table_set(&cache->leaves, &seq->table, page, block);
-    pkvi_prefix_unref(&cache->prefix, own);
+    pkvi_prefix_merge(&cache->prefix, own, block);
     seq->version++;
     cache->stats.prefix_duplicates++;
 }

@@ -47,10 +47,24 @@ static void move_idle(pkv_cache* cache, const struct pkvi_list* list, uint64_t t
     }
 }
 
+/* Those that are hidden from the policy, likewise. */
+static void move_hidden(pkv_cache* cache, const struct pkvi_level* level, uint64_t tenant,
+                        uint32_t account) {
+    const struct pkvi_retained* rows = cache->prefix.shared.retention.rows;
+    uint32_t next;
+    for (uint32_t row = level->head; row != PKVI_NONE; row = next) {
+        next = rows[row].next;
+        if (is_owned(cache, rows[row].block, tenant))
+            pkvi_prefix_move(&cache->prefix, rows[row].block, account);
+    }
+}
+
 static void move_blocks(pkv_cache* cache, uint64_t tenant, uint32_t account) {
     const struct pkvi_domain* from = &cache->prefix.domains[PKVI_ACCOUNT_SHARED];
     for (uint32_t i = 0; i < PKVI_DOMAIN_LISTS; i++)
         move_idle(cache, &from->lists[i], tenant, account);
+    for (uint32_t i = 0; from->levels != NULL && i < PKVI_LEVELS; i++)
+        move_hidden(cache, &from->levels->level[i], tenant, account);
     for (uint32_t b = 0; b < cache->pool.block_count; b++)
         if (is_owned(cache, b, tenant) && cache->pool.account[b] != account)
             pkvi_prefix_move(&cache->prefix, b, account);

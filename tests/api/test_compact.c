@@ -169,6 +169,33 @@ TEST(the_order_of_eviction_stays) {
     yard_close(&y);
 }
 
+/* Policies keep cached blocks on lists of their own, which moves must not break. */
+TEST(the_lists_of_every_policy_follow) {
+    static const char* const policies[] = {"reuse", "lru",    "fifo", "lfu",
+                                           "slru",  "s3fifo", "arc",  "greedydual"};
+    for (uint32_t p = 0; p < sizeof policies / sizeof *policies; p++) {
+        pkv_arena* arena = arena_open(8);
+        pkv_config config = member_config(arena, 1);
+        config.eviction = policies[p];
+        pkv_cache* cache = fixture_create(&config);
+        uint32_t moves = 0;
+        for (uint32_t i = 0; i < 200; i++) { /* of one block to six, some used again */
+            uint32_t moved;
+            leave_cached(cache, 1 + i % 6, 1 + 50 * (i * i % 31));
+            if (i % 10 != 9) continue;
+            const pkv_seq hole = fixture_seq(cache, 0);
+            ASSERT_OK(reserve(cache, hole, fixture_stats(cache).blocks_free + 9));
+            ASSERT_OK(pkv_seq_free(cache, hole));
+            ASSERT_OK(pkv_cache_compact(cache, 100, &moved));
+            moves += moved;
+            fixture_check(cache);
+        }
+        ASSERT_GT(moves, 20);
+        pkv_cache_destroy(cache);
+        ASSERT_OK(pkv_arena_destroy(arena));
+    }
+}
+
 /* ---- Who stays ------------------------------------------------------------------------------- */
 
 TEST(blocks_of_open_plans_stay) {

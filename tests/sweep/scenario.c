@@ -41,6 +41,7 @@ pkv_config scenario_config(const scenario_kind* kind) {
     config.transfers_max = 1;
     config.tenants_max = 2;
     config.cow = kind->cow;
+    config.retained_max = 8;
     config.sequences_max = SCENARIO_SEQS;
     config.sequence_tokens_max = 48 * quarter;
     config.plan_tokens_max = 48 * quarter;
@@ -163,6 +164,16 @@ static int attend_a(scenario* s) {
 
 static int commit_plan(scenario* s) {
     return pkv_plan_commit(s->cache, s->plan);
+}
+
+/* Also its last block, which is not full. */
+static int retain_a(scenario* s) {
+    const pkv_retention retention = {.priority = 80, .duration_us = 1000, .ttl_us = UINT64_MAX};
+    uint32_t retained = 0;
+    const int status =
+        pkv_seq_retain(s->cache, s->seqs[A], 0, 10 * s->quarter, &retention, &retained);
+    if (status == PKV_OK) expect(s, retained == 3);
+    return status;
 }
 
 /* ---- B is a fork of A; both go on ------------------------------------------------------------ */
@@ -421,6 +432,7 @@ static int look_at_cache(scenario* s) {
     if (status == PKV_OK) status = pkv_trace_read(s->cache, events, 4, &count);
     if (status != PKV_OK) return status;
     expect(s, stats.blocks_active == 0 && stats.sequences == 0 && stats.plans == 0);
+    expect(s, stats.retained == 0);
     expect(s, count == 4);
     expect(s, pkv_cache_isa(s->cache) != NULL);
     return PKV_OK;
@@ -462,6 +474,7 @@ const scenario_step scenario_steps[] = {
     {"write a", write_a},
     {"attend a", attend_a},
     {"commit a", commit_plan},
+    {"retain a", retain_a},
     {"fork b", fork_b},
     {"begin a, b", begin_ab},
     {"write a, b", write_ab},

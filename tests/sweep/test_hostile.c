@@ -59,6 +59,7 @@ static pkv_cache* open_cache(uint64_t cache_seed) {
     config.plan_tokens_max = 8;
     config.trace_events_max = 4;
     config.host_blocks = 4;
+    config.retained_max = 1;
     config.seed = cache_seed;
     ASSERT_OK(pkv_cache_create(&config, &cache));
     return cache;
@@ -281,6 +282,30 @@ static int bad_publish(struct world* w) {
         return pkv_seq_publish(w->cache, w->seqs[COMMITTED], huge(w), &published);
     default:
         return pkv_seq_publish(w->cache, w->seqs[PLANNED], 0, &published);
+    }
+}
+
+static int bad_retain(struct world* w) {
+    const pkv_retention high = {.priority = 90, .ttl_us = huge(w)};
+    const pkv_retention too_high = {.priority = 101 + below(w, 1000)};
+    const pkv_seq seq = w->seqs[COMMITTED];
+    switch (below(w, 8)) {
+    case 0:
+        return pkv_seq_retain(NULL, seq, 0, 1, &high, NULL);
+    case 1:
+        return pkv_seq_retain(w->cache, bad_seq(w), 0, 1, &high, NULL);
+    case 2:
+        return pkv_seq_retain(w->cache, seq, 0, 1, &too_high, NULL);
+    case 3:
+        return pkv_seq_retain(w->cache, seq, 0, huge(w), &high, NULL);
+    case 4:
+        return pkv_seq_retain(w->cache, seq, 2, 1, NULL, NULL);
+    case 5:
+        return pkv_seq_retain(w->cache, w->seqs[GONE], 0, 1, &high, NULL);
+    case 6:
+        return pkv_seq_retain(w->cache, w->seqs[PLANNED], 0, 1, &high, NULL);
+    default: /* two blocks, and room for one */
+        return pkv_seq_retain(w->cache, seq, 0, 5, &high, NULL);
     }
 }
 
@@ -718,7 +743,7 @@ static int (*const bad_calls[])(struct world* w) = {
     bad_read,      bad_begin,      bad_write,         bad_attend,    bad_end,
     bad_plan_info, bad_cache_call, bad_specification, bad_swap,      bad_transfer_call,
     away_call,     bad_trees,      bad_accept,        bad_lookup,    bad_announce,
-    bad_set_keys,  bad_publish,
+    bad_set_keys,  bad_publish,    bad_retain,
 };
 
 /* ---- The test -------------------------------------------------------------------------------- */

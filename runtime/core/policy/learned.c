@@ -135,12 +135,20 @@ static void enter(struct pkvi_domain* domain, uint32_t block, const struct pkvi_
                     shared->clock - was_ghost->rested, true);
 }
 
-static void hold(struct pkvi_domain* domain, uint32_t block) {
+static void end_spell(struct pkvi_domain* domain, uint32_t block, bool is_reuse) {
     const struct pkvi_candidate* candidate = pkvi_candidate(domain, block);
     const struct pkvi_shared* shared = domain->shared;
     pkvi_domain_unlink(domain, cohort_of(domain, block), block);
     pkvi_reuse_note(shared->reuse, candidate->kind, candidate->list,
-                    shared->clock - candidate->rested, true);
+                    shared->clock - candidate->rested, is_reuse);
+}
+
+static void hold(struct pkvi_domain* domain, uint32_t block) {
+    end_spell(domain, block, true);
+}
+
+static void leave(struct pkvi_domain* domain, uint32_t block) {
+    end_spell(domain, block, false);
 }
 
 static uint32_t kind_of(const struct pkvi_domain* domain, const struct pkvi_candidate* candidate) {
@@ -224,4 +232,6 @@ const struct pkvi_policy pkvi_policy_reuse = {.name = "reuse",
                                               .enter = enter,
                                               .hold = hold,
                                               .rest = rest,
+                                              .leave = leave,
+                                              .list_of = cohort_of,
                                               .evict = evict};

@@ -62,7 +62,8 @@ void pkvi_shared_close(struct pkvi_shared* shared, struct pkvi_mem* mem) {
 
 void pkvi_domain_init(struct pkvi_domain* domain, const struct pkvi_policy* policy,
                       struct pkvi_shared* shared, uint32_t capacity) {
-    *domain = (struct pkvi_domain){.policy = policy, .shared = shared, .capacity = capacity};
+    *domain = (struct pkvi_domain){
+        .policy = policy, .shared = shared, .levels = domain->levels, .capacity = capacity};
     domain->run.page = PKVI_NONE;
     for (uint32_t i = 0; i < PKVI_DOMAIN_LISTS; i++)
         domain->lists[i] = (struct pkvi_list){.head = PKVI_NONE, .tail = PKVI_NONE};
@@ -112,10 +113,29 @@ void pkvi_domain_use(struct pkvi_domain* domain, uint32_t block) {
     candidate->uses = (uint8_t)at_most(candidate->uses + 1U, PKVI_USES_MAX);
 }
 
-void pkvi_domain_hold(struct pkvi_domain* domain, uint32_t block) {
+/* A block stops being idle; says whether it was hidden from the policy. `is_used`: it is in use. */
+static bool end_idle(struct pkvi_domain* domain, uint32_t block, bool is_used) {
+    struct pkvi_retention* retention = &domain->shared->retention;
     pkvi_candidate(domain, block)->is_idle = 0;
     domain->idle_count--;
-    domain->policy->hold(domain, block);
+    return pkvi_is_retained(retention, block) &&
+           pkvi_retain_leave(retention, domain->levels, block, is_used);
+}
+
+void pkvi_domain_hold(struct pkvi_domain* domain, uint32_t block) {
+    if (!end_idle(domain, block, true)) domain->policy->hold(domain, block);
+}
+
+static void leave_policy(struct pkvi_domain* domain, uint32_t block) {
+    if (domain->policy->leave != NULL)
+        domain->policy->leave(domain, block);
+    else
+        pkvi_domain_remove(domain, block);
+    pkvi_candidate(domain, block)->list = PKVI_UNLISTED;
+}
+
+void pkvi_domain_leave(struct pkvi_domain* domain, uint32_t block) {
+    if (!end_idle(domain, block, false)) leave_policy(domain, block);
 }
 
 static void lengthen_run(struct pkvi_domain* domain, const struct pkvi_candidate* candidate) {
@@ -129,11 +149,21 @@ static void lengthen_run(struct pkvi_domain* domain, const struct pkvi_candidate
 
 void pkvi_domain_rest(struct pkvi_domain* domain, uint32_t block) {
     struct pkvi_candidate* candidate = pkvi_candidate(domain, block);
+    struct pkvi_retention* retention = &domain->shared->retention;
     candidate->is_idle = 1;
     domain->idle_count++;
     lengthen_run(domain, candidate);
-    domain->policy->rest(domain, block);
+    if (pkvi_is_retained(retention, block) && pkvi_retain_rest(retention, domain->levels, block))
+        pkvi_domain_forget(domain, block);
+    else
+        domain->policy->rest(domain, block);
     candidate->rested = domain->shared->clock;
+}
+
+void pkvi_domain_lapse(struct pkvi_domain* domain, uint32_t block) {
+    end_idle(domain, block, false);
+    pkvi_retain_lapse(&domain->shared->retention, block);
+    pkvi_domain_rest(domain, block);
 }
 
 /* The place of a ghost that is forgotten says how long it was not reused. A block whose parent went
@@ -152,17 +182,46 @@ static void remember(struct pkvi_domain* domain, const struct pkvi_candidate* ca
         pkvi_reuse_note(shared->reuse, old.kind, old.list, shared->clock - old.rested, false);
 }
 
-void pkvi_domain_evict(struct pkvi_domain* domain, uint32_t count, uint32_t* blocks) {
-    assert(count <= domain->idle_count);
+static void end_victim(struct pkvi_domain* domain, uint32_t block) {
+    assert(pkvi_candidate(domain, block)->is_idle);
+    pkvi_candidate(domain, block)->is_idle = 0;
+    domain->idle_count--;
+}
+
+static void evict_chosen(struct pkvi_domain* domain, uint32_t count, uint32_t* blocks) {
     if (domain->policy->prepare != NULL && count > 0) domain->policy->prepare(domain, count);
     for (uint32_t i = 0; i < count; i++) {
         blocks[i] = domain->policy->evict(domain);
-        struct pkvi_candidate* candidate = pkvi_candidate(domain, blocks[i]);
-        assert(candidate->is_idle);
-        candidate->is_idle = 0;
-        domain->idle_count--;
-        if (domain->shared->ghosts != NULL) remember(domain, candidate);
+        end_victim(domain, blocks[i]);
+        if (domain->shared->ghosts != NULL) remember(domain, pkvi_candidate(domain, blocks[i]));
+        if (pkvi_is_retained(&domain->shared->retention, blocks[i]))
+            pkvi_retain_leave(&domain->shared->retention, domain->levels, blocks[i], false);
     }
+}
+
+/* The policy has never seen these where they stand, and learns nothing from them. */
+static void evict_hidden(struct pkvi_domain* domain, uint32_t count, uint32_t* blocks) {
+    for (uint32_t i = 0; i < count; i++) {
+        blocks[i] = pkvi_retain_first(&domain->shared->retention, domain->levels);
+        end_idle(domain, blocks[i], false);
+    }
+}
+
+static void evict_by_level(struct pkvi_domain* domain, uint32_t count, uint32_t* blocks) {
+    const uint32_t lower = at_most(domain->levels->lower_count, count);
+    const uint32_t seen = domain->idle_count - domain->levels->count;
+    const uint32_t chosen = at_most(seen, count - lower);
+    evict_hidden(domain, lower, blocks);
+    evict_chosen(domain, chosen, blocks + lower);
+    evict_hidden(domain, count - lower - chosen, blocks + lower + chosen);
+}
+
+void pkvi_domain_evict(struct pkvi_domain* domain, uint32_t count, uint32_t* blocks) {
+    assert(count <= domain->idle_count);
+    if (domain->levels != NULL && domain->levels->count > 0)
+        evict_by_level(domain, count, blocks);
+    else
+        evict_chosen(domain, count, blocks);
 }
 
 /* ---- Lists ----------------------------------------------------------------------------------- */
@@ -210,9 +269,11 @@ void pkvi_domain_move(struct pkvi_domain* domain, uint32_t from, uint32_t to) {
     struct pkvi_candidate* moved = &candidates[to];
     *moved = candidates[from];
     candidates[from] = (struct pkvi_candidate){.list = PKVI_UNLISTED};
-    const bool keeps_place = domain->policy->keeps_place && moved->list != PKVI_UNLISTED;
-    if (!moved->is_idle && !keeps_place) return;
-    struct pkvi_list* list = &domain->lists[moved->list];
+    if (moved->list == PKVI_UNLISTED) return; /* hidden, or in use */
+    if (!moved->is_idle && !domain->policy->keeps_place) return;
+    const bool has_own = domain->policy->list_of != NULL;
+    struct pkvi_list* list =
+        &domain->lists[has_own ? domain->policy->list_of(domain, to) : moved->list];
     *(moved->previous == PKVI_NONE ? &list->head : &candidates[moved->previous].next) = to;
     *(moved->next == PKVI_NONE ? &list->tail : &candidates[moved->next].previous) = to;
 }

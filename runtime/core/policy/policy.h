@@ -15,10 +15,12 @@
  *               several; each block belongs to one, from entering the index until it leaves
  *
  * Blocks stand on the lists of their domain, each on one at most, and the policy says on which and
- * where. Every idle block stands on one; a block in use may keep its place (fifo, s3fifo).
+ * where. Every idle block stands on one; a block in use may keep its place (fifo, s3fifo). Blocks that
+ * are retained with another priority than the default are hidden from the policy while they are idle,
+ * and stand on lists of their own (retain.h).
  *
- * Holds   X2  the lists of a domain hold each of its idle blocks once, and blocks in use only where
- *             the policy keeps their places
+ * Holds   X2  the lists of a domain, those of retain.h among them, hold each of its idle blocks once,
+ *             and blocks in use only where the policy keeps their places
  * Cost    an event is O(1); the choice of a victim looks at the heads of at most
  *         PKVI_DOMAIN_LISTS lists, and passes over a block in use once for each time it is held.
  * Tail    A request lets go of its last page first. A policy that treats blocks that are otherwise
@@ -29,6 +31,7 @@
 
 #include "base/limits.h"
 #include "core/policy/ghost.h"
+#include "core/policy/retain.h"
 #include "core/policy/reuse.h"
 #include <stdbool.h>
 
@@ -65,6 +68,7 @@ struct pkvi_shared {
     struct pkvi_ghosts* ghosts;        /* or NULL, where the policy asks for none */
     struct pkvi_reuse* reuse;          /* likewise */
     struct pkvi_offer* offer;          /* likewise */
+    struct pkvi_retention retention;   /* of blocks that are retained */
     uint32_t block_count;
     uint32_t clock; /* blocks that requests have asked for */
 };
@@ -97,8 +101,9 @@ struct pkvi_cohort {
 struct pkvi_domain {
     const struct pkvi_policy* policy;
     struct pkvi_shared* shared;
-    uint32_t capacity; /* blocks that it may have */
-    uint32_t idle_count;
+    struct pkvi_levels* levels; /* idle blocks that the policy does not see; NULL: there are none */
+    uint32_t capacity;          /* blocks that it may have */
+    uint32_t idle_count;        /* those among them */
     struct pkvi_run run;
     struct pkvi_list lists[PKVI_DOMAIN_LISTS];
     uint32_t version;       /* reuse: of the estimates behind the scores */
@@ -122,9 +127,13 @@ struct pkvi_policy {
     /* It is in use, or idle, from now on. */
     void (*hold)(struct pkvi_domain* domain, uint32_t block);
     void (*rest)(struct pkvi_domain* domain, uint32_t block);
+    /* It is idle, and leaves its list whatever its turn; pkvi_domain_remove where this is NULL. */
+    void (*leave)(struct pkvi_domain* domain, uint32_t block);
+    /* The list on which it stands; what its row says where this is NULL. */
+    uint32_t (*list_of)(const struct pkvi_domain* domain, uint32_t block);
     /* `count` victims will be asked for next. May be NULL. */
     void (*prepare)(struct pkvi_domain* domain, uint32_t count);
-    /* Choose an idle block and take it off its list; it leaves the index. pre: idle_count > 0. */
+    /* Choose an idle block and take it off its list; it leaves the index. pre: there is one. */
     uint32_t (*evict)(struct pkvi_domain* domain);
 };
 
@@ -154,6 +163,12 @@ void pkvi_domain_forget(struct pkvi_domain* domain, uint32_t block);
 void pkvi_domain_use(struct pkvi_domain* domain, uint32_t block);
 void pkvi_domain_hold(struct pkvi_domain* domain, uint32_t block);
 void pkvi_domain_rest(struct pkvi_domain* domain, uint32_t block);
+
+/* An idle block leaves the domain, whatever its turn: it is dropped, or goes to another one. */
+void pkvi_domain_leave(struct pkvi_domain* domain, uint32_t block);
+
+/* The level of an idle block has lapsed: it is the policy's from now on. */
+void pkvi_domain_lapse(struct pkvi_domain* domain, uint32_t block);
 
 /* Take `count` victims. pre: count <= idle_count. */
 void pkvi_domain_evict(struct pkvi_domain* domain, uint32_t count, uint32_t* blocks);

@@ -108,6 +108,7 @@ struct Config {
     graph_sequences_max: u32,
     graph_sequence_tokens_max: u32,
     graph_query_heads: u32,
+    retained_max: u32,
 }
 
 #[repr(C)]
