@@ -89,7 +89,7 @@ static const char* check_reserved(pkv_cache* cache, const struct pkvi_seq* seq) 
         const uint32_t block = pkvi_table_get(&cache->leaves, &seq->table, page);
         EXPECT(!pkvi_table_is_shared(&cache->leaves, &seq->table, page), "S2");
         EXPECT(block != PKV_NO_BLOCK, "S2");
-        EXPECT(cache->pool.refs[block] == 1, "S2");
+        EXPECT(cache->pool.blocks[block].refs == 1, "S2");
     }
     return NULL;
 }
@@ -132,100 +132,6 @@ static const char* check_seqs(pkv_cache* cache) {
     EXPECT(pins == cache->pins.count, "N1");
     EXPECT(alive == cache->seqs.alive_count, "S1");
     return check_leaves(cache);
-}
-
-/* ---- Prefix index ---------------------------------------------------------------------------- */
-
-static bool keys_are_equal(const pkv_cache* cache, uint32_t a, uint32_t b) {
-    const struct pkvi_prefix* prefix = &cache->prefix;
-    if (prefix->parent[a] != prefix->parent[b]) return false;
-    if (prefix->parent_generation[a] != prefix->parent_generation[b]) return false;
-    if (prefix->published[a] != prefix->published[b]) return false;
-    if (!prefix->published[a] && cache->pool.owner[a] != cache->pool.owner[b]) return false;
-    if (prefix->fill[a] != prefix->fill[b]) return false;
-    if (!pkvi_check_extras_are_equal(cache, a, b)) return false;
-    const size_t bytes = prefix->fill[a] * sizeof(uint32_t);
-    return memcmp(pkvi_pool_tokens(&cache->pool, a), pkvi_pool_tokens(&cache->pool, b), bytes) == 0;
-}
-
-static const char* check_chain(pkv_cache* cache, uint32_t bucket, uint32_t* nodes) {
-    const struct pkvi_prefix* prefix = &cache->prefix;
-    for (uint32_t a = prefix->buckets[bucket]; a != PKVI_NONE; a = prefix->chain[a]) {
-        EXPECT(a < cache->pool.block_count, "X3");
-        EXPECT(prefix->indexed[a], "X3");
-        EXPECT(prefix->bucket[a] == bucket, "X3");
-        EXPECT(prefix->fill[a] > 0 && prefix->fill[a] <= cache->pool.block_tokens, "X3");
-        if (pkvi_extra_is_known(&prefix->extras, prefix->extra[a]))
-            EXPECT(pkvi_prefix_bucket(prefix, a) == bucket, "X3");
-        EXPECT(++*nodes <= prefix->node_count, "X3");
-        cache->checker.block_refs[a]++;
-    }
-    /* The chain has an end: now it is safe to walk it from every node. */
-    for (uint32_t a = prefix->buckets[bucket]; a != PKVI_NONE; a = prefix->chain[a])
-        for (uint32_t b = prefix->chain[a]; b != PKVI_NONE; b = prefix->chain[b])
-            EXPECT(!keys_are_equal(cache, a, b), "X3");
-    return NULL;
-}
-
-static const char* check_list(const pkv_cache* cache, uint32_t account,
-                              const struct pkvi_list* list, uint32_t* idle) {
-    const struct pkvi_prefix* prefix = &cache->prefix;
-    const struct pkvi_candidate* candidates = prefix->shared.candidates;
-    uint32_t listed = 0;
-    uint32_t previous = PKVI_NONE;
-    for (uint32_t b = list->head; b != PKVI_NONE; b = candidates[b].next) {
-        EXPECT(b < cache->pool.block_count, "X2");
-        EXPECT(++listed <= list->count, "X2");
-        EXPECT(prefix->indexed[b], "X2");
-        EXPECT(candidates[b].is_idle || prefix->domains[account].policy->keeps_place, "X2");
-        EXPECT(candidates[b].previous == previous, "X2");
-        EXPECT(cache->pool.account[b] == account, "X2");
-        *idle += candidates[b].is_idle;
-        previous = b;
-    }
-    EXPECT(list->tail == previous, "X2");
-    EXPECT(list->count == listed, "X2");
-    return NULL;
-}
-
-static const char* check_domain(const pkv_cache* cache, uint32_t account, uint32_t* listed) {
-    const struct pkvi_domain* domain = &cache->prefix.domains[account];
-    uint32_t idle = 0;
-    for (uint32_t i = 0; i < PKVI_DOMAIN_LISTS; i++)
-        CHECK(check_list(cache, account, &domain->lists[i], &idle));
-    CHECK(pkvi_check_levels(cache, account, &idle));
-    EXPECT(idle == domain->idle_count, "X2");
-    *listed += idle;
-    return NULL;
-}
-
-static const char* check_idle(const pkv_cache* cache) {
-    uint32_t listed = 0;
-    for (uint32_t account = 0; account <= cache->quotas.account_max; account++)
-        CHECK(check_domain(cache, account, &listed));
-    uint32_t idle = 0;
-    for (uint32_t b = 0; b < cache->pool.block_count; b++) {
-        const bool is_idle = pkvi_prefix_is_idle(&cache->prefix, b);
-        EXPECT(cache->prefix.shared.candidates[b].is_idle == is_idle, "X2");
-        idle += is_idle;
-    }
-    EXPECT(listed == idle, "X2");
-    return NULL;
-}
-
-static const char* check_prefix(pkv_cache* cache) {
-    uint32_t nodes = 0;
-    for (uint32_t bucket = 0; bucket <= cache->prefix.bucket_mask; bucket++)
-        CHECK(check_chain(cache, bucket, &nodes));
-    EXPECT(nodes == cache->prefix.node_count, "X3");
-    uint32_t indexed = 0;
-    for (uint32_t b = 0; b < cache->pool.block_count; b++)
-        indexed += cache->prefix.indexed[b];
-    EXPECT(indexed == nodes, "X3");
-    CHECK(pkvi_check_published(cache));
-    CHECK(pkvi_check_siblings(cache));
-    CHECK(pkvi_check_retention(cache));
-    return check_idle(cache);
 }
 
 /* ---- Plans ----------------------------------------------------------------------------------- */
@@ -382,14 +288,14 @@ static uint64_t digest_seqs(const pkv_cache* cache) {
 static uint64_t digest_free_lists(const pkv_cache* cache, uint64_t digest) {
     const struct pkvi_pool* pool = &cache->pool;
     for (uint32_t b = 0; b < pool->block_count; b++)
-        digest = fold(digest, (uint64_t)pool->refs[b] << 1 | cache->prefix.indexed[b]);
+        digest = fold(digest, (uint64_t)pool->blocks[b].refs << 1 | cache->prefix.nodes[b].indexed);
     digest = pkvi_extents_digest(&cache->arena->free, digest);
     digest = pkvi_extents_digest(&pool->open, digest);
     for (uint32_t extent = 0; extent < cache->arena->extent_max; extent++) {
         const struct pkvi_extent* e = &pool->extents[extent];
         if (cache->arena->holder[extent] != pool->number) continue;
         digest = fold(digest, (uint64_t)extent << 32 | e->fresh);
-        for (uint32_t b = e->free_head; b != PKVI_NONE; b = pool->next[b])
+        for (uint32_t b = e->free_head; b != PKVI_NONE; b = pool->blocks[b].next)
             digest = fold(digest, b);
     }
     for (uint32_t leaf = cache->leaves.free_head; leaf != PKVI_NONE;
@@ -416,10 +322,11 @@ static uint64_t digest_prefix(const pkv_cache* cache, uint64_t digest) {
     for (uint32_t account = 0; account <= cache->quotas.account_max; account++)
         digest = digest_domain(cache, &prefix->domains[account], digest);
     for (uint32_t b = 0; b < cache->pool.block_count; b++) {
-        if (!prefix->indexed[b]) continue;
-        digest = fold(digest, (uint64_t)prefix->parent[b] << 32 | prefix->parent_generation[b]);
-        digest = fold(digest, (uint64_t)prefix->sibling_next[b] << 32 | prefix->fill[b]);
-        digest = fold(digest, (uint64_t)prefix->extra[b] << 1 | prefix->published[b]);
+        const struct pkvi_node* node = &prefix->nodes[b];
+        if (!node->indexed) continue;
+        digest = fold(digest, (uint64_t)node->parent << 32 | node->parent_generation);
+        digest = fold(digest, (uint64_t)node->sibling_next << 32 | node->end);
+        digest = fold(digest, (uint64_t)node->extra << 1 | node->published);
     }
     return digest;
 }
@@ -427,7 +334,7 @@ static uint64_t digest_prefix(const pkv_cache* cache, uint64_t digest) {
 static const char* check_all(pkv_cache* cache) {
     clear(cache);
     CHECK(check_seqs(cache));
-    CHECK(check_prefix(cache));
+    CHECK(pkvi_check_prefix(cache));
     CHECK(pkvi_check_pool(cache));
     CHECK(check_tier(cache));
     CHECK(pkvi_check_pending(cache));

@@ -42,15 +42,16 @@ const char* pkvi_check_extras(const pkv_cache* cache) {
 const char* pkvi_check_published(const pkv_cache* cache) {
     uint32_t published = 0;
     for (uint32_t b = 0; b < cache->pool.block_count; b++) {
-        published += cache->prefix.published[b];
-        if (cache->prefix.published[b] && !pkvi_prefix_is_full(&cache->prefix, b)) return "X6";
+        published += cache->prefix.nodes[b].published;
+        if (cache->prefix.nodes[b].published && !pkvi_prefix_is_full(&cache->prefix, b))
+            return "X6";
     }
     return published == cache->prefix.published_count ? NULL : "X6";
 }
 
 bool pkvi_check_extras_are_equal(const pkv_cache* cache, uint32_t a, uint32_t b) {
     const struct pkvi_prefix* prefix = &cache->prefix;
-    const uint32_t fill = prefix->fill[a];
-    return pkvi_extra_common(&prefix->extras, prefix->extra[a], prefix->extra[b], prefix->begin[a],
-                             fill) == fill;
+    const uint32_t fill = pkvi_prefix_fill(prefix, a);
+    return pkvi_extra_common(&prefix->extras, prefix->nodes[a].extra, prefix->nodes[b].extra,
+                             pkvi_prefix_begin(prefix, a), fill) == fill;
 }

@@ -19,6 +19,7 @@
     } while (0)
 
 /* Parts of the recount that stand in files of their own: the invariant that is broken, or NULL. */
+const char* pkvi_check_prefix(pkv_cache* cache);         /* check_prefix.c */
 const char* pkvi_check_siblings(const pkv_cache* cache); /* check_sibling.c */
 const char* pkvi_check_pending(const pkv_cache* cache);  /* check_pending.c */
 const char* pkvi_check_extras(const pkv_cache* cache);   /* check_extra.c */

@@ -48,9 +48,9 @@ static const char* check_free_list(const struct pkvi_pool* pool, uint32_t extent
     const uint32_t first = extent * pool->space.blocks_per_extent;
     const uint32_t capacity = pkvi_pool_extent_capacity(pool, extent);
     uint32_t listed = 0;
-    for (uint32_t b = e->free_head; b != PKVI_NONE; b = pool->next[b]) {
+    for (uint32_t b = e->free_head; b != PKVI_NONE; b = pool->blocks[b].next) {
         EXPECT(b >= first && b < first + capacity, "P2");
-        EXPECT(pool->refs[b] == 0, "P2");
+        EXPECT(pool->blocks[b].refs == 0, "P2");
         EXPECT(++listed <= capacity, "P2");
     }
     EXPECT(used + listed == e->fresh, "P2");
@@ -60,7 +60,7 @@ static const char* check_free_list(const struct pkvi_pool* pool, uint32_t extent
 static uint32_t count_idle(const pkv_cache* cache, uint32_t first, uint32_t end) {
     uint32_t idle = 0;
     for (uint32_t b = first; b < end; b++)
-        idle += cache->prefix.indexed[b] && cache->pool.refs[b] == 1;
+        idle += cache->prefix.nodes[b].indexed && cache->pool.blocks[b].refs == 1;
     return idle;
 }
 
@@ -83,7 +83,7 @@ static const char* check_extent(const pkv_cache* cache, uint32_t extent, uint32_
     const bool is_held = cache->arena->holder[extent] == pool->number;
     uint32_t used = 0;
     for (uint32_t b = first; b < first + capacity; b++)
-        used += pool->refs[b] > 0;
+        used += pool->blocks[b].refs > 0;
     EXPECT((used > 0) == is_held, "P4");
     EXPECT(pkvi_extents_has(&pool->open, extent) == (is_held && used < capacity), "P4");
     CHECK(check_spare(cache, extent, used, count_idle(cache, first, first + capacity)));
@@ -100,7 +100,7 @@ static const char* check_counts(const pkv_cache* cache, uint32_t open_free) {
     uint32_t used = 0;
     uint32_t held = 0;
     for (uint32_t b = 0; b < pool->block_count; b++)
-        used += pool->refs[b] > 0;
+        used += pool->blocks[b].refs > 0;
     for (uint32_t extent = 0; extent < cache->arena->extent_max; extent++)
         held += cache->arena->holder[extent] == pool->number;
     EXPECT(pool->used_count == used, "P3");
@@ -113,7 +113,7 @@ static const char* check_counts(const pkv_cache* cache, uint32_t open_free) {
 const char* pkvi_check_pool(const pkv_cache* cache) {
     const struct pkvi_pool* pool = &cache->pool;
     for (uint32_t b = 0; b < pool->block_count; b++)
-        EXPECT(pool->refs[b] == cache->checker.block_refs[b], "P1");
+        EXPECT(pool->blocks[b].refs == cache->checker.block_refs[b], "P1");
     CHECK(check_arena(cache));
     EXPECT(pkvi_extents_are_sound(&pool->open), "P4");
     EXPECT(!cache->arena->is_shared || pkvi_extents_are_sound(&pool->spare), "P6");

@@ -19,9 +19,9 @@ static const char* count_blocks(const pkv_cache* cache) {
     const struct pkvi_quotas* quotas = &cache->quotas;
     const struct pkvi_pool* pool = &cache->pool;
     for (uint32_t b = 0; b < pool->block_count; b++) {
-        if (pool->refs[b] == 0) continue;
-        const uint32_t account = pool->account[b];
-        EXPECT(pkvi_quotas_find(quotas, pool->owner[b]) == account, "Q4");
+        if (pool->blocks[b].refs == 0) continue;
+        const uint32_t account = pool->blocks[b].account;
+        EXPECT(pkvi_quotas_find(quotas, pool->blocks[b].owner) == account, "Q4");
         const bool is_cached = pkvi_prefix_is_idle(&cache->prefix, b);
         quotas->recounts[account].cached += is_cached;
         quotas->recounts[account].active += !is_cached;

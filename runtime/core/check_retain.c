@@ -12,7 +12,7 @@ static const char* check_row(const pkv_cache* cache, uint32_t number) {
     const struct pkvi_retained* row = &retention->rows[number];
     EXPECT(row->block < cache->pool.block_count, "K1");
     EXPECT(retention->row_of[row->block] == number, "K1");
-    EXPECT(cache->pool.refs[row->block] > 0, "K1");
+    EXPECT(cache->pool.blocks[row->block].refs > 0, "K1");
     EXPECT(row->terms.level < PKVI_LEVELS && !pkvi_terms_are_default(&row->terms), "K1");
     const bool is_idle = pkvi_prefix_is_idle(&cache->prefix, row->block);
     EXPECT((row->since_us != PKVI_NEVER) == is_idle, "K3");
@@ -69,7 +69,7 @@ static const char* check_level(const pkv_cache* cache, uint32_t account, uint32_
         EXPECT(rows[row].previous == previous, "K2");
         EXPECT(previous == PKVI_NONE || rows[previous].turn < rows[row].turn, "K2");
         EXPECT(pkvi_prefix_is_idle(&cache->prefix, rows[row].block), "K2");
-        EXPECT(cache->pool.account[rows[row].block] == account, "K2");
+        EXPECT(cache->pool.blocks[rows[row].block].account == account, "K2");
         EXPECT(++*listed <= cache->prefix.domains[account].levels->count, "K2");
         previous = row;
     }

@@ -120,14 +120,14 @@ static void list_sources(pkv_cache* cache, struct choice choice) {
         const uint32_t first = extent * pool->space.blocks_per_extent;
         const uint32_t end = first + pkvi_pool_extent_capacity(pool, extent);
         for (uint32_t block = first; block < end; block++)
-            if (pool->refs[block] > 0) *source++ = block;
+            if (pool->blocks[block].refs > 0) *source++ = block;
     }
     assert(source == cache->scratch.blocks + choice.moves);
 }
 
 /* For the account of the block that comes. */
 static uint32_t take_target(pkv_cache* cache, uint32_t extent, uint32_t source) {
-    const uint32_t account = cache->pool.account[source];
+    const uint32_t account = cache->pool.blocks[source].account;
     pkvi_quotas_count(&cache->quotas, account, 1, 0);
     return pkvi_pool_take_in(&cache->pool, extent, account);
 }
@@ -157,7 +157,7 @@ static void return_targets(pkv_cache* cache, struct choice choice, const uint32_
 
 static int submit_copy(pkv_cache* cache, uint32_t from, uint32_t to, uint64_t* ticket) {
     const struct pkvi_space* space = &cache->pool.space;
-    cache->pool.written[to] = PKVI_BYTES_MIXED; /* until all has been well */
+    cache->pool.blocks[to].written = PKVI_BYTES_MIXED; /* until all has been well */
     return cache->device->ops->copy(cache->device, pkvi_space_block(space, to),
                                     pkvi_space_block(space, from), space->block_bytes, ticket);
 }
@@ -229,7 +229,7 @@ int pkvi_cache_compact(pkv_cache* cache, uint32_t max_moves, uint32_t* moved) {
         return status;
     }
     move_blocks(cache, choice.moves, forward);
-    pkvi_prefix_follow(&cache->prefix, forward, cache->scratch.blocks);
+    pkvi_prefix_follow(&cache->prefix, forward);
     move_tables(cache, forward);
     cache->stats.blocks_moved += choice.moves;
     cache->stats.extents_emptied += choice.givers;

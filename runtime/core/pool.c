@@ -23,8 +23,10 @@ static uint32_t extent_of(const struct pkvi_pool* pool, uint32_t block) {
 static void learn_bytes(struct pkvi_pool* pool, uint32_t extent, uint32_t writer) {
     if (writer == pool->number) return;
     const enum pkvi_bytes bytes = writer == 0 ? PKVI_BYTES_ZERO : PKVI_BYTES_MIXED;
-    memset(pool->written + (size_t)extent * pool->space.blocks_per_extent, bytes,
-           pkvi_pool_extent_capacity(pool, extent));
+    struct pkvi_block* const first = &pool->blocks[extent * pool->space.blocks_per_extent];
+    struct pkvi_block* const end = first + pkvi_pool_extent_capacity(pool, extent);
+    for (struct pkvi_block* block = first; block < end; block++)
+        block->written = bytes;
 }
 
 static uint32_t borrow_extent(struct pkvi_pool* pool) {
@@ -96,21 +98,13 @@ int pkvi_pool_open(struct pkvi_pool* pool, struct pkv_arena* arena, struct pkvi_
         pkvi_extents_open(&pool->open, mem, config->policy, extents, config->blocks_per_extent));
     if (arena->is_shared) PKVI_TRY(pkvi_extents_open(&pool->spare, mem, PKV_RING, extents, 0));
     PKVI_TRY(pkvi_mem_take(mem, extents, sizeof *pool->extents, (void**)&pool->extents));
-    PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *pool->refs, (void**)&pool->refs));
-    PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *pool->next, (void**)&pool->next));
-    PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *pool->owner, (void**)&pool->owner));
-    PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *pool->account, (void**)&pool->account));
-    PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *pool->written, (void**)&pool->written));
+    PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *pool->blocks, (void**)&pool->blocks));
     return pkvi_mem_take(mem, blocks, token_bytes, (void**)&pool->tokens);
 }
 
 void pkvi_pool_close(struct pkvi_pool* pool, struct pkvi_mem* mem) {
     pkvi_mem_give(mem, pool->tokens);
-    pkvi_mem_give(mem, pool->written);
-    pkvi_mem_give(mem, pool->account);
-    pkvi_mem_give(mem, pool->owner);
-    pkvi_mem_give(mem, pool->next);
-    pkvi_mem_give(mem, pool->refs);
+    pkvi_mem_give(mem, pool->blocks);
     pkvi_mem_give(mem, pool->extents);
     pkvi_extents_close(&pool->spare, mem);
     pkvi_extents_close(&pool->open, mem);
@@ -145,12 +139,12 @@ static uint32_t take_one(struct pkvi_pool* pool, uint32_t extent, uint32_t accou
     struct pkvi_extent* e = &pool->extents[extent];
     uint32_t block = e->free_head;
     if (block != PKVI_NONE)
-        e->free_head = pool->next[block];
+        e->free_head = pool->blocks[block].next;
     else
         block = extent * pool->space.blocks_per_extent + e->fresh++;
-    assert(pool->refs[block] == 0);
-    pool->refs[block] = 1;
-    pool->account[block] = (uint16_t)account;
+    assert(pool->blocks[block].refs == 0);
+    pool->blocks[block].refs = 1;
+    pool->blocks[block].account = account;
     e->used++;
     return block;
 }
@@ -195,7 +189,8 @@ static void free_one(struct pkvi_pool* pool, uint32_t block) {
     const uint32_t extent = extent_of(pool, block);
     struct pkvi_extent* e = &pool->extents[extent];
     assert(e->used > 0);
-    pool->next[block] = e->free_head;
+    pkvi_quotas_drop(pool->quotas, pool->blocks[block].account);
+    pool->blocks[block].next = e->free_head;
     e->free_head = block;
     e->used--;
     if (pkvi_extents_has(&pool->open, extent))
@@ -206,33 +201,30 @@ static void free_one(struct pkvi_pool* pool, uint32_t block) {
     pool->used_count--;
     update_spare(pool, extent);
     if (e->used == 0) return_extent(pool, extent);
-    pkvi_quotas_drop(pool->quotas, pool->account[block]);
 }
 
 void pkvi_pool_move(struct pkvi_pool* pool, uint32_t from, uint32_t to) {
-    pool->refs[to] = pool->refs[from];
-    pool->owner[to] = pool->owner[from];
-    pool->account[to] = pool->account[from];
-    pool->written[to] = pool->written[from];
+    pool->blocks[to] = pool->blocks[from];
     memcpy(pkvi_pool_tokens(pool, to), pkvi_pool_tokens(pool, from),
            pool->block_tokens * sizeof *pool->tokens);
-    pool->refs[from] = 0;
+    pool->blocks[from].refs = 0;
     free_one(pool, from);
 }
 
 void pkvi_pool_ref(struct pkvi_pool* pool, uint32_t block) {
-    assert(pool->refs[block] > 0);
-    pool->refs[block]++;
+    assert(pool->blocks[block].refs > 0);
+    pool->blocks[block].refs++;
 }
 
 uint32_t pkvi_pool_unref(struct pkvi_pool* pool, uint32_t block) {
-    assert(pool->refs[block] > 0);
-    const uint32_t left = --pool->refs[block];
+    assert(pool->blocks[block].refs > 0);
+    const uint32_t left = --pool->blocks[block].refs;
     if (left == 0) free_one(pool, block);
     return left;
 }
 
 bool pkvi_pool_is_foreign(const struct pkvi_pool* pool, uint32_t block, uint64_t tenant) {
-    if (pool->written[block] == PKVI_BYTES_MIXED) return true;
-    return pool->written[block] == PKVI_BYTES_OWNED && pool->owner[block] != tenant;
+    const struct pkvi_block* b = &pool->blocks[block];
+    if (b->written == PKVI_BYTES_MIXED) return true;
+    return b->written == PKVI_BYTES_OWNED && b->owner != tenant;
 }

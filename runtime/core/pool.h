@@ -14,14 +14,14 @@
  * Extents with room are open: a set whose policy says which serves next (extents.h). It serves
  * until it is full, so that others can become empty and go back.
  *
- * Holds   P1  refs[b] == page table leaf entries + prefix index nodes that name b
- *         P2  b can be taken  <=>  refs[b] == 0
+ * Holds   P1  refs of block b == page table leaf entries + prefix index nodes that name b
+ *         P2  b can be taken  <=>  it has no references
  *         P3  used_count == blocks with references, at most the limit; open_free == blocks without,
  *             in the extents that the pool holds, which are held_count
  *         P4  an extent is held  <=>  at least one of its blocks is referenced; open  <=>  it has
  *             room besides
- *         P5  bytes in b were written by owner[b] only, or are zero, or are mixed: written[b] says
- *             which. Those of another pool are mixed
+ *         P5  bytes in b were written by its owner only, or are zero, or are mixed: `written`
+ *             says which. Those of another pool are mixed
  *         P6  in a shared arena, idle == the blocks of an extent that are only cached, and an extent
  *             is spare  <=>  it is held and all of its blocks in use are
  * Not     A bitmap per extent was considered: it makes finding the lowest free block cheap, but
@@ -35,14 +35,24 @@
 #include "core/policy/policy.h"
 #include "core/quota.h"
 
-/* What written[] says of a block's bytes. Mixed ones are foreign to everybody. */
+/* What `written` says of a block's bytes. Mixed ones are foreign to everybody. */
 enum pkvi_bytes { PKVI_BYTES_ZERO, PKVI_BYTES_OWNED, PKVI_BYTES_MIXED };
+
+struct pkvi_block {
+    uint64_t owner;       /* tenant whose bytes are in it */
+    uint32_t refs : 30;   /* of page tables and of the prefix index */
+    uint32_t written : 2; /* enum pkvi_bytes */
+    union {
+        uint32_t account; /* of a taken one: on which it is counted (quota.h) */
+        uint32_t next;    /* of a free one: the next of its extent */
+    };
+};
 
 struct pkvi_extent {
     uint32_t used;      /* blocks with references */
     uint32_t idle;      /* of those, blocks that are only cached; counted in a shared arena */
     uint32_t fresh;     /* first block never taken since the extent was borrowed */
-    uint32_t free_head; /* freed blocks, linked through next[] */
+    uint32_t free_head; /* freed blocks, linked through `next` */
 };
 
 struct pkvi_pool {
@@ -62,12 +72,8 @@ struct pkvi_pool {
     struct pkvi_extents open;
     struct pkvi_extents spare; /* in a shared arena: what others may claim, oldest first */
     struct pkvi_extent* extents;
-    uint32_t* refs;    /* [block_count] */
-    uint32_t* next;    /* [block_count] free list inside the extent */
-    uint64_t* owner;   /* [block_count] tenant whose bytes are in the block */
-    uint16_t* account; /* [block_count] on which a taken block is counted (quota.h) */
-    uint8_t* written;  /* [block_count] enum pkvi_bytes */
-    uint32_t* tokens;  /* [block_count][block_tokens] ids of the tokens in the block */
+    struct pkvi_block* blocks; /* [block_count] */
+    uint32_t* tokens;          /* [block_count][block_tokens] ids of the tokens in the block */
 };
 
 /* What a pool is opened with. */

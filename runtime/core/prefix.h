@@ -1,16 +1,16 @@
 /* prefix.h - the prefix index: which block holds the K/V of these tokens after that prefix.
  *
- * A radix tree over blocks, kept without node objects: a committed block is its own node, and all
- * that a node needs stands in arrays indexed by block number.
+ * A radix tree over blocks: a committed block is its own node, and all that a node needs stands in
+ * one row of an array over all blocks.
  *
  *   tenant 7 -> [The quick brown fox] -> [jumps over the lazy] -> ...
  *                 block 12, parent: root     block 31, parent: 12
  *
- * A child is found by hashing (tenant, parent, tokens) and then comparing all three: equal tokens
- * under the identical parent prove the whole prefix by induction, so the hash is never a proof.
- * A parent is named by block number and generation; when a node leaves the index its generation
- * moves on, which makes its children unreachable at once without visiting them. They go as they get
- * old.
+ * A child is found by its identity, a hash of its tokens and of the identity of its parent, and then
+ * by comparing tenant, parent and tokens: equal tokens under the identical parent prove the whole
+ * prefix by induction, so the hash is never a proof. A parent is named by block number and
+ * generation; when a node leaves the index its generation moves on, which makes its children
+ * unreachable at once without visiting them. They go as they get old.
  *
  * Extra keys (extra.h) are part of the key of a node: who has others does not find it. A tenant may
  * publish a prefix: its nodes are then filed as nobody's, where every tenant looks behind its own.
@@ -54,25 +54,32 @@ struct pkvi_place {
     bool is_public;  /* published ones, of whatever tenant */
 };
 
+enum { PKVI_END_MAX = (1 << 28) - 1 };
+
+/* A block that is a node, or has been one. */
+struct pkvi_node {
+    uint32_t chain;             /* next node of its bucket */
+    uint32_t identity;          /* hash of its tokens and extra keys and of all before them */
+    uint32_t parent;            /* block, or PKVI_NONE: it is a first page */
+    uint32_t parent_generation; /* of the parent when the node was indexed */
+    uint32_t generation;        /* counts how often the block left the index */
+    uint32_t sibling_next;      /* the next older one */
+    uint32_t sibling_previous;  /* or PKVI_SIBLING_FIRST and the number of the bucket */
+    uint32_t extra;             /* set of extra keys, if it has any over its positions */
+    uint32_t end : 28;          /* position behind its last token */
+    uint32_t indexed : 1;
+    uint32_t published : 1; /* every tenant finds it */
+};
+
 struct pkvi_prefix {
     struct pkvi_pool* pool;
     struct pkvi_extras extras;
     struct pkvi_hash_key key; /* secret: nobody can aim for a bucket */
-    uint32_t bucket_mask;
-    uint32_t* buckets;           /* first node of each chain */
-    uint32_t* chain;             /* [block] next node of the bucket */
-    uint32_t* bucket;            /* [block] in which it is filed */
-    uint32_t* parent;            /* [block] parent's block, or PKVI_NONE: first page */
-    uint32_t* parent_generation; /* [block] of the parent when the child was indexed */
-    uint32_t* generation;        /* [block] counts how often it left the index */
-    uint32_t* siblings;          /* first node of each chain of siblings, by hash */
-    uint32_t* sibling_next;      /* [block] the next older one */
-    uint32_t* sibling_previous;  /* [block] */
-    uint32_t* begin;             /* [block] position of its first token */
-    uint32_t* extra;             /* [block] set of extra keys, if it has any over its positions */
-    uint16_t* fill;              /* [block] tokens of the node; block_tokens: it is full */
-    uint8_t* indexed;            /* [block] 1: the block is a node */
-    uint8_t* published;          /* [block] 1: of a node that every tenant finds */
+    struct pkvi_node* nodes;  /* [blocks] */
+    uint32_t* buckets;        /* first node of each chain */
+    uint32_t* siblings;       /* first node of each chain of siblings (sibling.h) */
+    uint32_t bucket_count;
+    uint32_t sibling_count; /* buckets of them */
     uint32_t node_count;
     uint32_t published_count;
     struct pkvi_shared shared;   /* what all domains know */
@@ -119,23 +126,54 @@ void pkvi_prefix_use(struct pkvi_prefix* prefix, uint32_t block);
 /* The bucket that node `block` belongs into, by its own record. */
 uint32_t pkvi_prefix_bucket(const struct pkvi_prefix* prefix, uint32_t block);
 
+/* What node `block` hashes to after a parent of this identity. */
+uint32_t pkvi_prefix_identity(const struct pkvi_prefix* prefix, uint32_t block,
+                              uint32_t parent_identity);
+
+/* Spread a value over 32 bits, by a secret factor (multiply-shift, Dietzfelbinger et al., 1997). */
+static inline uint32_t pkvi_prefix_mix(const struct pkvi_prefix* prefix, uint64_t value) {
+    return (uint32_t)((value ^ prefix->key.k0) * (prefix->key.k1 | 1) >> 32);
+}
+
+/* One of `count` buckets, by the upper bits of a hash. */
+static inline uint32_t pkvi_prefix_scale(uint32_t hash, uint32_t count) {
+    return (uint32_t)((uint64_t)hash * count >> 32);
+}
+
+/* The identity that children are hashed with. */
+static inline uint32_t pkvi_prefix_parent_identity(const struct pkvi_prefix* prefix,
+                                                   uint32_t parent) {
+    return parent == PKVI_NONE ? 0 : prefix->nodes[parent].identity;
+}
+
+/* Position of the first token of node `block`, and how many tokens it has. */
+static inline uint32_t pkvi_prefix_begin(const struct pkvi_prefix* prefix, uint32_t block) {
+    const uint32_t last = prefix->nodes[block].end - 1;
+    return last - pkvi_pool_offset(prefix->pool, last);
+}
+
+static inline uint32_t pkvi_prefix_fill(const struct pkvi_prefix* prefix, uint32_t block) {
+    return prefix->nodes[block].end - pkvi_prefix_begin(prefix, block);
+}
+
 /* How often the block has left the index; of the root, never. */
 static inline uint32_t pkvi_prefix_generation(const struct pkvi_prefix* prefix, uint32_t parent) {
-    return parent == PKVI_NONE ? 0 : prefix->generation[parent];
+    return parent == PKVI_NONE ? 0 : prefix->nodes[parent].generation;
 }
 
 static inline bool pkvi_prefix_is_full(const struct pkvi_prefix* prefix, uint32_t block) {
-    return prefix->indexed[block] && prefix->fill[block] == prefix->pool->block_tokens;
+    const struct pkvi_node* node = &prefix->nodes[block];
+    return node->indexed && pkvi_pool_offset(prefix->pool, node->end) == 0;
 }
 
-/* Does `node` stand at a place, whatever its tokens and extra keys? */
-static inline bool pkvi_prefix_is_child(const struct pkvi_prefix* prefix, uint32_t node,
+/* Does node `block` stand at a place, whatever its tokens and extra keys? */
+static inline bool pkvi_prefix_is_child(const struct pkvi_prefix* prefix, uint32_t block,
                                         const struct pkvi_place* place) {
-    if (prefix->parent[node] != place->parent) return false;
-    const uint32_t generation = pkvi_prefix_generation(prefix, place->parent);
-    if (prefix->parent_generation[node] != generation) return false;
-    if (prefix->published[node] != place->is_public) return false;
-    return place->is_public || prefix->pool->owner[node] == place->tenant;
+    const struct pkvi_node* node = &prefix->nodes[block];
+    if (node->parent != place->parent) return false;
+    if (node->parent_generation != pkvi_prefix_generation(prefix, place->parent)) return false;
+    if (node->published != place->is_public) return false;
+    return place->is_public || prefix->pool->blocks[block].owner == place->tenant;
 }
 
 /* Where the children of a published parent are published. */
@@ -145,20 +183,13 @@ static inline struct pkvi_place pkvi_place_public(const struct pkvi_place* place
     return result;
 }
 
-/* Where node `block` stands, by its own record. */
-static inline struct pkvi_place pkvi_place_of(const struct pkvi_prefix* prefix, uint32_t block) {
-    return (struct pkvi_place){prefix->pool->owner[block], prefix->parent[block],
-                               prefix->extra[block], prefix->begin[block],
-                               prefix->published[block] != 0};
-}
 /* Blocks have moved: forward[b] is where b is now, or PKVI_NONE. Their nodes follow them, with their
- * children and their places among siblings and in the order of eviction.
- * nodes   room for the numbers of all nodes. */
-void pkvi_prefix_follow(struct pkvi_prefix* prefix, const uint32_t* forward, uint32_t* nodes);
+ * children and their places among siblings and in the order of eviction. */
+void pkvi_prefix_follow(struct pkvi_prefix* prefix, const uint32_t* forward);
 
 /* Does only the index name it, so that its policy may choose it? */
 static inline bool pkvi_prefix_is_idle(const struct pkvi_prefix* prefix, uint32_t block) {
-    return prefix->indexed[block] && prefix->pool->refs[block] == 1;
+    return prefix->nodes[block].indexed && prefix->pool->blocks[block].refs == 1;
 }
 
 /* Idle blocks of all domains. */

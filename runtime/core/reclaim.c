@@ -44,7 +44,7 @@ static void give_up(pkv_cache* cache, uint32_t extent) {
     const uint32_t first = extent * cache->pool.space.blocks_per_extent;
     const uint32_t end = first + cache->pool.space.blocks_per_extent;
     for (uint32_t block = first; block < end; block++) {
-        if (cache->pool.refs[block] == 0) continue;
+        if (cache->pool.blocks[block].refs == 0) continue;
         pkvi_prefix_drop(&cache->prefix, block);
         pkvi_trace_note_often(&cache->trace, "prefix.evict", block, extent);
         cache->stats.evictions++;

@@ -67,7 +67,7 @@ static struct holders tail_holders(const pkv_cache* cache, uint32_t index) {
     const uint32_t leaf = tail_leaf(&items[index]);
     const uint32_t block = tail_block(cache, &items[index]);
     struct holders holders = {cache->leaves.refs[leaf], 1};
-    if (block != PKV_NO_BLOCK) holders.refs = cache->pool.refs[block];
+    if (block != PKV_NO_BLOCK) holders.refs = cache->pool.blocks[block].refs;
     if (holders.tables == 1 && holders.refs == 1) return holders;
     for (uint32_t i = 0; i < index; i++) {
         if (!items[i].own_leaf && !items[i].copy_tail) continue;
@@ -83,9 +83,10 @@ static struct holders tail_holders(const pkv_cache* cache, uint32_t index) {
 static bool may_take_tail(const pkv_cache* cache, const struct pkvi_reservation* item,
                           uint32_t offset, bool is_scarce) {
     const uint32_t block = tail_block(cache, item);
-    if (!cache->prefix.indexed[block]) return false;
-    if (cache->pool.owner[block] != item->seq->tenant) return false; /* another has published it */
-    return is_scarce || cache->prefix.fill[block] <= offset;
+    if (!cache->prefix.nodes[block].indexed) return false;
+    if (cache->pool.blocks[block].owner != item->seq->tenant)
+        return false; /* another has published it */
+    return is_scarce || pkvi_prefix_fill(&cache->prefix, block) <= offset;
 }
 
 static void decide_tail(const pkv_cache* cache, uint32_t index, uint32_t used, bool is_scarce) {
@@ -247,10 +248,10 @@ static int scrub_block(pkv_cache* cache, uint32_t block, uint64_t tenant) {
     if (pkvi_pool_is_foreign(pool, block, tenant)) {
         unsigned char* bytes = pkvi_space_block(&pool->space, block);
         PKVI_TRY(cache->device->ops->zero(cache->device, bytes, pool->space.block_bytes));
-        pool->written[block] = PKVI_BYTES_ZERO;
+        pool->blocks[block].written = PKVI_BYTES_ZERO;
         cache->stats.scrubs++;
     }
-    pool->owner[block] = tenant;
+    pool->blocks[block].owner = tenant;
     return PKV_OK;
 }
 
@@ -269,7 +270,7 @@ static int submit_copy(pkv_cache* cache, const struct pkvi_seq* seq, uint32_t to
                        uint64_t* ticket) {
     const uint32_t from = pkvi_table_get(&cache->leaves, &seq->table, seq->table.pages - 1);
     const struct pkvi_space* space = &cache->pool.space;
-    cache->pool.written[to] = PKVI_BYTES_OWNED;
+    cache->pool.blocks[to].written = PKVI_BYTES_OWNED;
     return cache->device->ops->copy(cache->device, pkvi_space_block(space, to),
                                     pkvi_space_block(space, from), space->block_bytes, ticket);
 }
@@ -340,7 +341,7 @@ static uint32_t apply_item(pkv_cache* cache, const struct pkvi_reservation* item
     if (item->copy_tail) replace_tail(cache, seq, blocks[used++]);
     if (item->take_tail) pkvi_prefix_forget(&cache->prefix, tail_block(cache, item));
     for (uint32_t i = 0; i < item->new_pages; i++) {
-        cache->pool.written[blocks[used]] = PKVI_BYTES_OWNED;
+        cache->pool.blocks[blocks[used]].written = PKVI_BYTES_OWNED;
         pkvi_table_push(&cache->leaves, &seq->table, blocks[used++]);
     }
     record_tokens(cache, seq, item->tokens, item->count);

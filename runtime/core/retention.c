@@ -21,7 +21,7 @@ static struct pages touched_pages(const pkv_cache* cache, const struct pkvi_seq*
 static uint32_t own_block(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t page) {
     const uint32_t block = pkvi_table_get(&cache->leaves, &seq->table, page);
     if (block == PKV_NO_BLOCK) return PKVI_NONE;
-    return cache->pool.owner[block] == seq->tenant ? block : PKVI_NONE;
+    return cache->pool.blocks[block].owner == seq->tenant ? block : PKVI_NONE;
 }
 
 /* Rows that have to be taken for the pages. */

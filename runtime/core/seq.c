@@ -220,8 +220,8 @@ bool pkvi_seq_is_cached(const pkv_cache* cache, const struct pkvi_seq* seq) {
 
 /* Would the block, which is cached or in use, take what others are guaranteed? */
 static bool may_attach(const pkv_cache* cache, uint32_t block) {
-    if (cache->pool.refs[block] > 1) return true;
-    return pkvi_quotas_may_activate(&cache->quotas, cache->pool.account[block]);
+    if (cache->pool.blocks[block].refs > 1) return true;
+    return pkvi_quotas_may_activate(&cache->quotas, cache->pool.blocks[block].account);
 }
 
 static int check_match(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t count) {
@@ -350,8 +350,8 @@ static void share_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page, ui
 /* May node `block` take the place of `own`? Not when it is another tenant's, who published it, and
  * nobody may use more of that tenant's blocks. */
 static bool may_share(const pkv_cache* cache, uint32_t own, uint32_t block) {
-    const uint16_t* account = cache->pool.account;
-    return account[own] == account[block] || may_attach(cache, block);
+    const struct pkvi_block* blocks = cache->pool.blocks;
+    return blocks[own].account == blocks[block].account || may_attach(cache, block);
 }
 
 /* May a page enter the index? Only when it and the node of its prefix are there. */
@@ -406,7 +406,7 @@ void pkvi_seq_index_tail(pkv_cache* cache, struct pkvi_seq* seq) {
     uint32_t common;
     if (!pkvi_seq_is_cached(cache, seq) || fill == 0) return;
     if (!is_indexable(cache, seq, page, &block, &parent)) return;
-    if (cache->prefix.indexed[block]) return;
+    if (cache->prefix.nodes[block].indexed) return;
     const uint32_t* tokens = pkvi_pool_tokens(&cache->pool, block);
     const struct pkvi_place place = place_of(cache, seq, parent, page);
     pkvi_sibling_longest(&cache->prefix, &place, tokens, fill, &common);

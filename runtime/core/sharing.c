@@ -34,9 +34,8 @@ static uint32_t publish_page(pkv_cache* cache, const struct pkvi_seq* seq, uint3
     const uint32_t block = pkvi_table_get(&cache->leaves, &seq->table, page);
     if (block == PKV_NO_BLOCK) return PKVI_NONE;
     if (!pkvi_prefix_is_full(prefix, block)) return PKVI_NONE;
-    struct pkvi_place place = pkvi_place_of(prefix, block);
-    place.parent = parent;
-    place.is_public = true;
+    const struct pkvi_place place = {seq->tenant, parent, prefix->nodes[block].extra,
+                                     pkvi_prefix_begin(prefix, block), true};
     const uint32_t equal = pkvi_prefix_find(prefix, &place, pkvi_pool_tokens(&cache->pool, block));
     if (equal != PKVI_NONE) return equal;
     pkvi_prefix_publish(prefix, block, parent);

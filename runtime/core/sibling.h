@@ -6,7 +6,7 @@
  *             -> [barks at the cat ]       another chain
  *
  * Siblings are chained through their blocks, the newest first, in a bucket found by hashing tenant,
- * parent and first token (extra keys are left to the comparison). The longest common beginning is
+ * identity of the parent and first token (extra keys are left to the comparison). The longest common beginning is
  * looked for among the newest PKVI_SIBLINGS_MAX of them, so that a text that thousands of requests
  * begin with costs no more than any other: what all of them share, the newest share too.
  *
@@ -20,6 +20,9 @@
 
 #include "core/prefix.h"
 
+/* In `sibling_previous`, plus the number of the bucket: no node is before this one. */
+#define PKVI_SIBLING_FIRST (1U << 31)
+
 /* Node `block`, whose key is set, joins its siblings, or leaves them. */
 void pkvi_sibling_link(struct pkvi_prefix* prefix, uint32_t block);
 void pkvi_sibling_unlink(struct pkvi_prefix* prefix, uint32_t block);
@@ -30,11 +33,10 @@ void pkvi_sibling_unlink(struct pkvi_prefix* prefix, uint32_t block);
 uint32_t pkvi_sibling_longest(const struct pkvi_prefix* prefix, const struct pkvi_place* place,
                               const uint32_t* tokens, uint32_t count, uint32_t* common);
 
-/* List all nodes, those of a chain from the oldest to the newest, and take them off their chains:
- * link them again in this order. Returns how many there are. */
-uint32_t pkvi_sibling_loosen(struct pkvi_prefix* prefix, uint32_t* nodes);
+/* The row of node `from` has been copied to `to`, which takes its place among its siblings. */
+void pkvi_sibling_replace(struct pkvi_prefix* prefix, uint32_t from, uint32_t to);
 
-/* The bucket that node `block` belongs into, by its own record. */
+/* The bucket that node `block` belongs into. pre: its parent is indexed. */
 uint32_t pkvi_sibling_bucket(const struct pkvi_prefix* prefix, uint32_t block);
 
 #endif

@@ -169,8 +169,8 @@ static void fill_table(pkv_cache* cache, struct pkvi_seq* seq) {
             pkvi_table_push(&cache->leaves, &seq->table, PKV_NO_BLOCK);
             continue;
         }
-        pool->owner[*block] = seq->tenant;
-        pool->written[*block] = PKVI_BYTES_MIXED;
+        pool->blocks[*block].owner = seq->tenant;
+        pool->blocks[*block].written = PKVI_BYTES_MIXED;
         copy_tokens(cache, pkvi_pool_tokens(pool, *block), pkvi_tier_tokens(&cache->tier, slot));
         pkvi_table_push(&cache->leaves, &seq->table, *block++);
         slot = cache->tier.next[slot];
@@ -223,7 +223,7 @@ static void end_out(pkv_cache* cache, const struct pkvi_transfer* transfer, bool
 static void arrive(pkv_cache* cache, struct pkvi_seq* seq) {
     for (uint32_t page = 0; page < pkvi_pool_pages(&cache->pool, seq->length); page++) {
         const uint32_t block = pkvi_table_get(&cache->leaves, &seq->table, page);
-        if (block != PKV_NO_BLOCK) cache->pool.written[block] = PKVI_BYTES_OWNED;
+        if (block != PKV_NO_BLOCK) cache->pool.blocks[block].written = PKVI_BYTES_OWNED;
     }
     pkvi_seq_give_slots(cache, seq);
     seq->residence = PKV_RESIDENT;

@@ -9,7 +9,7 @@ static uint32_t most_of(const pkv_tenant_config* config) {
 }
 
 static bool is_owned(const pkv_cache* cache, uint32_t block, uint64_t tenant) {
-    return cache->pool.refs[block] > 0 && cache->pool.owner[block] == tenant;
+    return cache->pool.blocks[block].refs > 0 && cache->pool.blocks[block].owner == tenant;
 }
 
 /* Blocks of a tenant without a quota that its sequences name. */
@@ -66,7 +66,7 @@ static void move_blocks(pkv_cache* cache, uint64_t tenant, uint32_t account) {
     for (uint32_t i = 0; from->levels != NULL && i < PKVI_LEVELS; i++)
         move_hidden(cache, &from->levels->level[i], tenant, account);
     for (uint32_t b = 0; b < cache->pool.block_count; b++)
-        if (is_owned(cache, b, tenant) && cache->pool.account[b] != account)
+        if (is_owned(cache, b, tenant) && cache->pool.blocks[b].account != account)
             pkvi_prefix_move(&cache->prefix, b, account);
 }
 

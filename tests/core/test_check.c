@@ -109,9 +109,9 @@ DAMAGE(extent_of_nobody,
 DAMAGE(extent_free_unlisted, cache->arena->free.count--)
 DAMAGE(extent_lost, cache->arena->extent_count++)
 DAMAGE(held_count_high, cache->pool.held_count++)
-DAMAGE(extra_reference, cache->pool.refs[block_of(w, PARENT, 0)]++)
-DAMAGE(lost_reference, cache->pool.refs[block_of(w, PLANNED, 1)]--)
-DAMAGE(lost_index_reference, cache->pool.refs[idle_list(w)->head]--)
+DAMAGE(extra_reference, cache->pool.blocks[block_of(w, PARENT, 0)].refs++)
+DAMAGE(lost_reference, cache->pool.blocks[block_of(w, PLANNED, 1)].refs--)
+DAMAGE(lost_index_reference, cache->pool.blocks[idle_list(w)->head].refs--)
 DAMAGE(used_count_high, cache->pool.used_count++)
 DAMAGE(used_count_low, cache->pool.used_count--)
 DAMAGE(open_free_high, cache->pool.open_free++)
@@ -142,13 +142,15 @@ DAMAGE(idle_list_back, cache->prefix.shared.candidates[idle_list(w)->tail].previ
 DAMAGE(idle_list_short, idle_list(w)->count--)
 DAMAGE(idle_in_use, idle_list(w)->head = block_of(w, PARENT, 0))
 DAMAGE(
-    sibling_lost, cache->prefix.sibling_next[cache->prefix.siblings[pkvi_sibling_bucket(
-                      &cache->prefix, block_of(w, PARENT, 0))]] = PKVI_NONE;
+    sibling_lost,
+    cache->prefix
+        .nodes[cache->prefix.siblings[pkvi_sibling_bucket(&cache->prefix, block_of(w, PARENT, 0))]]
+        .sibling_next = PKVI_NONE;
     cache->prefix.siblings[pkvi_sibling_bucket(&cache->prefix, block_of(w, PARENT, 0))] = PKVI_NONE)
-DAMAGE(sibling_back, cache->prefix.sibling_previous[block_of(w, PARENT, 0)] = 0)
-DAMAGE(node_without_tokens, cache->prefix.fill[block_of(w, PARENT, 1)] = 0)
+DAMAGE(sibling_back, cache->prefix.nodes[block_of(w, PARENT, 0)].sibling_previous = 0)
+DAMAGE(node_without_tokens, cache->prefix.nodes[block_of(w, PARENT, 1)].end = 0)
 DAMAGE(published_count_high, cache->prefix.published_count++)
-DAMAGE(part_published, cache->prefix.published[block_of(w, PARENT, 2)] = 1;
+DAMAGE(part_published, cache->prefix.nodes[block_of(w, PARENT, 2)].published = 1;
        cache->prefix.published_count++)
 DAMAGE(keys_held_by_nobody, cache->prefix.extras.slots[0].holders++)
 DAMAGE(keys_lost, cache->prefix.extras.free_head = PKVI_NONE)
@@ -156,10 +158,12 @@ DAMAGE(announcement_lost, cache->pending.free_count++)
 DAMAGE(announcement_of_nobody,
        cache->pending.free_head = cache->pending.entries[cache->pending.free_head].next)
 DAMAGE(node_count_low, cache->prefix.node_count--)
-DAMAGE(node_unmarked, cache->prefix.indexed[block_of(w, PARENT, 1)] = 0)
-DAMAGE(node_marked, cache->prefix.indexed[block_of(w, PARENT, 2)] = 1)
-DAMAGE(bucket_mistaken, cache->prefix.bucket[block_of(w, PARENT, 0)]++)
-DAMAGE(bucket_out_of_range, cache->prefix.chain[block_of(w, PARENT, 0)] = BLOCKS)
+DAMAGE(node_unmarked, cache->prefix.nodes[block_of(w, PARENT, 1)].indexed = 0)
+DAMAGE(node_marked, cache->prefix.nodes[block_of(w, PARENT, 2)].indexed = 1)
+DAMAGE(identity_mistaken, cache->prefix.nodes[block_of(w, PARENT, 0)].identity++)
+DAMAGE(node_at_another_position, cache->prefix.nodes[block_of(w, PARENT, 1)].end += BLOCK_TOKENS)
+DAMAGE(parent_that_is_not, cache->prefix.nodes[block_of(w, PARENT, 1)].parent = BLOCKS)
+DAMAGE(bucket_out_of_range, cache->prefix.nodes[block_of(w, PARENT, 0)].chain = BLOCKS)
 DAMAGE(planned_without_plan, w->seqs[PARENT]->in_plan = true)
 DAMAGE(plan_without_planned, w->seqs[PLANNED]->in_plan = false)
 DAMAGE(plan_of_a_dead_sequence, w->plan->seqs[0] = w->handles[GONE])
@@ -185,7 +189,7 @@ DAMAGE(claimed_high, cache->quotas.claimed++)
 DAMAGE(guaranteed_low, cache->quotas.guaranteed--)
 DAMAGE(guaranteed_beyond_the_pool, cache->quotas.accounts[1].guaranteed += BLOCKS;
        cache->quotas.guaranteed += BLOCKS; cache->quotas.claimed += BLOCKS)
-DAMAGE(block_of_another_account, cache->pool.account[block_of(w, PARENT, 0)] = 1)
+DAMAGE(block_of_another_account, cache->pool.blocks[block_of(w, PARENT, 0)].account = 1)
 DAMAGE(seq_of_another_account, w->seqs[AWAY]->account = 1)
 DAMAGE(account_sequences_high, cache->quotas.accounts[0].sequences++)
 DAMAGE(account_host_high, cache->quotas.accounts[1].host++)
@@ -255,7 +259,9 @@ static const struct {
     {"node_count_low", node_count_low, "X3"},
     {"node_unmarked", node_unmarked, "X3"},
     {"node_marked", node_marked, "X3"},
-    {"bucket_mistaken", bucket_mistaken, "X3"},
+    {"identity_mistaken", identity_mistaken, "X3"},
+    {"node_at_another_position", node_at_another_position, "X3"},
+    {"parent_that_is_not", parent_that_is_not, "X3"},
     {"bucket_out_of_range", bucket_out_of_range, "X3"},
     {"planned_without_plan", planned_without_plan, "L1"},
     {"plan_without_planned", plan_without_planned, "L1"},

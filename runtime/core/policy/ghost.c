@@ -24,6 +24,10 @@ void pkvi_ghosts_close(struct pkvi_ghosts* ghosts, struct pkvi_mem* mem) {
     pkvi_mem_give(mem, ghosts->entries);
 }
 
+static uint16_t tag_of(uint32_t identity) {
+    return (uint16_t)(identity >> 16);
+}
+
 static struct pkvi_ghost* set_of(const struct pkvi_ghosts* ghosts, uint32_t identity) {
     const uint32_t set = identity & (ghosts->count / PKVI_GHOST_WAYS - 1);
     return &ghosts->entries[(size_t)set * PKVI_GHOST_WAYS];
@@ -38,8 +42,10 @@ static struct pkvi_ghost take(struct pkvi_ghosts* ghosts, struct pkvi_ghost* pla
 }
 
 /* A set stands in the order in which its ghosts came, newest first, with free places anywhere. */
-struct pkvi_ghost pkvi_ghosts_put(struct pkvi_ghosts* ghosts, struct pkvi_ghost ghost) {
-    struct pkvi_ghost* set = set_of(ghosts, ghost.identity);
+struct pkvi_ghost pkvi_ghosts_put(struct pkvi_ghosts* ghosts, uint32_t identity,
+                                  struct pkvi_ghost ghost) {
+    struct pkvi_ghost* set = set_of(ghosts, identity);
+    ghost.tag = tag_of(identity);
     uint32_t place = 0;
     while (place < PKVI_GHOST_WAYS - 1 && set[place].uses > 0)
         place++;
@@ -53,6 +59,6 @@ struct pkvi_ghost pkvi_ghosts_put(struct pkvi_ghosts* ghosts, struct pkvi_ghost 
 struct pkvi_ghost pkvi_ghosts_take(struct pkvi_ghosts* ghosts, uint32_t identity) {
     struct pkvi_ghost* set = set_of(ghosts, identity);
     for (struct pkvi_ghost* g = set; g < set + PKVI_GHOST_WAYS; g++)
-        if (g->uses > 0 && g->identity == identity) return take(ghosts, g);
+        if (g->uses > 0 && g->tag == tag_of(identity)) return take(ghosts, g);
     return (struct pkvi_ghost){.uses = 0};
 }

@@ -1,10 +1,10 @@
 /* ghost.h - what is remembered of blocks that have left the prefix index.
  *
- * A table of sets of eight; a block goes to the set of its identity and takes the place of the
- * one that came first. An identity is a hash: two blocks that share one make a policy mistaken, and
- * nothing else.
+ * A table of sets of eight; a block goes to the set that its identity says, and takes the place of
+ * the one that came first. An identity is a hash, and half of it is kept to tell the ghosts of a set
+ * apart: two blocks that are taken for one make a policy mistaken, and nothing else.
  *
- * Cost    O(1). Memory: 12 bytes each; see pkvi_ghosts_open for how many.
+ * Cost    O(1). Memory: 8 bytes each; see pkvi_ghosts_open for how many.
  * Threads the cache's lock. */
 #ifndef PKVI_CORE_GHOST_H
 #define PKVI_CORE_GHOST_H
@@ -13,14 +13,14 @@
 
 #define PKVI_NONE UINT32_MAX /* end of a list, no block, no extent */
 
-enum { PKVI_GHOST_WAYS = 8 };
+enum { PKVI_GHOST_WAYS = 8, PKVI_GHOST_USES_MAX = 63, PKVI_GHOST_LIST_MAX = 15 };
 
 struct pkvi_ghost {
-    uint32_t identity;
-    uint32_t rested; /* clock when the block became idle for the last time */
-    uint8_t uses;    /* 0: the place is free */
-    uint8_t kind;
-    uint8_t list; /* from which it was evicted */
+    uint32_t rested;   /* clock when the block became idle for the last time */
+    uint32_t tag : 16; /* of its identity */
+    uint32_t uses : 6; /* so many or more; 0: the place is free */
+    uint32_t kind : 6;
+    uint32_t list : 4; /* from which it was evicted */
 };
 
 struct pkvi_ghosts {
@@ -34,8 +34,9 @@ struct pkvi_ghosts {
 int pkvi_ghosts_open(struct pkvi_ghosts* ghosts, struct pkvi_mem* mem, uint32_t blocks);
 void pkvi_ghosts_close(struct pkvi_ghosts* ghosts, struct pkvi_mem* mem);
 
-/* Remember `ghost`; returns the one that is forgotten for it, with uses 0 if there is none. */
-struct pkvi_ghost pkvi_ghosts_put(struct pkvi_ghosts* ghosts, struct pkvi_ghost ghost);
+/* Remember `ghost`, of which all but the tag is set; returns the one that is forgotten for it, with uses 0 if there is none. */
+struct pkvi_ghost pkvi_ghosts_put(struct pkvi_ghosts* ghosts, uint32_t identity,
+                                  struct pkvi_ghost ghost);
 
 /* Take the ghost of `identity` out; its uses are 0 if there is none. */
 struct pkvi_ghost pkvi_ghosts_take(struct pkvi_ghosts* ghosts, uint32_t identity);

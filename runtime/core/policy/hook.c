@@ -32,7 +32,7 @@ static void prepare(struct pkvi_domain* domain, uint32_t count) {
         struct pkvi_candidate* candidate = pkvi_candidate(domain, block);
         candidate->kind = 1;
         offer->candidates[offered] = (pkv_candidate){.block = block,
-                                                     .page = candidate->page,
+                                                     .page = offer->pages[block],
                                                      .uses = candidate->uses,
                                                      .age = shared->clock - candidate->rested};
         block = candidate->next;

@@ -154,8 +154,7 @@ static void leave(struct pkvi_domain* domain, uint32_t block) {
 static uint32_t kind_of(const struct pkvi_domain* domain, const struct pkvi_candidate* candidate) {
     const struct pkvi_run* run = &domain->run;
     if (run->pages == 1) return PKVI_REUSE_LAST;
-    const uint32_t fresh = run->length > run->fresh ? run->length - run->fresh : 0;
-    return pkvi_reuse_kind(candidate->uses, fresh, run->fresh);
+    return pkvi_reuse_kind(candidate->uses, run->fresh, run->seen);
 }
 
 static void rest(struct pkvi_domain* domain, uint32_t block) {
@@ -165,7 +164,7 @@ static void rest(struct pkvi_domain* domain, uint32_t block) {
     const uint32_t list = newest(domain, level);
     pkvi_domain_append(domain, list, block);
     domain->cohorts[list].end = domain->shared->clock;
-    candidate->kind = (uint8_t)kind;
+    candidate->kind = kind & PKVI_KIND_MAX;
     candidate->list = (uint8_t)level;
     if (domain->least == PKVI_NONE) return;
     if (domain->cohorts[list].score < domain->cohorts[domain->least].score) domain->least = list;

@@ -30,6 +30,7 @@ static int open_offer(struct pkvi_shared* shared, struct pkvi_mem* mem, uint32_t
         offer->hook.offer_max = blocks;
     PKVI_TRY(pkvi_mem_take(mem, offer->hook.offer_max, sizeof *offer->candidates,
                            (void**)&offer->candidates));
+    PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *offer->pages, (void**)&offer->pages));
     return pkvi_mem_take(mem, blocks, sizeof *offer->names, (void**)&offer->names);
 }
 
@@ -51,6 +52,7 @@ int pkvi_shared_open(struct pkvi_shared* shared, struct pkvi_mem* mem, uint32_t 
 void pkvi_shared_close(struct pkvi_shared* shared, struct pkvi_mem* mem) {
     if (shared->offer != NULL) {
         pkvi_mem_give(mem, shared->offer->names);
+        pkvi_mem_give(mem, shared->offer->pages);
         pkvi_mem_give(mem, shared->offer->candidates);
     }
     pkvi_mem_give(mem, shared->offer);
@@ -75,12 +77,20 @@ static uint32_t at_most(uint32_t value, uint32_t limit) {
     return value < limit ? value : limit;
 }
 
-/* Pages before this one that somebody had asked for before; see `fresh` of pkvi_candidate. */
-static uint32_t pages_seen(const struct pkvi_domain* domain, uint32_t parent,
-                           const struct pkvi_origin* origin, bool was_seen) {
-    if (was_seen) return origin->page + 1;
-    if (parent == PKVI_NONE || origin->page <= origin->matched) return origin->matched;
-    return pkvi_candidate(domain, parent)->fresh;
+/* Which pages up to this one somebody had asked for before. */
+static void note_origin(const struct pkvi_domain* domain, struct pkvi_candidate* candidate,
+                        uint32_t parent, const struct pkvi_origin* origin, bool was_seen) {
+    const uint32_t pages = origin->page + 1;
+    if (!was_seen && parent != PKVI_NONE && origin->page > origin->matched) {
+        const struct pkvi_candidate* before = pkvi_candidate(domain, parent);
+        candidate->fresh = at_most(before->fresh + 1U, PKVI_FRESH_MAX) & PKVI_FRESH_MAX;
+        candidate->seen = before->seen;
+        return;
+    }
+    const uint32_t seen = was_seen ? pages : origin->matched;
+    const uint32_t fresh = pages > seen ? pages - seen : 0;
+    candidate->fresh = at_most(fresh, PKVI_FRESH_MAX) & PKVI_FRESH_MAX;
+    candidate->seen = pkvi_reuse_seen(seen) & 3;
 }
 
 void pkvi_domain_enter(struct pkvi_domain* domain, uint32_t block, uint32_t parent,
@@ -89,14 +99,11 @@ void pkvi_domain_enter(struct pkvi_domain* domain, uint32_t block, uint32_t pare
     struct pkvi_ghost ghost = {.uses = 0};
     if (shared->ghosts != NULL) ghost = pkvi_ghosts_take(shared->ghosts, identity);
     shared->clock++;
-    *pkvi_candidate(domain, block) = (struct pkvi_candidate){
-        .identity = identity,
-        .page = (uint16_t)at_most(origin->page, PKVI_PAGE_MAX),
-        .fresh =
-            (uint16_t)at_most(pages_seen(domain, parent, origin, ghost.uses > 0), PKVI_PAGE_MAX),
-        .uses = (uint8_t)at_most(ghost.uses + 1, PKVI_USES_MAX),
-        .list = PKVI_UNLISTED,
-    };
+    struct pkvi_candidate* candidate = pkvi_candidate(domain, block);
+    *candidate = (struct pkvi_candidate){.uses = (uint8_t)at_most(ghost.uses + 1U, PKVI_USES_MAX),
+                                         .list = PKVI_UNLISTED};
+    note_origin(domain, candidate, parent, origin, ghost.uses > 0);
+    if (shared->offer != NULL) shared->offer->pages[block] = origin->page;
     domain->policy->enter(domain, block, ghost.uses > 0 ? &ghost : NULL);
 }
 
@@ -138,21 +145,21 @@ void pkvi_domain_leave(struct pkvi_domain* domain, uint32_t block) {
     if (!end_idle(domain, block, false)) leave_policy(domain, block);
 }
 
-static void lengthen_run(struct pkvi_domain* domain, const struct pkvi_candidate* candidate) {
+static void lengthen_run(struct pkvi_domain* domain, const struct pkvi_candidate* candidate,
+                         uint32_t page) {
     struct pkvi_run* run = &domain->run;
-    const bool goes_on = run->page != PKVI_NONE && candidate->page + 1U == run->page;
-    if (!goes_on)
-        *run = (struct pkvi_run){.length = candidate->page + 1U, .fresh = candidate->fresh};
-    run->page = candidate->page;
+    const bool goes_on = run->page != PKVI_NONE && page + 1 == run->page;
+    if (!goes_on) *run = (struct pkvi_run){.fresh = candidate->fresh, .seen = candidate->seen};
+    run->page = page;
     run->pages++;
 }
 
-void pkvi_domain_rest(struct pkvi_domain* domain, uint32_t block) {
+void pkvi_domain_rest(struct pkvi_domain* domain, uint32_t block, uint32_t page) {
     struct pkvi_candidate* candidate = pkvi_candidate(domain, block);
     struct pkvi_retention* retention = &domain->shared->retention;
     candidate->is_idle = 1;
     domain->idle_count++;
-    lengthen_run(domain, candidate);
+    lengthen_run(domain, candidate, page);
     if (pkvi_is_retained(retention, block) && pkvi_retain_rest(retention, domain->levels, block))
         pkvi_domain_forget(domain, block);
     else
@@ -160,68 +167,67 @@ void pkvi_domain_rest(struct pkvi_domain* domain, uint32_t block) {
     candidate->rested = domain->shared->clock;
 }
 
-void pkvi_domain_lapse(struct pkvi_domain* domain, uint32_t block) {
+void pkvi_domain_lapse(struct pkvi_domain* domain, uint32_t block, uint32_t page) {
     end_idle(domain, block, false);
     pkvi_retain_lapse(&domain->shared->retention, block);
-    pkvi_domain_rest(domain, block);
+    pkvi_domain_rest(domain, block, page);
+}
+
+/* ---- Victims --------------------------------------------------------------------------------- */
+
+/* Idle blocks that the policy sees. */
+static uint32_t seen_count(const struct pkvi_domain* domain) {
+    return domain->idle_count - (domain->levels != NULL ? domain->levels->count : 0);
+}
+
+static bool has_lower(const struct pkvi_domain* domain) {
+    return domain->levels != NULL && domain->levels->lower_count > 0;
+}
+
+void pkvi_domain_prepare(struct pkvi_domain* domain, uint32_t count) {
+    assert(count <= domain->idle_count);
+    if (domain->policy->prepare == NULL) return;
+    if (has_lower(domain)) count -= at_most(domain->levels->lower_count, count);
+    const uint32_t chosen = at_most(seen_count(domain), count);
+    if (chosen > 0) domain->policy->prepare(domain, chosen);
+}
+
+/* The policy has never seen these where they stand. */
+static uint32_t evict_hidden(struct pkvi_domain* domain) {
+    const uint32_t block = pkvi_retain_first(&domain->shared->retention, domain->levels);
+    end_idle(domain, block, false);
+    return block;
+}
+
+static uint32_t evict_chosen(struct pkvi_domain* domain) {
+    const uint32_t block = domain->policy->evict(domain);
+    assert(pkvi_candidate(domain, block)->is_idle);
+    end_idle(domain, block, false);
+    return block;
+}
+
+uint32_t pkvi_domain_evict(struct pkvi_domain* domain) {
+    const bool is_hidden = has_lower(domain) || seen_count(domain) == 0;
+    return is_hidden ? evict_hidden(domain) : evict_chosen(domain);
 }
 
 /* The place of a ghost that is forgotten says how long it was not reused. A block whose parent went
  * first can be computed anew before it goes itself: what learns counts both, for others the later
  * ghost replaces the earlier one. */
-static void remember(struct pkvi_domain* domain, const struct pkvi_candidate* candidate) {
+void pkvi_domain_remember(struct pkvi_domain* domain, uint32_t block, uint32_t identity) {
     struct pkvi_shared* shared = domain->shared;
-    if (shared->reuse == NULL) pkvi_ghosts_take(shared->ghosts, candidate->identity);
-    const struct pkvi_ghost ghost = {.identity = candidate->identity,
-                                     .rested = candidate->rested,
-                                     .uses = candidate->uses,
-                                     .kind = candidate->kind,
-                                     .list = candidate->list};
-    const struct pkvi_ghost old = pkvi_ghosts_put(shared->ghosts, ghost);
+    if (shared->ghosts == NULL) return;
+    const struct pkvi_candidate* candidate = pkvi_candidate(domain, block);
+    if (candidate->list == PKVI_UNLISTED) return; /* the policy has never seen it there */
+    if (shared->reuse == NULL) pkvi_ghosts_take(shared->ghosts, identity);
+    const struct pkvi_ghost ghost = {
+        .rested = candidate->rested,
+        .uses = at_most(candidate->uses, PKVI_GHOST_USES_MAX) & PKVI_GHOST_USES_MAX,
+        .kind = candidate->kind,
+        .list = at_most(candidate->list, PKVI_GHOST_LIST_MAX) & PKVI_GHOST_LIST_MAX};
+    const struct pkvi_ghost old = pkvi_ghosts_put(shared->ghosts, identity, ghost);
     if (shared->reuse != NULL && old.uses > 0)
         pkvi_reuse_note(shared->reuse, old.kind, old.list, shared->clock - old.rested, false);
-}
-
-static void end_victim(struct pkvi_domain* domain, uint32_t block) {
-    assert(pkvi_candidate(domain, block)->is_idle);
-    pkvi_candidate(domain, block)->is_idle = 0;
-    domain->idle_count--;
-}
-
-static void evict_chosen(struct pkvi_domain* domain, uint32_t count, uint32_t* blocks) {
-    if (domain->policy->prepare != NULL && count > 0) domain->policy->prepare(domain, count);
-    for (uint32_t i = 0; i < count; i++) {
-        blocks[i] = domain->policy->evict(domain);
-        end_victim(domain, blocks[i]);
-        if (domain->shared->ghosts != NULL) remember(domain, pkvi_candidate(domain, blocks[i]));
-        if (pkvi_is_retained(&domain->shared->retention, blocks[i]))
-            pkvi_retain_leave(&domain->shared->retention, domain->levels, blocks[i], false);
-    }
-}
-
-/* The policy has never seen these where they stand, and learns nothing from them. */
-static void evict_hidden(struct pkvi_domain* domain, uint32_t count, uint32_t* blocks) {
-    for (uint32_t i = 0; i < count; i++) {
-        blocks[i] = pkvi_retain_first(&domain->shared->retention, domain->levels);
-        end_idle(domain, blocks[i], false);
-    }
-}
-
-static void evict_by_level(struct pkvi_domain* domain, uint32_t count, uint32_t* blocks) {
-    const uint32_t lower = at_most(domain->levels->lower_count, count);
-    const uint32_t seen = domain->idle_count - domain->levels->count;
-    const uint32_t chosen = at_most(seen, count - lower);
-    evict_hidden(domain, lower, blocks);
-    evict_chosen(domain, chosen, blocks + lower);
-    evict_hidden(domain, count - lower - chosen, blocks + lower + chosen);
-}
-
-void pkvi_domain_evict(struct pkvi_domain* domain, uint32_t count, uint32_t* blocks) {
-    assert(count <= domain->idle_count);
-    if (domain->levels != NULL && domain->levels->count > 0)
-        evict_by_level(domain, count, blocks);
-    else
-        evict_chosen(domain, count, blocks);
 }
 
 /* ---- Lists ----------------------------------------------------------------------------------- */
@@ -268,6 +274,8 @@ void pkvi_domain_move(struct pkvi_domain* domain, uint32_t from, uint32_t to) {
     struct pkvi_candidate* candidates = domain->shared->candidates;
     struct pkvi_candidate* moved = &candidates[to];
     *moved = candidates[from];
+    if (domain->shared->offer != NULL)
+        domain->shared->offer->pages[to] = domain->shared->offer->pages[from];
     candidates[from] = (struct pkvi_candidate){.list = PKVI_UNLISTED};
     if (moved->list == PKVI_UNLISTED) return; /* hidden, or in use */
     if (!moved->is_idle && !domain->policy->keeps_place) return;

@@ -39,22 +39,21 @@ enum {
     PKVI_DOMAIN_LISTS = 200,
     PKVI_UNLISTED = 255,
     PKVI_USES_MAX = 255,  /* counts stop here */
-    PKVI_PAGE_MAX = 65535 /* likewise */
+    PKVI_FRESH_MAX = 127, /* likewise */
+    PKVI_KIND_MAX = 63
 };
 
 /* What is known of a block, and where it stands. */
 struct pkvi_candidate {
     uint32_t previous; /* neighbours on its list */
     uint32_t next;
-    uint32_t rested; /* clock of the domain's shared part when it last became idle */
-    uint32_t
-        identity;   /* hash of its tokens and all before them: equal after it left and came back */
-    uint16_t page;  /* of the sequence that brought it */
-    uint16_t fresh; /* pages up to the first of that sequence that had never been seen */
-    uint8_t uses;   /* requests that computed or found it, as far as is remembered */
-    uint8_t list;   /* on which it stands, or PKVI_UNLISTED */
-    uint8_t kind;   /* reuse: see reuse.h; others keep a small number here */
-    uint8_t is_idle;
+    uint32_t rested;    /* clock of the domain's shared part when it last became idle */
+    uint32_t uses : 8;  /* requests that computed or found it, as far as is remembered */
+    uint32_t list : 8;  /* on which it stands, or PKVI_UNLISTED */
+    uint32_t fresh : 7; /* pages of the sequence that brought it, up to this, never seen before */
+    uint32_t seen : 2;  /* how many before those had been: a class of reuse.h */
+    uint32_t kind : 6;  /* reuse: see reuse.h; others keep a small number here */
+    uint32_t is_idle : 1;
 };
 
 struct pkvi_list {
@@ -75,16 +74,17 @@ struct pkvi_shared {
 
 /* A run is the pages that one sequence lets go of, last one first. */
 struct pkvi_run {
-    uint32_t page;   /* that went last, or PKVI_NONE */
-    uint32_t pages;  /* so far */
-    uint32_t length; /* of the sequence, in pages */
-    uint32_t fresh;  /* of its last page */
+    uint32_t page;  /* that went last, or PKVI_NONE */
+    uint32_t pages; /* so far */
+    uint32_t fresh; /* of the last page of the sequence */
+    uint32_t seen;  /* likewise */
 };
 
 /* What a policy that calls the application keeps for it. */
 struct pkvi_offer {
     pkv_eviction_hook hook;
     pkv_candidate* candidates; /* [hook.offer_max] */
+    uint32_t* pages;           /* [blocks] of the sequence that brought the block */
     uint32_t* names;           /* [blocks] victims that it named */
     uint32_t named;
     uint32_t used;      /* of the names */
@@ -155,23 +155,29 @@ void pkvi_shared_close(struct pkvi_shared* shared, struct pkvi_mem* mem);
 void pkvi_domain_init(struct pkvi_domain* domain, const struct pkvi_policy* policy,
                       struct pkvi_shared* shared, uint32_t capacity);
 
-/* The events; see above. `parent` is the node of the page before, or PKVI_NONE; a block in use that
- * leaves the index is forgotten. */
+/* The events; see above. `parent` is the node of the page before, or PKVI_NONE; equal identities
+ * are taken for the same block that comes back. A block in use that leaves the index is
+ * forgotten. */
 void pkvi_domain_enter(struct pkvi_domain* domain, uint32_t block, uint32_t parent,
                        uint32_t identity, const struct pkvi_origin* origin);
 void pkvi_domain_forget(struct pkvi_domain* domain, uint32_t block);
 void pkvi_domain_use(struct pkvi_domain* domain, uint32_t block);
 void pkvi_domain_hold(struct pkvi_domain* domain, uint32_t block);
-void pkvi_domain_rest(struct pkvi_domain* domain, uint32_t block);
+void pkvi_domain_rest(struct pkvi_domain* domain, uint32_t block, uint32_t page);
 
 /* An idle block leaves the domain, whatever its turn: it is dropped, or goes to another one. */
 void pkvi_domain_leave(struct pkvi_domain* domain, uint32_t block);
 
 /* The level of an idle block has lapsed: it is the policy's from now on. */
-void pkvi_domain_lapse(struct pkvi_domain* domain, uint32_t block);
+void pkvi_domain_lapse(struct pkvi_domain* domain, uint32_t block, uint32_t page);
 
-/* Take `count` victims. pre: count <= idle_count. */
-void pkvi_domain_evict(struct pkvi_domain* domain, uint32_t count, uint32_t* blocks);
+/* `count` victims will be taken next. pre: count <= idle_count. */
+void pkvi_domain_prepare(struct pkvi_domain* domain, uint32_t count);
+
+/* Take one. Whoever wants it to be known when it comes back lets it be remembered at once, which
+ * does nothing for those that were hidden from the policy. */
+uint32_t pkvi_domain_evict(struct pkvi_domain* domain);
+void pkvi_domain_remember(struct pkvi_domain* domain, uint32_t block, uint32_t identity);
 
 /* For policies: put a block at the tail of a list; take it off the list that it stands on; take the
  * head of a list off. */

@@ -42,10 +42,9 @@ static uint32_t log2_between(uint32_t value, uint32_t low, uint32_t high) {
     return log2 < low ? 0 : log2 > high ? high - low : log2 - low;
 }
 
-uint32_t pkvi_reuse_kind(uint32_t uses, uint32_t fresh_pages, uint32_t seen_pages) {
+uint32_t pkvi_reuse_kind(uint32_t uses, uint32_t fresh_pages, uint32_t seen) {
     const uint32_t u = uses < PKVI_REUSE_USES ? uses - 1 : PKVI_REUSE_USES - 1;
     const uint32_t fresh = log2_between(fresh_pages, 2, 1 + PKVI_REUSE_FRESH);
-    const uint32_t seen = seen_pages < 2 ? 0 : seen_pages < 16 ? 1 : 2;
     return 1 + (u * PKVI_REUSE_FRESH + fresh) * PKVI_REUSE_SEEN + seen;
 }
 
@@ -55,10 +54,10 @@ static float assumed_factor(uint32_t kind) {
     return factor_of_uses[fresh / PKVI_REUSE_FRESH] * factor_of_fresh[fresh % PKVI_REUSE_FRESH];
 }
 
-uint32_t pkvi_reuse_level(const struct pkvi_reuse* reuse, uint32_t kind) {
-    const float level = floorf(STEPS * log2f(reuse->factor[kind]) + 0.5F) + AVERAGE;
+static uint8_t level_of(float factor) {
+    const float level = floorf(STEPS * log2f(factor) + 0.5F) + AVERAGE;
     if (level < 0) return 0;
-    return level < LEVELS ? (uint32_t)level : LEVELS - 1;
+    return level < LEVELS ? (uint8_t)level : LEVELS - 1;
 }
 
 void pkvi_reuse_init(struct pkvi_reuse* reuse) {
@@ -119,6 +118,7 @@ static void estimate_factors(struct pkvi_reuse* reuse) {
         const float own = scale * (spells->kind_expected[kind] + spells->kind_lasting[kind]);
         reuse->factor[kind] =
             (spells->kind_reused[kind] + KIND_TRUST * assumed_factor(kind)) / (own + KIND_TRUST);
+        reuse->level[kind] = level_of(reuse->factor[kind]);
     }
 }
 

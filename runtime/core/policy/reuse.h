@@ -49,6 +49,7 @@ struct pkvi_reuse {
     struct pkvi_spells spells;
     float expected[PKVI_REUSE_BINS + 1]; /* hazard of all, summed up to a bin */
     float factor[PKVI_REUSE_KINDS];
+    uint8_t level[PKVI_REUSE_KINDS]; /* that follows from it */
     float worth[PKVI_REUSE_LEVELS][PKVI_REUSE_BINS];
     uint32_t version; /* counts the estimates */
     uint32_t swept;   /* ghosts seen since the last one */
@@ -58,8 +59,16 @@ struct pkvi_reuse {
 /* Nothing is known yet. */
 void pkvi_reuse_init(struct pkvi_reuse* reuse);
 
-uint32_t pkvi_reuse_kind(uint32_t uses, uint32_t fresh_pages, uint32_t seen_pages);
-uint32_t pkvi_reuse_level(const struct pkvi_reuse* reuse, uint32_t kind);
+/* The class of so many pages that had been seen. */
+static inline uint32_t pkvi_reuse_seen(uint32_t pages) {
+    return pages < 2 ? 0 : pages < 16 ? 1 : 2;
+}
+
+uint32_t pkvi_reuse_kind(uint32_t uses, uint32_t fresh_pages, uint32_t seen);
+
+static inline uint32_t pkvi_reuse_level(const struct pkvi_reuse* reuse, uint32_t kind) {
+    return reuse->level[kind];
+}
 
 /* An idle spell has ended at this age, by reuse or not. */
 void pkvi_reuse_note(struct pkvi_reuse* reuse, uint32_t kind, uint32_t level, uint32_t age,

@@ -38,14 +38,14 @@ static uint32_t evict(struct pkvi_domain* domain) {
         const uint32_t list = next_list(domain);
         const uint32_t block = pkvi_domain_pop(domain, list);
         struct pkvi_candidate* candidate = pkvi_candidate(domain, block);
-        const uint8_t uses = candidate->kind % MAIN;
+        const uint32_t uses = candidate->kind % MAIN;
         if (!candidate->is_idle) {
             candidate->list = PKVI_UNLISTED;
-            candidate->kind = (uint8_t)(MAIN + uses);
+            candidate->kind = (MAIN + uses) & PKVI_KIND_MAX;
         } else if (uses == 0) {
             return block;
         } else {
-            candidate->kind = list == SMALL ? MAIN : (uint8_t)(MAIN + uses - 1);
+            candidate->kind = list == SMALL ? MAIN : (MAIN + uses - 1) & PKVI_KIND_MAX;
             pkvi_domain_append(domain, MAIN_QUEUE, block);
         }
     }
