@@ -386,7 +386,7 @@ static void bench_create(uint32_t runs) {
 
 /* All that a block more costs in host memory, token ids aside: they are content. */
 static void bench_metadata(void) {
-    enum { BLOCKS = 1 << 15 };
+    enum { BLOCKS = 1 << 17 }; /* smaller caches remember more ghosts (policy/ghost.c) */
     pkv_cache* small = open_cache(BLOCKS, PROMPT);
     pkv_cache* large = open_cache(2 * BLOCKS, PROMPT);
     const uint64_t bytes = stats_of(large).heap_bytes - stats_of(small).heap_bytes;
