@@ -191,6 +191,9 @@ static int call_seq(sim* s, pkv_seq seq, uint32_t which) {
         return pkv_seq_set_keys(s->cache, seq, "salt", 4, NULL, 0);
     case 15:
         return pkv_seq_publish(s->cache, seq, 0, &number);
+    case 16:
+        return s->config.retained_max > 0 ? pkv_seq_retain(s->cache, seq, 0, 0, NULL, &number)
+                                          : pkv_seq_free(s->cache, (pkv_seq){seq.id | !seq.id});
     default:
         return pkv_seq_free(s->cache, seq.id == 0 ? (pkv_seq){1} : seq);
     }
@@ -224,7 +227,7 @@ static int call_plan(sim* s, pkv_plan plan, uint32_t which) {
 void sim_hostile(sim* s) {
     const bool as_plan = sim_percent(s, 35);
     const uint64_t id = forge(s, as_plan);
-    const uint32_t which = sim_below(s, as_plan ? 9 : 17);
+    const uint32_t which = sim_below(s, as_plan ? 9 : 18);
     const bool plans_are_full = !as_plan && which == 8 && s->model.plans == s->config.plans_max;
     const model_verdict verdict = {
         MODEL_BIT(PKV_ESTALE) | (plans_are_full ? MODEL_BIT(PKV_EBUSY) : 0), 0};

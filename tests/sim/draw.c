@@ -85,6 +85,7 @@ static void draw_limits(sim* s) {
     config->key_sets_max = SIM_KEY_SETS;
     config->key_bytes_max = 64;
     config->tenants_max = sim_percent(s, 70) ? between(s, 1, MODEL_ACCOUNTS - 1) : 0;
+    config->retained_max = sim_percent(s, 70) ? between(s, 1, config->blocks + 2) : 0;
     config->seed = sim_next(s) | 1;
     /* Which pages roll off depends on free leaves, which the model does not know: not both. */
     if (config->groups[0].window == 0 && sim_percent(s, 10)) {

@@ -47,6 +47,7 @@ static void take_report(sim* s, pkv_report* report) {
 }
 
 void sim_before(sim* s, model_verdict verdict) {
+    sim_settle(s);
     s->has_before = (verdict.must | verdict.may | s->injected) != 0;
     if (s->has_before) take_report(s, &s->before);
 }
@@ -79,6 +80,7 @@ static void judge_unchanged(sim* s, const char* what, int status) {
 bool sim_judge(sim* s, const char* what, model_verdict verdict, int status, uint64_t a,
                uint64_t b) {
     char allowed[200];
+    s->model.clock_us = pkv_clock_us(s->cache);
     sim_note(s, what, a, b, s->model.blocks_active, status);
     s->quota_refusals += status == PKV_EQUOTA;
     if (status == PKV_OK) {
@@ -99,6 +101,7 @@ bool sim_judge(sim* s, const char* what, model_verdict verdict, int status, uint
 /* After every operation: all numbers that can be predicted. */
 static void check_stats(sim* s) {
     pkv_stats stats = {.struct_size = sizeof stats};
+    sim_settle(s);
     uint64_t want;
     uint64_t got;
     const int status = pkv_cache_stats(s->cache, &stats);
@@ -351,12 +354,13 @@ void sim_report(const sim* s, const char* program) {
     printf("config: blocks %u of %u tokens, %u sequences of %u tokens, %u plans of %u sequences "
            "and %u "
            "tokens, window %u, sinks %u, leaves %u, prefix_off %u, types %u/%u, dims %u/%u, host "
-           "blocks %u, transfers %u, quotas %u\n",
+           "blocks %u, transfers %u, quotas %u, retained %u\n",
            s->config.blocks, group->block_tokens, s->config.sequences_max,
            s->config.sequence_tokens_max, s->config.plans_max, s->config.plan_sequences_max,
            s->config.plan_tokens_max, group->window, group->sinks, s->config.table_leaves_max,
            s->config.prefix_off, group->k_dtype, group->v_dtype, group->key_dim, group->value_dim,
-           s->config.host_blocks, s->config.transfers_max, s->config.tenants_max);
+           s->config.host_blocks, s->config.transfers_max, s->config.tenants_max,
+           s->config.retained_max);
     printf("the last calls:\n");
     const uint64_t first = s->notes > SIM_RECORDS ? s->notes - SIM_RECORDS : 0;
     for (uint64_t i = first; i < s->notes; i++)

@@ -68,6 +68,7 @@ typedef struct sim {
     uint64_t published;    /* tokens that were published in this round */
     uint64_t pending;      /* tokens that were found to be on their way */
     uint64_t fired;        /* faults that took an action */
+    uint64_t retained;     /* blocks that were asked to be */
     uint64_t quotas_set;
     uint64_t quota_refusals;         /* calls that gave PKV_EQUOTA */
     char failure[SIM_FAILURE_BYTES]; /* "" while all is well */
@@ -161,6 +162,10 @@ void sim_op_lookup(sim* s);
 void sim_op_announce(sim* s);
 void sim_op_set_keys(sim* s);
 void sim_op_publish(sim* s);
+
+/* retain.c: what stays how long. Settling: what has come due takes effect in both. */
+void sim_settle(sim* s);
+void sim_op_retain(sim* s);
 
 /* quotas.c: who may have how many blocks. */
 void sim_op_quota(sim* s);

@@ -84,6 +84,7 @@ static uint32_t block_take(model* m, uint64_t tenant) {
     m->blocks[i].holders = 1;
     m->blocks[i].tenant = tenant;
     m->blocks[i].real = MODEL_UNSEEN;
+    m->blocks[i].terms = (model_terms){PKV_PRIORITY_DEFAULT, UINT64_MAX, UINT64_MAX};
     m->blocks_free--;
     m->blocks_active++;
     m->fresh[m->fresh_count++] = i;
@@ -103,6 +104,7 @@ static void block_release(model* m, uint32_t i) {
     m->blocks_active--;
     if (block->indexed) {
         block->idle_since = ++m->now;
+        block->idle_us = m->clock_us;
         m->blocks_cached++;
     } else {
         m->blocks_free++;
@@ -118,11 +120,20 @@ static void index_remove(model* m, uint32_t entry) {
             m->blocks[i].parent = MODEL_ORPHAN;
 }
 
-static void block_evict(model* m, uint32_t victim) {
-    index_remove(m, victim);
+static void block_drop(model* m, uint32_t block) {
+    index_remove(m, block);
     m->blocks_cached--;
     m->blocks_free++;
-    m->counters.evictions++;
+}
+
+void model_expire(model* m, uint32_t block) {
+    block_drop(m, block);
+    m->counters.expirations++;
+}
+
+static bool goes_before(const model_block* a, const model_block* b) {
+    if (a->terms.priority != b->terms.priority) return a->terms.priority < b->terms.priority;
+    return a->idle_since < b->idle_since;
 }
 
 void model_evict_oldest(model* m, uint32_t account) {
@@ -130,10 +141,10 @@ void model_evict_oldest(model* m, uint32_t account) {
     for (uint32_t i = 0; i < m->config.blocks; i++) {
         if (!m->blocks[i].indexed || m->blocks[i].holders > 0) continue;
         if (model_account(m, m->blocks[i].tenant) != account) continue;
-        if (oldest == MODEL_NONE || m->blocks[i].idle_since < m->blocks[oldest].idle_since)
-            oldest = i;
+        if (oldest == MODEL_NONE || goes_before(&m->blocks[i], &m->blocks[oldest])) oldest = i;
     }
-    block_evict(m, oldest);
+    block_drop(m, oldest);
+    m->counters.evictions++;
     m->quotas[account].evictions++;
 }
 
@@ -870,6 +881,12 @@ static bool may_share(const model* m, uint32_t own, uint32_t equal) {
     return block->holders > 0 || model_may_activate(m, block->tenant);
 }
 
+/* What was asked for a block that goes is asked for the equal one. */
+static void leave_terms(const model_block* own, model_block* equal) {
+    if (own->holders > 1 || own->tenant != equal->tenant || !model_is_retained(own)) return;
+    model_set_terms(equal, &own->terms);
+}
+
 /* Put one full page into the index, or take over the equal one. False when it cannot be. */
 static bool index_page(model* m, model_seq* seq, uint32_t page) {
     uint32_t parent;
@@ -883,6 +900,7 @@ static bool index_page(model* m, model_seq* seq, uint32_t page) {
         if (m->canary) return true;
         if (!may_share(m, own, equal)) return false;
         block_hold(m, equal);
+        leave_terms(&m->blocks[own], &m->blocks[equal]);
         block_release(m, own);
         seq->blocks[page] = equal;
         memcpy(seq->fills + begin, m->blocks[equal].fills, bytes);
@@ -1068,6 +1086,8 @@ const char* model_compare_stats(const model* m, const pkv_stats* stats, uint64_t
         {"prefix_inserts", m->counters.prefix_inserts, stats->prefix_inserts},
         {"prefix_duplicates", m->counters.prefix_duplicates, stats->prefix_duplicates},
         {"evictions", m->counters.evictions, stats->evictions},
+        {"retained", model_retained_count(m), stats->retained},
+        {"expirations", m->counters.expirations, stats->expirations},
         {"forks", m->counters.forks, stats->forks},
         {"cow_copies", m->counters.cow_copies, stats->cow_copies},
         {"cow_peak", m->counters.cow_peak, stats->cow_peak},

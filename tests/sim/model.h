@@ -32,12 +32,21 @@ enum {
     MODEL_ACCOUNTS = 5,        /* tenants with a quota, and all others in the first place */
 };
 
+/* How long a cached block is kept; see pkv_seq_retain. */
+typedef struct model_terms {
+    uint32_t priority;
+    uint64_t duration_us; /* UINT64_MAX: without end */
+    uint64_t ttl_us;      /* likewise */
+} model_terms;
+
 typedef struct model_block {
     uint32_t holders; /* page table entries that name it, counted per sequence */
     bool indexed;
     uint64_t tenant;
     uint32_t parent; /* of an index entry: block, MODEL_NONE for a first page, or MODEL_ORPHAN */
-    uint64_t idle_since;
+    uint64_t idle_since; /* a stamp, for the order */
+    uint64_t idle_us;    /* the time */
+    model_terms terms;
     uint32_t real; /* the library's number for it */
     uint32_t fill; /* of an index entry: how many tokens it has */
     uint64_t indexed_at;
@@ -124,6 +133,7 @@ typedef struct model {
     uint32_t host_free;
     uint32_t transfers;
     uint64_t block_bytes;
+    uint64_t clock_us;      /* the library's, after its last call */
     uint64_t now;           /* stamps of idle blocks and of index entries */
     uint64_t nonce;         /* stands in for unknown tokens */
     uint64_t plan_rows;     /* rows of all plans so far */
@@ -230,6 +240,17 @@ bool model_may_activate(const model* m, uint64_t tenant);
 bool model_is_above_limit(const model* m, uint32_t account, uint32_t need);
 uint32_t model_richest(const model* m, const uint32_t* need); /* whose cached block goes next */
 void model_evict_oldest(model* m, uint32_t account);
+
+/* Retention; `terms` may be NULL. Settling lets what has come due by clock_us take effect. */
+model_verdict model_retain_errors(const model* m, uint32_t seq, uint32_t begin, uint32_t end,
+                                  const model_terms* terms);
+uint32_t model_retain(model* m, uint32_t seq, uint32_t begin, uint32_t end,
+                      const model_terms* terms);
+bool model_is_retained(const model_block* block);
+uint32_t model_retained_count(const model* m);
+void model_set_terms(model_block* block, const model_terms* terms); /* what somebody asks for it */
+void model_settle(model* m);
+void model_expire(model* m, uint32_t block);
 
 /* Compare the numbers that the model predicts. Returns the name of the first that differs, or
  * NULL. */

@@ -381,10 +381,10 @@ static const struct {
     {op_create, 8},     {op_match, 8},        {op_fork, 5},         {op_truncate, 6},
     {op_free, 6},       {op_info, 3},         {op_blocks, 4},       {op_read, 14},
     {op_begin, 18},     {op_append, 4},       {op_write, 4},        {op_commit_seq, 4},
-    {op_attend, 2},     {op_end, 22},         {sim_hostile, 4},     {op_clock, 1},
+    {op_attend, 2},     {op_end, 22},         {sim_hostile, 4},     {op_clock, 3},
     {op_seq_write, 2},  {sim_op_swap_out, 3}, {sim_op_swap_in, 6},  {sim_op_transfer, 12},
     {sim_op_lookup, 5}, {sim_op_announce, 5}, {sim_op_set_keys, 3}, {sim_op_publish, 2},
-    {sim_op_quota, 4},  {sim_op_compact, 3},
+    {sim_op_quota, 4},  {sim_op_compact, 3},  {sim_op_retain, 6},
 };
 
 void sim_op(sim* s) {

@@ -199,8 +199,10 @@ void pkvi_retain_forget(struct pkvi_retention* retention, uint32_t block) {
 bool pkvi_retain_rest(struct pkvi_retention* retention, struct pkvi_levels* levels,
                       uint32_t block) {
     struct pkvi_retained* row = row_of(retention, block);
-    if (row->since_us == PKVI_NEVER) row->since_us = pkvi_clock_now_us(retention->clock);
-    row->turn = retention->turn++;
+    if (row->since_us == PKVI_NEVER) { /* else it only has another place */
+        row->since_us = pkvi_clock_now_us(retention->clock);
+        row->turn = retention->turn++;
+    }
     if (pkvi_retained_due_us(row) != PKVI_NEVER) heap_insert(retention, row);
     if (is_hidden(row)) list_append(retention, levels, row);
     return is_hidden(row);
