@@ -224,6 +224,20 @@ static bool may_attach(const pkv_cache* cache, uint32_t block) {
     return pkvi_quotas_may_activate(&cache->quotas, cache->pool.blocks[block].account);
 }
 
+/* How many of `blocks` could be attached one after the other? Counts them as in use, and not again. */
+static uint32_t count_attachable(pkv_cache* cache, const uint32_t* blocks, uint32_t count) {
+    const struct pkvi_pool* pool = &cache->pool;
+    struct pkvi_quotas* quotas = &cache->quotas;
+    if (quotas->open_count == 0) return count; /* what is cached can be in use */
+    uint32_t attachable = 0;
+    for (; attachable < count && may_attach(cache, blocks[attachable]); attachable++)
+        if (pool->refs[blocks[attachable]] == 1)
+            pkvi_quotas_wake(quotas, pool->account[blocks[attachable]]);
+    for (uint32_t i = 0; i < attachable; i++)
+        if (pool->refs[blocks[i]] == 1) pkvi_quotas_rest(quotas, pool->account[blocks[i]]);
+    return attachable;
+}
+
 static int check_match(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t count) {
     PKVI_TRY(pkvi_seq_check_idle(seq));
     if (seq->length + seq->reserved > 0) return PKV_EBUSY;
@@ -235,8 +249,12 @@ int pkvi_seq_lookup(pkv_cache* cache, const struct pkvi_seq* seq, const uint32_t
     PKVI_TRY(check_match(cache, seq, count));
     pkvi_settle(cache); /* what is over is found no more */
     const uint32_t block_tokens = cache->pool.block_tokens;
+    uint32_t* const blocks = cache->scratch.blocks;
     uint32_t tail;
-    const uint32_t pages = find_prefix(cache, seq, tokens, count, cache->scratch.blocks, &tail);
+    uint32_t pages = find_prefix(cache, seq, tokens, count, blocks, &tail);
+    const uint32_t attachable = count_attachable(cache, blocks, pages + (tail > 0));
+    if (attachable < pages + (tail > 0)) tail = 0;
+    if (attachable < pages) pages = attachable;
     const uint32_t more = pkvi_pending_pages(cache, seq, tokens, count, pages);
     match->matched = pages * block_tokens + tail;
     match->pending = more > 0 ? more * block_tokens - tail : 0;

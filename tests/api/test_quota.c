@@ -55,6 +55,15 @@ static uint32_t match(pkv_cache* cache, pkv_seq seq, uint32_t blocks, uint32_t f
     return matched / FIXTURE_BLOCK;
 }
 
+static uint32_t lookup(pkv_cache* cache, pkv_seq seq, uint32_t blocks, uint32_t first) {
+    uint32_t tokens[FIXTURE_TOKENS_MAX];
+    pkv_match found;
+    fixture_tokens(tokens, blocks * FIXTURE_BLOCK, first);
+    ASSERT_OK(pkv_seq_lookup(cache, seq, tokens, blocks * FIXTURE_BLOCK, &found));
+    ASSERT_EQ(found.pending, 0);
+    return found.matched / FIXTURE_BLOCK;
+}
+
 /* How many of these blocks are still cached? */
 static uint32_t count_cached(pkv_cache* cache, uint64_t tenant, uint32_t blocks, uint32_t first) {
     const pkv_seq seq = fixture_seq(cache, tenant);
@@ -294,9 +303,13 @@ TEST(a_match_takes_no_more_than_a_reservation_could) {
     leave_cached(cache, OTHER, 9, 100);
     ASSERT_OK(set_quota(cache, CHAT, 10, 0));
     const pkv_seq seq = fixture_seq(cache, OTHER);
+    const uint64_t before = fixture_check(cache).cache_digest;
+    ASSERT_EQ(lookup(cache, seq, 9, 100), 6);
+    ASSERT_EQ(fixture_check(cache).cache_digest, before);
     ASSERT_EQ(match(cache, seq, 9, 100), 6);
     fixture_check(cache);
     const pkv_seq second = fixture_seq(cache, OTHER);
+    ASSERT_EQ(lookup(cache, second, 9, 100), 6);
     ASSERT_EQ(match(cache, second, 9, 100), 6); /* those are active already */
     take(cache, CHAT, 10);
     ASSERT_OK(pkv_seq_free(cache, seq));

@@ -549,11 +549,16 @@ static bool is_announced(const model* m, const model_seq* asking, const uint32_t
 pkv_match model_lookup(const model* m, uint32_t seq, const uint32_t* tokens, uint32_t count) {
     const model_seq* s = &m->seqs[seq];
     pkv_match match = {0, 0};
+    uint32_t need[MODEL_ACCOUNTS] = {0};
     uint32_t parent = MODEL_NONE;
     uint32_t common = m->block_tokens;
     while (match.matched < count && common == m->block_tokens) {
         parent = index_next(m, s, parent, tokens, match.matched, count, &common);
         if (parent == MODEL_NONE) break;
+        if (m->blocks[parent].holders == 0) {
+            need[model_account(m, m->blocks[parent].tenant)]++;
+            if ((model_need_errors(m, need) & MODEL_BIT(PKV_ENOBLOCKS)) != 0) break;
+        }
         match.matched += common;
     }
     uint32_t page = match.matched / m->block_tokens;
