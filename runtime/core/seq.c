@@ -226,15 +226,15 @@ static bool may_attach(const pkv_cache* cache, uint32_t block) {
 
 /* How many of `blocks` could be attached one after the other? Counts them as in use, and not again. */
 static uint32_t count_attachable(pkv_cache* cache, const uint32_t* blocks, uint32_t count) {
-    const struct pkvi_pool* pool = &cache->pool;
+    const struct pkvi_block* pool = cache->pool.blocks;
     struct pkvi_quotas* quotas = &cache->quotas;
     if (quotas->open_count == 0) return count; /* what is cached can be in use */
     uint32_t attachable = 0;
     for (; attachable < count && may_attach(cache, blocks[attachable]); attachable++)
-        if (pool->refs[blocks[attachable]] == 1)
-            pkvi_quotas_wake(quotas, pool->account[blocks[attachable]]);
+        if (pool[blocks[attachable]].refs == 1)
+            pkvi_quotas_wake(quotas, pool[blocks[attachable]].account);
     for (uint32_t i = 0; i < attachable; i++)
-        if (pool->refs[blocks[i]] == 1) pkvi_quotas_rest(quotas, pool->account[blocks[i]]);
+        if (pool[blocks[i]].refs == 1) pkvi_quotas_rest(quotas, pool[blocks[i]].account);
     return attachable;
 }
 
