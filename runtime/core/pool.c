@@ -4,7 +4,6 @@
  * them moves extents between arena and pool. */
 #include "core/pool.h"
 
-#include <assert.h>
 #include <string.h>
 
 uint32_t pkvi_pool_extent_capacity(const struct pkvi_pool* pool, uint32_t extent) {
@@ -66,8 +65,7 @@ static void update_spare(struct pkvi_pool* pool, uint32_t extent) {
         pkvi_extents_remove(&pool->spare, extent);
 }
 
-void pkvi_pool_note_idle(struct pkvi_pool* pool, uint32_t block, bool is_idle) {
-    if (!pool->arena->is_shared) return;
+void pkvi_pool_count_idle(struct pkvi_pool* pool, uint32_t block, bool is_idle) {
     const uint32_t extent = extent_of(pool, block);
     pool->extents[extent].idle += is_idle ? 1 : UINT32_MAX;
     update_spare(pool, extent);
@@ -185,7 +183,7 @@ uint32_t pkvi_pool_take_in(struct pkvi_pool* pool, uint32_t extent, uint32_t acc
     return block;
 }
 
-static void free_one(struct pkvi_pool* pool, uint32_t block) {
+void pkvi_pool_free(struct pkvi_pool* pool, uint32_t block) {
     const uint32_t extent = extent_of(pool, block);
     struct pkvi_extent* e = &pool->extents[extent];
     assert(e->used > 0);
@@ -208,19 +206,7 @@ void pkvi_pool_move(struct pkvi_pool* pool, uint32_t from, uint32_t to) {
     memcpy(pkvi_pool_tokens(pool, to), pkvi_pool_tokens(pool, from),
            pool->block_tokens * sizeof *pool->tokens);
     pool->blocks[from].refs = 0;
-    free_one(pool, from);
-}
-
-void pkvi_pool_ref(struct pkvi_pool* pool, uint32_t block) {
-    assert(pool->blocks[block].refs > 0);
-    pool->blocks[block].refs++;
-}
-
-uint32_t pkvi_pool_unref(struct pkvi_pool* pool, uint32_t block) {
-    assert(pool->blocks[block].refs > 0);
-    const uint32_t left = --pool->blocks[block].refs;
-    if (left == 0) free_one(pool, block);
-    return left;
+    pkvi_pool_free(pool, from);
 }
 
 bool pkvi_pool_is_foreign(const struct pkvi_pool* pool, uint32_t block, uint64_t tenant) {

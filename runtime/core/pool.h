@@ -34,6 +34,7 @@
 #include "core/arena.h"
 #include "core/policy/policy.h"
 #include "core/quota.h"
+#include <assert.h>
 
 /* What `written` says of a block's bytes. Mixed ones are foreign to everybody. */
 enum pkvi_bytes { PKVI_BYTES_ZERO, PKVI_BYTES_OWNED, PKVI_BYTES_MIXED };
@@ -125,12 +126,28 @@ uint32_t pkvi_pool_take_in(struct pkvi_pool* pool, uint32_t extent, uint32_t acc
  * known of it, and `from` is free. */
 void pkvi_pool_move(struct pkvi_pool* pool, uint32_t from, uint32_t to);
 
-/* Add or drop a reference; dropping returns how many are left, and frees the block at 0. */
-void pkvi_pool_ref(struct pkvi_pool* pool, uint32_t block);
-uint32_t pkvi_pool_unref(struct pkvi_pool* pool, uint32_t block);
+/* A block has no references any more. */
+void pkvi_pool_free(struct pkvi_pool* pool, uint32_t block);
 
-/* A block has become only cached, or is not any more. */
-void pkvi_pool_note_idle(struct pkvi_pool* pool, uint32_t block, bool is_idle);
+/* Add or drop a reference; dropping returns how many are left, and frees the block at 0. */
+static inline void pkvi_pool_ref(struct pkvi_pool* pool, uint32_t block) {
+    assert(pool->blocks[block].refs > 0);
+    pool->blocks[block].refs++;
+}
+
+static inline uint32_t pkvi_pool_unref(struct pkvi_pool* pool, uint32_t block) {
+    assert(pool->blocks[block].refs > 0);
+    const uint32_t left = --pool->blocks[block].refs;
+    if (left == 0) pkvi_pool_free(pool, block);
+    return left;
+}
+
+/* A block of a shared arena has become only cached, or is not any more. */
+void pkvi_pool_count_idle(struct pkvi_pool* pool, uint32_t block, bool is_idle);
+
+static inline void pkvi_pool_note_idle(struct pkvi_pool* pool, uint32_t block, bool is_idle) {
+    if (pool->arena->is_shared) pkvi_pool_count_idle(pool, block, is_idle);
+}
 
 struct pkvi_usage pkvi_pool_usage(const struct pkvi_pool* pool);
 
