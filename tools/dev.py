@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import environment
+import toolkit
 from environment import LOGS, PYTHON, ROOT, EnvironmentProblem
 
 JOBS = str(os.cpu_count() or 1)
@@ -165,11 +166,16 @@ def verify(*arguments: str) -> Callable[[Job], Result]:
 
 
 def registers(job: Job) -> Result:
-    """What `unit` compiled, or the kernels compiled anew. Without nvcc: skipped."""
+    """What `unit` compiled, or the kernels compiled anew. Without any nvcc: skipped."""
+    try:
+        nvcc = toolkit.nvcc_folder()
+    except toolkit.NoToolkit as problem:
+        return Result(skipped=1, notes=[f"not run: {problem}"])
     log = LOGS / "unit.log"
-    succeeded = job.run(PYTHON, ROOT / "tools" / "gpu", "--compile", "--log", log)
+    path = f"{nvcc}{os.pathsep}{environment.variables()['PATH']}"
+    succeeded = job.run(PYTHON, ROOT / "tools" / "gpu", "--compile", "--log", log, PATH=path)
     if not succeeded and "\nnot run: " in job.tail():
-        return Result(skipped=1, notes=["not run: there is no nvcc"])
+        return Result(skipped=1, notes=["not run: there is no c++ or c++filt"])
     return Result(passed=int(succeeded), failed=int(not succeeded))
 
 

@@ -56,8 +56,7 @@ def test_the_default_is_never_much_worse_than_lru(kind: str) -> None:
     trace = synthetic(kind, 3000)
     for capacity in (100, 300, 1000, 3000, 10000):
         lru = replay(trace, "lru", capacity).hits
-        share = 0.985 if kind == "agent" else 0.99  # .9865 was measured, at 1,000 blocks
-        assert replay(trace, "reuse", capacity).hits >= share * lru, capacity
+        assert replay(trace, "reuse", capacity).hits >= 0.99 * lru, capacity
 
 
 def test_the_default_is_better_where_lru_is_bad() -> None:
@@ -71,6 +70,11 @@ def test_requests_longer_than_the_cache_keep_their_beginning() -> None:
     trace = Trace("long", [np.arange(10, dtype=np.uint32)] * 3)
     result = replay(trace, "lru", 4)
     assert (result.blocks, result.hits, result.evictions) == (30, 8, 0)
+
+
+def test_requests_may_be_longer_than_a_step_is_by_default() -> None:
+    trace = Trace("long", [np.arange(9000, dtype=np.uint32)] * 2)
+    assert replay(trace, "lru", 10000).hits == 9000
 
 
 # ---- Formats -------------------------------------------------------------------------------------
@@ -176,5 +180,7 @@ def test_the_conversation_trace() -> None:
     for capacity, expected in CONVERSATION.items():
         assert replay(trace, "lru", capacity).hits == expected
     assert replay(trace, "lru", trace.distinct).hits == CONVERSATION_ALL
-    assert replay(trace, "reuse", 1000).hits > 1.4 * CONVERSATION[1000]
-    assert replay(trace, "reuse", 10000).hits > 1.1 * CONVERSATION[10000]
+    assert replay(trace, "reuse", 1000).hits >= 0.079 * trace.blocks
+    assert replay(trace, "reuse", 10000).hits >= 0.245 * trace.blocks
+    for capacity in (30000, 50000, 100000):
+        assert replay(trace, "reuse", capacity).hits >= 0.99 * CONVERSATION[capacity]

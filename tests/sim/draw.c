@@ -77,7 +77,7 @@ static void draw_limits(sim* s) {
     config->sequence_tokens_max = sim_percent(s, 70) ? pool_tokens : between(s, 1, pool_tokens);
     config->plans_max = between(s, 1, 3);
     config->plan_sequences_max = between(s, 1, config->sequences_max);
-    config->trace_events_max = 64;
+    config->trace_events_max = SIM_EVENTS;
     config->prefix_off = sim_percent(s, 8);
     config->host_blocks = sim_percent(s, 75) ? between(s, 1, config->blocks + 4) : 0;
     config->transfers_max = between(s, 1, 3);
@@ -98,11 +98,11 @@ void sim_draw_config(sim* s) {
     pkv_config_init(&s->config, PKV_VERSION);
     s->config.device = s->options.device;
     s->config.faults = "";
-    s->config.eviction = "lru"; /* whose victims the model knows */
     draw_shape(s);
     draw_window(s, &s->config.groups[0]);
     draw_limits(s);
     if (sim_percent(s, 25)) s->config.cow = PKV_COW_FORK;
+    sim_draw_policy(s);
     s->tenants = between(s, 1, SIM_TENANTS);
     s->vocabulary = between(s, 1, 4);
     s->publishes = sim_percent(s, 40);

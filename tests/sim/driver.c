@@ -116,6 +116,7 @@ static void check_stats(sim* s) {
     if (stats.heap_calls != s->hook_calls) sim_fail(s, "the heap was called after create");
     if ((int64_t)stats.heap_bytes != s->hook_bytes)
         sim_fail(s, "heap_bytes is not what the hook holds");
+    sim_check_victims(s);
 }
 
 /* ---- Begin and end --------------------------------------------------------------------------- */
@@ -210,6 +211,7 @@ static void begin_round(sim* s, const sim_options* options) {
     model_open(&s->model, &s->config);
     s->model.leaves_are_tight = tight;
     s->model.canary = options->canary;
+    sim_watch_victims(s);
 }
 
 void sim_close(sim* s) {

@@ -24,6 +24,7 @@ enum {
     SIM_RECORDS = 24, /* operations kept for the report of a failure */
     SIM_DEAD = 16,    /* dead handles kept for hostile calls */
     SIM_FAILURE_BYTES = 400,
+    SIM_EVENTS = 1024, /* as many as the trace keeps */
 };
 
 typedef struct sim_options {
@@ -103,7 +104,13 @@ typedef struct sim {
     uint32_t* model_of_real;  /* [number_count] */
     uint32_t* numbers_before; /* [blocks] room for the blocks of the model */
     uint64_t moves;           /* of blocks, by compaction */
-    int64_t hook_bytes;       /* held through the memory hook */
+    bool names_victims;       /* the model is told whom the policy evicts; blocks never move */
+    uint64_t events_seen;     /* of the trace */
+    uint64_t told;            /* victims */
+    uint32_t victim_count;
+    uint32_t victims[SIM_EVENTS]; /* evicted by the library, not yet by the model */
+    pkv_trace_event events[SIM_EVENTS];
+    int64_t hook_bytes; /* held through the memory hook */
     uint64_t hook_calls;
 
     uint32_t* tokens;           /* [plan_tokens_max + slack] of the call being made */
@@ -177,6 +184,11 @@ void sim_op_swap_in(sim* s);
 void sim_op_transfer(sim* s);
 void sim_end_transfers(sim* s);
 int sim_call_transfer(sim* s, pkv_transfer handle, uint32_t which, uint32_t* done);
+
+/* victims.c: who was evicted, where the model cannot say who will be. */
+void sim_draw_policy(sim* s);
+void sim_watch_victims(sim* s);
+void sim_check_victims(sim* s);
 
 /* move.c: blocks move together. */
 void sim_op_compact(sim* s);

@@ -136,14 +136,21 @@ static bool goes_before(const model_block* a, const model_block* b) {
     return a->idle_since < b->idle_since;
 }
 
-void model_evict_oldest(model* m, uint32_t account) {
+uint32_t model_first_to_go(const model* m, uint32_t account) {
     uint32_t oldest = MODEL_NONE;
     for (uint32_t i = 0; i < m->config.blocks; i++) {
         if (!m->blocks[i].indexed || m->blocks[i].holders > 0) continue;
         if (model_account(m, m->blocks[i].tenant) != account) continue;
         if (oldest == MODEL_NONE || goes_before(&m->blocks[i], &m->blocks[oldest])) oldest = i;
     }
-    block_drop(m, oldest);
+    return oldest;
+}
+
+void model_evict(model* m, uint32_t account) {
+    uint32_t victim = MODEL_NONE;
+    if (m->victim != NULL) victim = m->victim(m->victim_ctx, account);
+    if (victim == MODEL_NONE) victim = model_first_to_go(m, account);
+    block_drop(m, victim);
     m->counters.evictions++;
     m->quotas[account].evictions++;
 }
@@ -155,10 +162,10 @@ static uint32_t make_room(model* m, const uint32_t* need) {
     for (uint32_t i = 0; i <= m->config.tenants_max; i++) {
         blocks += need[i];
         while (model_is_above_limit(m, i, need[i]))
-            model_evict_oldest(m, i);
+            model_evict(m, i);
     }
     while (m->blocks_free < blocks)
-        model_evict_oldest(m, model_richest(m, need));
+        model_evict(m, model_richest(m, need));
     return (uint32_t)(m->counters.evictions - before);
 }
 

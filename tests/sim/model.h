@@ -144,6 +144,9 @@ typedef struct model {
     uint32_t fresh_count;
     uint32_t* fresh; /* [blocks] blocks that the last reservation took */
     model_quota quotas[MODEL_ACCOUNTS];
+    /* Which block of an account has gone, MODEL_NONE after a failure; NULL: the longest idle. */
+    uint32_t (*victim)(void* ctx, uint32_t account);
+    void* victim_ctx;
 } model;
 
 /* Memory of the model itself comes from malloc; running out of it ends the test. */
@@ -239,7 +242,9 @@ uint32_t model_need_errors(const model* m, const uint32_t* need);
 bool model_may_activate(const model* m, uint64_t tenant);
 bool model_is_above_limit(const model* m, uint32_t account, uint32_t need);
 uint32_t model_richest(const model* m, const uint32_t* need); /* whose cached block goes next */
-void model_evict_oldest(model* m, uint32_t account);
+/* The idle block of an account that goes first under "lru". */
+uint32_t model_first_to_go(const model* m, uint32_t account);
+void model_evict(model* m, uint32_t account);
 
 /* Retention; `terms` may be NULL. Settling lets what has come due by clock_us take effect. */
 model_verdict model_retain_errors(const model* m, uint32_t seq, uint32_t begin, uint32_t end,

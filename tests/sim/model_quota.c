@@ -123,7 +123,7 @@ void model_set(model* m, const model_quota* quota) {
     m->quotas[account].limit = quota->limit;
     m->quotas[account].borrow_off = quota->borrow_off;
     while (model_is_above_limit(m, account, 0))
-        model_evict_oldest(m, account);
+        model_evict(m, account);
 }
 
 uint32_t model_seqs_of(const model* m, uint32_t account) {
@@ -143,7 +143,7 @@ model_verdict model_delete_errors(const model* m, uint64_t tenant) {
 void model_delete(model* m, uint64_t tenant) {
     const uint32_t account = model_account(m, tenant);
     while (model_cached(m, account) > 0)
-        model_evict_oldest(m, account);
+        model_evict(m, account);
     m->quotas[account] = (model_quota){.is_set = false};
 }
 

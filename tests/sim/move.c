@@ -41,6 +41,7 @@ static void learn_all(sim* s) {
 }
 
 void sim_op_compact(sim* s) {
+    if (s->names_victims) return; /* what is only cached could not be told from then on */
     const model_verdict verdict = {0, 0};
     const uint32_t max_moves = sim_below(s, 3) == 0 ? s->config.blocks : sim_below(s, 9);
     pkv_stats before = {.struct_size = sizeof before};

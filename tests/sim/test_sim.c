@@ -39,6 +39,7 @@ struct totals {
     uint64_t pending;   /* tokens that lookups found to be on their way */
     uint64_t quotas_set, quota_refusals;
     uint64_t retained;      /* blocks that were asked to be */
+    uint64_t told;          /* victims that the model was told */
     uint64_t scaled_rounds; /* whose K or V has scales */
     pkv_stats events; /* sums over all rounds: a kind of event that never came up was not tested */
 };
@@ -54,6 +55,7 @@ static void add(struct totals* totals, const sim* s) {
     totals->quota_refusals += s->quota_refusals;
     totals->moves += s->moves;
     totals->retained += s->retained;
+    totals->told += s->told;
     totals->hash = (totals->hash ^ s->hash) * 0x100000001b3;
     const pkv_group_config* group = &s->config.groups[0];
     totals->scaled_rounds += row_is_scaled(group->k_dtype) || row_is_scaled(group->v_dtype);
@@ -84,7 +86,7 @@ static void print_totals(const char* name, const struct totals* t) {
         "%s: commits %llu, hit tokens %llu, duplicates %llu, evictions %llu, copies on write %llu, "
         "rolled %llu, scrubs %llu, scaled rounds %llu, bytes out %llu, in %llu, "
         "swaps failed %llu, cancelled %llu, pending %llu, published %llu, quotas set %llu, "
-        "refused by quotas %llu, moved %llu, retained %llu, expired %llu\n",
+        "refused by quotas %llu, moved %llu, retained %llu, expired %llu, victims told %llu\n",
         name, (unsigned long long)e->plans_committed, (unsigned long long)e->prefix_hit_tokens,
         (unsigned long long)e->prefix_duplicates, (unsigned long long)e->evictions,
         (unsigned long long)e->cow_copies, (unsigned long long)e->rolled_blocks,
@@ -94,7 +96,7 @@ static void print_totals(const char* name, const struct totals* t) {
         (unsigned long long)t->pending, (unsigned long long)t->published,
         (unsigned long long)t->quotas_set, (unsigned long long)t->quota_refusals,
         (unsigned long long)t->moves, (unsigned long long)t->retained,
-        (unsigned long long)e->expirations);
+        (unsigned long long)e->expirations, (unsigned long long)t->told);
     fflush(stdout);
 }
 

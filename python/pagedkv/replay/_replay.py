@@ -46,6 +46,7 @@ def replay(trace: Trace, policy: str, capacity: int) -> Result:
     """
     if unsigned("capacity", capacity) == 0:
         raise InvalidArgument("capacity: expected 1 or more, got 0")
+    longest = max(1, min(trace.longest, capacity))
     with Cache(
         layers=1,
         kv_heads=1,
@@ -53,7 +54,8 @@ def replay(trace: Trace, policy: str, capacity: int) -> Result:
         block_tokens=1,
         blocks=capacity,
         sequences=1,
-        sequence_tokens=max(1, min(trace.longest, capacity)),
+        sequence_tokens=longest,
+        step_tokens=longest,
         threads=1,
         eviction=policy,
         faults="",

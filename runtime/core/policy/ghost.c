@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { GHOSTS_SMALL = 65536, GHOSTS_PER_BLOCK = 1, GHOSTS_PER_BLOCK_SMALL = 16 };
+enum { GHOSTS_SMALL = 65536, GHOSTS_PER_BLOCK = 1, GHOSTS_PER_BLOCK_SMALL = 64 };
 
 static uint32_t wanted(uint32_t blocks) {
     const uint64_t large = (uint64_t)blocks * GHOSTS_PER_BLOCK;

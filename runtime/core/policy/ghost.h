@@ -13,13 +13,13 @@
 
 #define PKVI_NONE UINT32_MAX /* end of a list, no block, no extent */
 
-enum { PKVI_GHOST_WAYS = 8, PKVI_GHOST_USES_MAX = 63, PKVI_GHOST_LIST_MAX = 15 };
+enum { PKVI_GHOST_WAYS = 8, PKVI_GHOST_USES_MAX = 31, PKVI_GHOST_LIST_MAX = 15 };
 
 struct pkvi_ghost {
     uint32_t rested;   /* clock when the block became idle for the last time */
     uint32_t tag : 16; /* of its identity */
-    uint32_t uses : 6; /* so many or more; 0: the place is free */
-    uint32_t kind : 6;
+    uint32_t uses : 5; /* so many or more; 0: the place is free */
+    uint32_t kind : 7;
     uint32_t list : 4; /* from which it was evicted */
 };
 
@@ -29,12 +29,14 @@ struct pkvi_ghosts {
     uint32_t listed[2];         /* how many came from lists 0 and 1 */
 };
 
-/* Twice as many as `blocks`, and up to 65536 as long as that is no more than 16 times as many:
- * small caches forget so soon that they learn nothing without. */
+/* As many as `blocks`, and up to 65536 as long as that is no more than 64 times as many:
+ * what is asked for again at an age that nobody remembers seems not to be asked for at all, and
+ * that age does not depend on the size of the cache. */
 int pkvi_ghosts_open(struct pkvi_ghosts* ghosts, struct pkvi_mem* mem, uint32_t blocks);
 void pkvi_ghosts_close(struct pkvi_ghosts* ghosts, struct pkvi_mem* mem);
 
-/* Remember `ghost`, of which all but the tag is set; returns the one that is forgotten for it, with uses 0 if there is none. */
+/* Remember `ghost`, of which all but the tag is set; returns the one that is forgotten for it, with
+ * uses 0 if there is none. */
 struct pkvi_ghost pkvi_ghosts_put(struct pkvi_ghosts* ghosts, uint32_t identity,
                                   struct pkvi_ghost ghost);
 

@@ -1,7 +1,11 @@
 /* learned.c - the policy "reuse", the default: the block that is worth least goes first, by what was
  * learned of when blocks of its kind are asked for again (reuse.h).
  *
- * Each level of reuse has up to twenty lists, cohorts of blocks that became idle about the same
+ * A block is worth at least as much as those behind it, since who asks for them asks for it: in a
+ * sequence, levels never rise from a page to the next. Without that, a page could go before those
+ * that cannot be found without it.
+ *
+ * Each level of reuse has up to sixteen lists, cohorts of blocks that became idle about the same
  * time, oldest first; older ones span more time. A cohort's blocks count as being of its middle age.
  * When a new one is needed, the two neighbours that differ least for their age become one.
  *
@@ -10,17 +14,17 @@
  *
  * A block's list is found by its level, in `list` of its row, and the time.
  *
- * Cost    an event and a victim: a look at up to 20 small records, or now and then at all 200;
+ * Cost    an event and a victim: a look at up to 16 small records, or now and then at all 224;
  *         scores are renewed, and reuse estimated anew, as evictions go on. */
 #include "core/policy/builtin.h"
 
 enum {
-    COHORTS = 20,              /* of a level */
+    COHORTS = 16,              /* of a level */
     COHORTS_PER_CAPACITY = 16, /* a new one spans a 16th of the capacity in asked blocks */
     SCORES_PER_CAPACITY = 100, /* times scores are renewed while as many blocks go as there are */
-    SWEEPS_PER_CAPACITY = 8,   /* times reuse is estimated meanwhile */
-    EVICTIONS_PER_SWEEP = 64,  /* but not more often than that */
-    MEMORY = 16                /* capacities of evictions after which experience counts half */
+    SWEEPS_PER_CAPACITY = 16,  /* times reuse is estimated meanwhile */
+    EVICTIONS_PER_SWEEP = 512, /* but not more often than that */
+    MEMORY = 2 /* evictions after which experience counts half, for each ghost that is kept */
 };
 
 static uint32_t first_of(uint32_t level) {
@@ -157,15 +161,24 @@ static uint32_t kind_of(const struct pkvi_domain* domain, const struct pkvi_cand
     return pkvi_reuse_kind(candidate->uses, run->fresh, run->seen);
 }
 
+/* Pages come last one first. */
+static uint32_t level_in_run(struct pkvi_domain* domain, uint32_t kind) {
+    struct pkvi_run* run = &domain->run;
+    const uint32_t own = pkvi_reuse_level(domain->shared->reuse, kind);
+    if (own > run->level) run->level = own;
+    return run->level;
+}
+
 static void rest(struct pkvi_domain* domain, uint32_t block) {
     struct pkvi_candidate* candidate = pkvi_candidate(domain, block);
     const uint32_t kind = kind_of(domain, candidate);
-    const uint32_t level = pkvi_reuse_level(domain->shared->reuse, kind);
+    const uint32_t level = level_in_run(domain, kind);
     const uint32_t list = newest(domain, level);
     pkvi_domain_append(domain, list, block);
     domain->cohorts[list].end = domain->shared->clock;
     candidate->kind = kind & PKVI_KIND_MAX;
     candidate->list = (uint8_t)level;
+    pkvi_reuse_note_page(domain->shared->reuse, kind == PKVI_REUSE_LAST);
     if (domain->least == PKVI_NONE) return;
     if (domain->cohorts[list].score < domain->cohorts[domain->least].score) domain->least = list;
 }
@@ -196,8 +209,7 @@ static void learn(struct pkvi_domain* domain) {
             pkvi_reuse_note_lasting(reuse, ghost->kind, ghost->list, shared->clock - ghost->rested,
                                     1);
     }
-    pkvi_reuse_fade(reuse, domain->capacity < UINT32_MAX / MEMORY ? domain->capacity * MEMORY
-                                                                  : UINT32_MAX);
+    pkvi_reuse_fade(reuse, ghosts->count * MEMORY);
     if (reuse->swept < ghosts->count) return;
     reuse->swept = 0;
     note_idle(domain);

@@ -100,8 +100,8 @@ void pkvi_domain_enter(struct pkvi_domain* domain, uint32_t block, uint32_t pare
     if (shared->ghosts != NULL) ghost = pkvi_ghosts_take(shared->ghosts, identity);
     shared->clock++;
     struct pkvi_candidate* candidate = pkvi_candidate(domain, block);
-    *candidate = (struct pkvi_candidate){.uses = (uint8_t)at_most(ghost.uses + 1U, PKVI_USES_MAX),
-                                         .list = PKVI_UNLISTED};
+    *candidate = (struct pkvi_candidate){
+        .uses = at_most(ghost.uses + 1U, PKVI_USES_MAX) & PKVI_USES_MAX, .list = PKVI_UNLISTED};
     note_origin(domain, candidate, parent, origin, ghost.uses > 0);
     if (shared->offer != NULL) shared->offer->pages[block] = origin->page;
     domain->policy->enter(domain, block, ghost.uses > 0 ? &ghost : NULL);
@@ -117,7 +117,7 @@ void pkvi_domain_forget(struct pkvi_domain* domain, uint32_t block) {
 void pkvi_domain_use(struct pkvi_domain* domain, uint32_t block) {
     struct pkvi_candidate* candidate = pkvi_candidate(domain, block);
     domain->shared->clock++;
-    candidate->uses = (uint8_t)at_most(candidate->uses + 1U, PKVI_USES_MAX);
+    candidate->uses = at_most(candidate->uses + 1U, PKVI_USES_MAX) & PKVI_USES_MAX;
 }
 
 /* A block stops being idle; says whether it was hidden from the policy. `is_used`: it is in use. */

@@ -36,11 +36,11 @@
 #include <stdbool.h>
 
 enum {
-    PKVI_DOMAIN_LISTS = 200,
+    PKVI_DOMAIN_LISTS = 224,
     PKVI_UNLISTED = 255,
-    PKVI_USES_MAX = 255,  /* counts stop here */
+    PKVI_USES_MAX = 127,  /* counts stop here */
     PKVI_FRESH_MAX = 127, /* likewise */
-    PKVI_KIND_MAX = 63
+    PKVI_KIND_MAX = 127
 };
 
 /* What is known of a block, and where it stands. */
@@ -48,11 +48,11 @@ struct pkvi_candidate {
     uint32_t previous; /* neighbours on its list */
     uint32_t next;
     uint32_t rested;    /* clock of the domain's shared part when it last became idle */
-    uint32_t uses : 8;  /* requests that computed or found it, as far as is remembered */
+    uint32_t uses : 7;  /* requests that computed or found it, as far as is remembered */
     uint32_t list : 8;  /* on which it stands, or PKVI_UNLISTED */
     uint32_t fresh : 7; /* pages of the sequence that brought it, up to this, never seen before */
     uint32_t seen : 2;  /* how many before those had been: a class of reuse.h */
-    uint32_t kind : 6;  /* reuse: see reuse.h; others keep a small number here */
+    uint32_t kind : 7;  /* reuse: see reuse.h; others keep a small number here */
     uint32_t is_idle : 1;
 };
 
@@ -78,6 +78,7 @@ struct pkvi_run {
     uint32_t pages; /* so far */
     uint32_t fresh; /* of the last page of the sequence */
     uint32_t seen;  /* likewise */
+    uint32_t level; /* reuse: the highest so far */
 };
 
 /* What a policy that calls the application keeps for it. */
