@@ -67,14 +67,15 @@ static void check_priority(sim* s, uint32_t victim, uint32_t account) {
         sim_fail(s, "of two blocks of priority %u the younger went", priority);
 }
 
-/* Accounts give in another order than the model asks them. */
+/* Accounts give in another order than the model asks them, each in order. */
 static uint32_t next_victim(void* ctx, uint32_t account) {
     sim* s = ctx;
     read_trace(s);
     for (uint32_t i = 0; i < s->victim_count; i++) {
         const uint32_t block = evictable(s, s->victims[i], account);
         if (block == MODEL_NONE) continue;
-        s->victims[i] = s->victims[--s->victim_count];
+        s->victim_count--;
+        memmove(s->victims + i, s->victims + i + 1, (s->victim_count - i) * sizeof *s->victims);
         s->told++;
         check_priority(s, block, account);
         return block;
