@@ -506,7 +506,7 @@ PKV_API const char* pkv_cache_isa(const pkv_cache* cache);
  *            a multiple of 16; at most 128 query heads share a KV head. Others give PKV_ENOTSUP.
  *            Compute capability 8.6 to 8.9 has the shared memory for dims 64 and 96, and for 128
  *            where K has 8 bits; where K has 16, it takes q in f32 with dim 64.
- *   GPUs     Compute capability 8.0 (Ampere) or newer.
+ *   GPUs     Compute capability 8.0 (Ampere) or newer. Calls leave the device of a thread alone.
  *   Graphs   A step can be captured in a CUDA graph and replayed for the plans of later steps: see
  *            pkv_graph_begin. Calls of other plans are not captured: the graph would copy their
  *            tables from where others stand by then, and they give PKV_ENOTSUP, except that what

@@ -24,6 +24,7 @@ static inline void expect_nothing_left(void) {
     ASSERT_EQ(usage.allocations, 0);
     ASSERT_EQ(usage.events, 0);
     ASSERT_EQ(usage.streams, 0);
+    ASSERT_EQ(usage.contexts, 0);
     ASSERT_EQ(usage.queued, 0);
 }
 

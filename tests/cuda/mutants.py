@@ -1,7 +1,7 @@
 """Mistakes of the kind that kernels and their host code make: the emulator has to notice each.
 
-A mutant is one change of one line of a source below runtime/device/cuda/. `tools/verify emulate`
-plants them one at a time and expects test_kernels, or the test that the mutant names, to fail.
+A mutant changes a line or two of a source below runtime/device/cuda/. `tools/verify emulate` plants
+them one at a time and expects test_kernels, or the test that the mutant names, to fail.
 """
 
 from __future__ import annotations
@@ -374,5 +374,51 @@ HOST_MUTANTS = [
         "swaps->arriving[job->blocks[i]] = (uint8_t)(job->index + 1);",
         "swaps->arriving[job->blocks[i]] = 0;",
         "swap",
+    ),
+    # The thread of the caller
+    Mutant(
+        "a call that stays in the context of the GPU",
+        "device.c",
+        "pkvi_gpu_context_leave(&gpu->context);\n    pthread_mutex_unlock(&gpu->lock);",
+        "pthread_mutex_unlock(&gpu->lock);",
+        "context",
+    ),
+    Mutant(
+        "memory that is freed from wherever the thread is",
+        "device.c",
+        "const int entered = pkvi_gpu_context_enter(&gpu->context);\n    pkvi_gpu_wait();",
+        "const int entered = PKV_EIO;\n    pkvi_gpu_wait();",
+        "context",
+    ),
+    Mutant(
+        "a wait for a transfer from wherever the thread is",
+        "transfers.c",
+        "const int entered = pkvi_gpu_context_enter(&gpu->context);",
+        "const int entered = PKV_EIO;",
+        "context",
+    ),
+    Mutant(
+        "a context that nobody closes",
+        "device.c",
+        "leave(&gpu->context);\n    pkvi_gpu_context_close(&gpu->context);",
+        "leave(&gpu->context);",
+        "context",
+    ),
+    # Failures
+    Mutant(
+        "tables that count as sent though they were not",
+        "cells.c",
+        "PKVI_TRY(pkvi_gpu_send(cell->memory, cell->staging, bytes, cell->sent, stream));\n"
+        "    cell->key = key;",
+        "cell->key = key;\n"
+        "    PKVI_TRY(pkvi_gpu_send(cell->memory, cell->staging, bytes, cell->sent, stream));",
+        "sweep",
+    ),
+    Mutant(
+        "a transfer that is open though its copies were not begun",
+        "swaps.c",
+        "    if (status == PKV_OK)\n        open_swap(swaps, job);",
+        "    open_swap(swaps, job);\n    if (status == PKV_OK) return PKV_OK;",
+        "sweep",
     ),
 ]

@@ -405,6 +405,24 @@ TEST(shared_memory_suffices) {
     ASSERT(!pkvi_gpu_has_kernel((struct pkvi_gpu_types){64, PKV_F16, PKV_BF16}));
 }
 
+/* Older than what the kernels need; and newer than the machine code that there is, with a driver that
+ * cannot compile what would replace it. */
+TEST(gpus_that_kernels_cannot_run_on_are_refused) {
+    needs_emulator();
+    emulator_reset(34);
+    const pkv_config config = config_of("cuda");
+    emulator_set_gpus(1, 7, false);
+    expect_refused(&config, "device_ordinal: the GPU is older than Ampere");
+    emulator_set_gpus(1, 10, true);
+    expect_refused(&config, "device: the NVIDIA driver is older than the CUDA");
+    emulator_set_gpus(1, 10, false);
+    ASSERT_OK(pkv_config_check(&config, NULL, NULL));
+    emulator_set_gpus(1, 9, true);
+    ASSERT_OK(pkv_config_check(&config, NULL, NULL));
+    emulator_set_gpus(1, 9, false);
+    expect_nothing_left();
+}
+
 /* Compute capability 8.9 has 99 KiB for a thread block, 8.0 has 163. */
 TEST(what_needs_more_shared_memory_than_there_is_is_refused) {
     needs_emulator();
@@ -435,6 +453,9 @@ TEST(bad_arguments_change_nothing) {
     const pkv_plan plan = begin(cache, new_seq(cache), 2);
     static float on_host[2 * HEADS * GROUP * DIM];
     struct arrays bad = arrays;
+    pkv_report before;
+    pkv_report after;
+    ASSERT_OK(pkv_check(cache, &before));
     bad.k = on_host;
     ASSERT_STATUS(write_layer(cache, plan, 0, &bad), PKV_EINVAL);
     bad = arrays;
@@ -445,6 +466,9 @@ TEST(bad_arguments_change_nothing) {
     ASSERT_STATUS(write_layer(cache, plan, 0, &bad), PKV_EINVAL);
     bad = arrays;
     bad.q = on_host;
+    ASSERT_STATUS(attend_layer(cache, plan, 0, &bad), PKV_EINVAL);
+    bad = arrays;
+    bad.q = (float*)(void*)((char*)arrays.q + 2);
     ASSERT_STATUS(attend_layer(cache, plan, 0, &bad), PKV_EINVAL);
     bad = arrays;
     bad.out = on_host;
@@ -467,6 +491,8 @@ TEST(bad_arguments_change_nothing) {
         ASSERT_STATUS(pkv_cache_set_stream(cache, on_host), PKV_EINVAL);
     ASSERT_STATUS(pkv_cache_set_stream(NULL, NULL), PKV_EINVAL);
     ASSERT_EQ(emulator_used().queued, 0);
+    ASSERT_OK(pkv_check(cache, &after));
+    ASSERT_EQ(after.cache_digest, before.cache_digest);
     ASSERT_OK(write_layer(cache, plan, 0, &arrays));
     ASSERT_OK(attend_layer(cache, plan, 0, &arrays));
     ASSERT_OK(pkv_plan_abort(cache, plan));

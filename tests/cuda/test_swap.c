@@ -5,36 +5,22 @@
  * what arrives, sees the wrong bytes for some seed; each test runs for many. */
 #include "unit.h"
 
-#include "base/hash.h"
 #include "emulator/control.h"
-#include "emulator/system.h"
 
-enum { DIM = 64, HEADS = 2, GROUP = 2, LAYERS = 4, BLOCK = 16, ROWS_MAX = 80, BLOCKS = 12 };
-enum { ELEMENTS = ROWS_MAX * HEADS * DIM, SEEDS = 12 };
+enum { DIM = 64, HEADS = 2, GROUP = 2, LAYERS = 4, ROWS_MAX = 80 };
 
-/* ---- A cache and arrays ---------------------------------------------------------------------- */
+#include "cuda/fixture.h"
+
+enum { BLOCK = 16, BLOCKS = 12, SEEDS = 12 };
+
+/* ---- A cache and its contents ---------------------------------------------------------------- */
 
 static pkv_config config_of(uint32_t dtype) {
-    pkv_config config;
-    setenv("PKV_CUDA_LIBRARY", EMULATED_LIBRARY, 1);
-    ASSERT_OK(pkv_config_init(&config, PKV_VERSION));
-    config.device = "cuda";
-    config.faults = "";
-    config.groups[0] = (pkv_group_config){
-        .layers = LAYERS, .kv_heads = HEADS, .key_dim = DIM, .k_dtype = dtype, .v_dtype = dtype};
+    pkv_config config = fixture_config("cuda", dtype);
     config.blocks = BLOCKS;
-    config.sequences_max = 8;
-    config.plan_tokens_max = ROWS_MAX;
     config.host_blocks = 10;
     config.swap_layers = 1;
-    config.seed = 1;
     return config;
-}
-
-static pkv_cache* create(const pkv_config* config) {
-    pkv_cache* cache = NULL;
-    ASSERT_OK(pkv_cache_create(config, &cache));
-    return cache;
 }
 
 static pkv_cache* open_with_seed(uint64_t seed) {
@@ -42,62 +28,6 @@ static pkv_cache* open_with_seed(uint64_t seed) {
     emulator_reset(seed);
     emulator_seed(seed);
     return create(&config);
-}
-
-static float* floats(void) {
-    void* memory;
-    ASSERT_OK(pkvi_gpu_alloc(ELEMENTS * GROUP * sizeof(float), &memory));
-    return memory;
-}
-
-/* K and V of a step, queries, and room for results. */
-struct arrays {
-    float* k;
-    float* v;
-    float* q;
-    float* out;
-};
-
-static struct arrays arrays_open(uint64_t seed) {
-    struct arrays arrays = {floats(), floats(), floats(), floats()};
-    for (uint32_t i = 0; i < ELEMENTS * GROUP; i++) {
-        arrays.k[i] = (float)(int64_t)(pkvi_random_next(&seed) >> 40) * 0x1p-22F - 2.0F;
-        arrays.v[i] = (float)(int64_t)(pkvi_random_next(&seed) >> 40) * 0x1p-22F - 2.0F;
-        arrays.q[i] = (float)(int64_t)(pkvi_random_next(&seed) >> 40) * 0x1p-22F - 2.0F;
-    }
-    return arrays;
-}
-
-static void arrays_close(struct arrays* arrays) {
-    pkvi_gpu_free(arrays->k);
-    pkvi_gpu_free(arrays->v);
-    pkvi_gpu_free(arrays->q);
-    pkvi_gpu_free(arrays->out);
-}
-
-static pkv_seq new_seq(pkv_cache* cache, uint64_t tenant) {
-    pkv_seq seq;
-    ASSERT_OK(pkv_seq_create(cache, tenant, &seq));
-    return seq;
-}
-
-static pkv_plan begin(pkv_cache* cache, pkv_seq seq, uint32_t count) {
-    const pkv_entry entry = {seq, NULL, count};
-    pkv_plan plan;
-    ASSERT_OK(pkv_plan_begin(cache, &entry, 1, &plan));
-    return plan;
-}
-
-static int write_layer(pkv_cache* cache, pkv_plan plan, uint32_t layer, const struct arrays* from) {
-    const pkv_array k = {.data = from->k};
-    const pkv_array v = {.data = from->v};
-    return pkv_write(cache, plan, layer, &k, &v);
-}
-
-static int attend_layer(pkv_cache* cache, pkv_plan plan, uint32_t layer, struct arrays* arrays) {
-    const pkv_attention attention = {
-        .q = {.data = arrays->q}, .out = {.data = arrays->out}, .query_heads = HEADS * GROUP};
-    return pkv_attend(cache, plan, layer, &attention);
 }
 
 /* All layers get the same K and V. Nothing is waited for. */
@@ -109,7 +39,7 @@ static void fill(pkv_cache* cache, pkv_seq seq, uint32_t count, const struct arr
 }
 
 static float* read_keys(pkv_cache* cache, pkv_seq seq, uint32_t layer, uint32_t count) {
-    float* k = floats();
+    float* k = floats(KV_FLOATS);
     const pkv_array array = {.data = k};
     ASSERT_OK(pkv_seq_read(cache, seq, layer, 0, count, &array, NULL));
     return k;
@@ -121,16 +51,8 @@ static void expect_keys(pkv_cache* cache, pkv_seq seq, uint32_t count, const str
         ASSERT_OK(pkvi_gpu_stream_wait(NULL));
         for (uint32_t i = 0; i < count * HEADS * DIM; i++)
             ASSERT_NEAR(k[i], from->k[i], 0.02);
-        pkvi_gpu_free(k);
+        pkvi_gpu_free_pinned(k);
     }
-}
-
-static void expect_nothing_left(void) {
-    const struct emulator_usage usage = emulator_used();
-    ASSERT_EQ(usage.allocations, 0);
-    ASSERT_EQ(usage.events, 0);
-    ASSERT_EQ(usage.streams, 0);
-    ASSERT_EQ(usage.queued, 0);
 }
 
 static uint32_t residence(pkv_cache* cache, pkv_seq seq) {
@@ -167,7 +89,7 @@ static void swap_in(pkv_cache* cache, pkv_seq seq) {
 static void use_all_blocks(pkv_cache* cache) {
     pkv_stats stats = {.struct_size = sizeof stats};
     struct arrays arrays = arrays_open(999);
-    const pkv_seq seq = new_seq(cache, 77);
+    const pkv_seq seq = new_seq_of(cache, 77);
     ASSERT_OK(pkv_cache_stats(cache, &stats));
     for (uint32_t i = 0; i < stats.blocks_free; i++)
         fill(cache, seq, BLOCK, &arrays);
@@ -184,7 +106,7 @@ static void round_trip(uint32_t dtype, uint32_t swap_layers) {
     pkv_cache* cache = create(&config);
     struct arrays arrays = arrays_open(1);
     float* before[LAYERS];
-    const pkv_seq seq = new_seq(cache, 1);
+    const pkv_seq seq = new_seq_of(cache, 1);
     fill(cache, seq, 70, &arrays);
     for (uint32_t layer = 0; layer < LAYERS; layer++)
         before[layer] = read_keys(cache, seq, layer, 70);
@@ -195,8 +117,8 @@ static void round_trip(uint32_t dtype, uint32_t swap_layers) {
         float* after = read_keys(cache, seq, layer, 70);
         ASSERT_OK(pkvi_gpu_stream_wait(NULL));
         ASSERT_MEM(after, before[layer], 70 * HEADS * DIM * sizeof(float));
-        pkvi_gpu_free(after);
-        pkvi_gpu_free(before[layer]);
+        pkvi_gpu_free_pinned(after);
+        pkvi_gpu_free_pinned(before[layer]);
     }
     arrays_close(&arrays);
     pkv_cache_destroy(cache);
@@ -219,7 +141,7 @@ static uint64_t count_launches(uint64_t copy_ns, uint64_t kernel_ns) {
     emulator_set_costs(copy_ns, kernel_ns);
     pkv_cache* cache = open_with_seed(1);
     struct arrays arrays = arrays_open(1);
-    const pkv_seq seq = new_seq(cache, 1);
+    const pkv_seq seq = new_seq_of(cache, 1);
     fill(cache, seq, 40, &arrays);
     const uint64_t before = emulator_count(EMULATOR_LAUNCH);
     swap_out(cache, seq);
@@ -242,7 +164,7 @@ TEST(a_copy_out_waits_for_the_writers_of_its_blocks) {
     for (uint64_t seed = 1; seed <= SEEDS; seed++) {
         pkv_cache* cache = open_with_seed(seed);
         struct arrays arrays = arrays_open(seed);
-        const pkv_seq seq = new_seq(cache, 1);
+        const pkv_seq seq = new_seq_of(cache, 1);
         fill(cache, seq, 70, &arrays);
         swap_out(cache, seq);
         use_all_blocks(cache);
@@ -259,11 +181,11 @@ TEST(a_copy_in_waits_for_readers_and_writers_of_its_blocks) {
         pkv_cache* cache = open_with_seed(seed);
         struct arrays first = arrays_open(seed);
         struct arrays second = arrays_open(seed + 100);
-        const pkv_seq seq = new_seq(cache, 1);
+        const pkv_seq seq = new_seq_of(cache, 1);
         fill(cache, seq, 70, &first);
         swap_out(cache, seq);
         use_all_blocks(cache);
-        const pkv_seq other = new_seq(cache, 2);
+        const pkv_seq other = new_seq_of(cache, 2);
         fill(cache, other, 80, &second);
         float* keys[LAYERS];
         for (uint32_t layer = 0; layer < LAYERS; layer++)
@@ -274,7 +196,7 @@ TEST(a_copy_in_waits_for_readers_and_writers_of_its_blocks) {
         for (uint32_t layer = 0; layer < LAYERS; layer++) {
             for (uint32_t i = 0; i < 80 * HEADS * DIM; i++)
                 ASSERT_NEAR(keys[layer][i], second.k[i], 0.02);
-            pkvi_gpu_free(keys[layer]);
+            pkvi_gpu_free_pinned(keys[layer]);
         }
         expect_keys(cache, seq, 70, &first);
         arrays_close(&first);
@@ -288,8 +210,8 @@ TEST(a_copy_waits_for_steps_of_long_ago) {
     for (uint64_t seed = 1; seed <= SEEDS / 4; seed++) {
         pkv_cache* cache = open_with_seed(seed);
         struct arrays arrays = arrays_open(seed);
-        const pkv_seq old = new_seq(cache, 1);
-        const pkv_seq busy = new_seq(cache, 1);
+        const pkv_seq old = new_seq_of(cache, 1);
+        const pkv_seq busy = new_seq_of(cache, 1);
         fill(cache, old, 40, &arrays);
         for (uint32_t step = 0; step < 70; step++)
             fill(cache, busy, 1, &arrays);
@@ -309,8 +231,8 @@ TEST(a_copy_does_not_wait_for_steps_of_others) {
     for (uint64_t seed = 1; seed <= SEEDS; seed++) {
         pkv_cache* cache = open_with_seed(seed);
         struct arrays arrays = arrays_open(seed);
-        const pkv_seq seq = new_seq(cache, 1);
-        const pkv_seq busy = new_seq(cache, 1);
+        const pkv_seq seq = new_seq_of(cache, 1);
+        const pkv_seq busy = new_seq_of(cache, 1);
         fill(cache, seq, 40, &arrays);
         ASSERT_OK(pkvi_gpu_stream_wait(NULL));
         for (uint32_t step = 0; step < 10; step++)
@@ -329,7 +251,7 @@ TEST(a_copy_waits_for_scrubs_and_copies_on_write) {
     for (uint64_t seed = 1; seed <= SEEDS; seed++) {
         pkv_cache* cache = open_with_seed(seed);
         struct arrays arrays = arrays_open(seed);
-        const pkv_seq seq = new_seq(cache, 1);
+        const pkv_seq seq = new_seq_of(cache, 1);
         pkv_seq child;
         fill(cache, seq, 70, &arrays);
         ASSERT_OK(pkv_seq_fork(cache, seq, &child));
@@ -338,7 +260,7 @@ TEST(a_copy_waits_for_scrubs_and_copies_on_write) {
         swap_out(cache, child);
         swap_out(cache, seq);
         use_all_blocks(cache);
-        ASSERT_OK(pkv_plan_abort(cache, begin(cache, new_seq(cache, 3), 80))); /* zeroed */
+        ASSERT_OK(pkv_plan_abort(cache, begin(cache, new_seq_of(cache, 3), 80))); /* zeroed */
         swap_in(cache, child);
         ASSERT_OK(pkvi_gpu_stream_wait(NULL));
         expect_keys(cache, child, 70, &arrays);
@@ -354,7 +276,7 @@ TEST(another_stream_is_waited_for_as_well) {
         struct pkvi_gpu_stream* streams[2];
         for (uint32_t i = 0; i < 2; i++)
             ASSERT_OK(pkvi_gpu_stream_open(&streams[i]));
-        const pkv_seq seq = new_seq(cache, 1);
+        const pkv_seq seq = new_seq_of(cache, 1);
         ASSERT_OK(pkv_cache_set_stream(cache, streams[0]));
         fill(cache, seq, 70, &arrays);
         ASSERT_OK(pkv_cache_set_stream(cache, streams[1]));
@@ -384,8 +306,8 @@ static void step_all_layers(pkv_cache* cache, pkv_plan plan, struct arrays array
 }
 
 /* Full pages and new tokens in a page of their own, or a page that arrives and is written to. */
-static void step_while_arriving(bool backwards) {
-    for (uint64_t seed = 1; seed <= 3 * SEEDS; seed++) {
+static void step_while_arriving(bool backwards, uint64_t seeds) {
+    for (uint64_t seed = 1; seed <= seeds; seed++) {
         const uint32_t length = seed % 2 ? 64 : 70;
         pkv_cache* cache = open_with_seed(seed);
         struct arrays prompt = arrays_open(seed);
@@ -395,7 +317,7 @@ static void step_while_arriving(bool backwards) {
             wanted[layer] = arrays_open(seed + 7 * layer);
             got[layer] = arrays_open(seed + 7 * layer);
         }
-        const pkv_seq seq = new_seq(cache, 1);
+        const pkv_seq seq = new_seq_of(cache, 1);
         fill(cache, seq, length, &prompt);
         pkv_plan plan = begin(cache, seq, 3);
         step_all_layers(cache, plan, wanted, backwards);
@@ -428,12 +350,12 @@ static void step_while_arriving(bool backwards) {
 }
 
 TEST(a_plan_is_right_though_its_sequence_is_still_arriving) {
-    step_while_arriving(false);
+    step_while_arriving(false, 3 * SEEDS);
 }
 
 /* No layer has waited before the last one does: it has to wait for all groups, its own included. */
 TEST(layers_may_be_computed_from_the_last_to_the_first) {
-    step_while_arriving(true);
+    step_while_arriving(true, SEEDS);
 }
 
 TEST(the_first_layer_does_not_wait_for_the_last) {
@@ -441,7 +363,7 @@ TEST(the_first_layer_does_not_wait_for_the_last) {
     for (uint64_t seed = 1; seed <= SEEDS; seed++) {
         pkv_cache* cache = open_with_seed(seed);
         struct arrays arrays = arrays_open(seed);
-        const pkv_seq seq = new_seq(cache, 1);
+        const pkv_seq seq = new_seq_of(cache, 1);
         fill(cache, seq, 70, &arrays);
         swap_out(cache, seq);
         const pkv_transfer transfer = start_in(cache, seq);
@@ -463,7 +385,7 @@ TEST(the_first_layer_does_not_wait_for_the_last) {
 TEST(a_plan_whose_sequence_failed_to_arrive_is_given_up) {
     pkv_cache* cache = open_with_seed(1);
     struct arrays arrays = arrays_open(1);
-    const pkv_seq seq = new_seq(cache, 1);
+    const pkv_seq seq = new_seq_of(cache, 1);
     fill(cache, seq, 70, &arrays);
     swap_out(cache, seq);
     const pkv_transfer transfer = start_in(cache, seq);
@@ -494,7 +416,7 @@ TEST(a_plan_whose_sequence_failed_to_arrive_is_given_up) {
 static bool fail_at(enum emulator_call call, uint32_t n, bool is_in) {
     pkv_cache* cache = open_with_seed(n + 1);
     struct arrays arrays = arrays_open(n);
-    const pkv_seq seq = new_seq(cache, 1);
+    const pkv_seq seq = new_seq_of(cache, 1);
     pkv_transfer transfer;
     fill(cache, seq, 70, &arrays);
     ASSERT_OK(pkvi_gpu_stream_wait(NULL));
@@ -534,7 +456,7 @@ TEST(a_swap_can_be_given_up_at_any_time) {
     for (uint64_t seed = 1; seed <= SEEDS; seed++) {
         pkv_cache* cache = open_with_seed(seed);
         struct arrays arrays = arrays_open(seed);
-        const pkv_seq seq = new_seq(cache, 1);
+        const pkv_seq seq = new_seq_of(cache, 1);
         fill(cache, seq, 70, &arrays);
         ASSERT_OK(pkvi_gpu_stream_wait(NULL));
         ASSERT_OK(pkv_transfer_cancel(cache, start_out(cache, seq)));
@@ -572,7 +494,7 @@ TEST(a_swap_that_is_told_to_fail_loses_nothing) {
     for (uint32_t i = 0; i < 3; i++) {
         pkv_cache* cache = open_with_seed(i + 1);
         struct arrays arrays = arrays_open(i);
-        const pkv_seq seq = new_seq(cache, 1);
+        const pkv_seq seq = new_seq_of(cache, 1);
         fill(cache, seq, 70, &arrays);
         if (pkv_faults_set(cache, failures[i].spec, 1) == PKV_ENOTSUP)
             SKIP("this build has no fault points");
@@ -599,7 +521,7 @@ TEST(a_dead_device_ends_transfers) {
     for (uint32_t waits = 0; waits < 2; waits++) {
         pkv_cache* cache = open_with_seed(3);
         struct arrays arrays = arrays_open(3);
-        const pkv_seq seq = new_seq(cache, 1);
+        const pkv_seq seq = new_seq_of(cache, 1);
         uint32_t done;
         fill(cache, seq, 70, &arrays);
         swap_out(cache, seq);
@@ -629,8 +551,8 @@ TEST(a_dead_device_ends_transfers) {
 TEST(a_cache_may_go_while_things_move) {
     pkv_cache* cache = open_with_seed(4);
     struct arrays arrays = arrays_open(4);
-    const pkv_seq away = new_seq(cache, 1);
-    const pkv_seq leaving = new_seq(cache, 1);
+    const pkv_seq away = new_seq_of(cache, 1);
+    const pkv_seq leaving = new_seq_of(cache, 1);
     fill(cache, away, 40, &arrays);
     fill(cache, leaving, 40, &arrays);
     swap_out(cache, away);

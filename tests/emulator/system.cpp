@@ -47,6 +47,7 @@ struct Work {
 struct Stream {
     std::deque<Work> queue;
     graph* captured = nullptr; /* what is put in goes there */
+    int device = 0;
 };
 
 struct Allocation {
@@ -54,6 +55,7 @@ struct Allocation {
     size_t mapping_bytes;
     uint64_t bytes;
     bool is_pinned;
+    int device;
 };
 
 struct Failure {
@@ -78,7 +80,12 @@ struct Emulator {
     uint64_t kernel_ns = 8000;
     uint64_t shared_bytes = 227 * 1024;
     const char* absent = nullptr;
-    Stream legacy; /* the default stream */
+    int devices = 1;
+    int compute_major = 9;
+    bool is_driver_older = false;
+    uint32_t contexts = 0;      /* made: one bit for each device */
+    uint32_t contexts_held = 0; /* opened and not closed */
+    Stream legacy;              /* the default stream */
 
     Emulator() : absent(std::getenv("PKV_EMULATOR_ABSENT")) { streams.push_back(&legacy); }
 };
@@ -90,6 +97,19 @@ Emulator& emulator() {
 }
 
 using Guard = std::lock_guard<std::recursive_mutex>;
+
+/* Of this thread: what the application has selected, and contexts that were entered on top. */
+thread_local int selected = 0;
+thread_local std::vector<int> entered;
+
+int present() {
+    return entered.empty() ? selected : entered.back();
+}
+
+/* What needs a context makes one. */
+void touch(int device) {
+    emulator().contexts |= 1U << device;
+}
 
 [[noreturn]] void die(const char* what, const void* memory, uint64_t bytes) {
     std::fprintf(stderr, "emulator: %s: %llu bytes at %p\n", what, (unsigned long long)bytes,
@@ -121,6 +141,7 @@ bool is_due(Failure& failure) {
 int visit(emulator_call call) {
     Emulator& e = emulator();
     e.counts[call]++;
+    touch(present());
     if (e.is_broken) return PKV_EDEVICE;
     if (!is_due(e.failures[call])) return PKV_OK;
     e.is_broken = e.failures[call].status == PKV_EDEVICE;
@@ -208,7 +229,7 @@ int map_memory(uint64_t bytes, bool is_pinned, void** memory) {
     std::memset(first, FILL, inside);
     unsigned char* begin = first + (inside - bytes) / ALIGNMENT * ALIGNMENT;
     emulator().memory[begin] = {static_cast<unsigned char*>(mapping), inside + 2 * page, bytes,
-                                is_pinned};
+                                is_pinned, present()};
     *memory = begin;
     return PKV_OK;
 }
@@ -228,16 +249,17 @@ void unmap_memory(void* memory, bool is_pinned) {
     e.memory.erase(found);
 }
 
-bool is_live(const void* memory, uint64_t bytes) {
+/* What `memory` and `bytes` behind it lie in, or NULL. */
+const Allocation* find(const void* memory, uint64_t bytes) {
     const unsigned char* begin = static_cast<const unsigned char*>(memory);
     auto after = emulator().memory.upper_bound(const_cast<unsigned char*>(begin));
-    if (after == emulator().memory.begin()) return false;
+    if (after == emulator().memory.begin()) return nullptr;
     const auto& [start, allocation] = *--after;
-    return begin - start + bytes <= allocation.bytes;
+    return begin - start + bytes <= allocation.bytes ? &allocation : nullptr;
 }
 
 void expect_live(const char* what, const void* memory, uint64_t bytes) {
-    if (!is_live(memory, bytes)) die(what, memory, bytes);
+    if (find(memory, bytes) == nullptr) die(what, memory, bytes);
 }
 
 void copy_now(void* to, const void* from, uint64_t bytes) {
@@ -256,26 +278,61 @@ const char* pkvi_gpu_absent(void) {
 }
 
 int pkvi_gpu_count(int* count) {
-    *count = 1;
+    *count = emulator().devices;
     return PKV_OK;
 }
 
 int pkvi_gpu_describe(int ordinal, pkvi_gpu_properties* properties) {
-    if (ordinal != 0) return PKV_EINVAL;
+    if (ordinal >= emulator().devices) return PKV_EINVAL;
     *properties = {};
-    properties->compute_major = 9;
+    properties->compute_major = emulator().compute_major;
     properties->shared_bytes = emulator().shared_bytes;
+    properties->is_driver_older = emulator().is_driver_older;
     return PKV_OK;
 }
 
-int pkvi_gpu_select(int ordinal, int* before) {
-    if (ordinal != 0) return PKV_EINVAL;
-    if (before != nullptr) *before = 0;
+int pkvi_gpu_context_open(int ordinal, pkvi_gpu_context* context) {
+    const Guard guard(emulator().lock);
+    *context = {};
+    if (ordinal >= emulator().devices) return PKV_EINVAL;
+    entered.push_back(ordinal); /* for the failure is one of that device */
+    const int status = visit(EMULATOR_CONTEXT);
+    entered.pop_back();
+    if (status != PKV_OK) return status;
+    context->ordinal = ordinal;
+    context->handle = &emulator();
+    emulator().contexts_held++;
     return PKV_OK;
+}
+
+void pkvi_gpu_context_close(pkvi_gpu_context* context) {
+    const Guard guard(emulator().lock);
+    if (context->handle == nullptr) return;
+    context->handle = nullptr;
+    emulator().contexts_held--;
+}
+
+int pkvi_gpu_context_enter(const pkvi_gpu_context* context) {
+    const Guard guard(emulator().lock);
+    Failure& failure = emulator().failures[EMULATOR_ENTER];
+    emulator().counts[EMULATOR_ENTER]++;
+    if (is_due(failure)) return failure.status;
+    entered.push_back(context->ordinal); /* of a device that is broken too */
+    touch(context->ordinal);
+    return PKV_OK;
+}
+
+void pkvi_gpu_context_leave(const pkvi_gpu_context* context) {
+    if (entered.empty() || entered.back() != context->ordinal) {
+        std::fprintf(stderr, "emulator: left a context that was not entered last\n");
+        std::abort();
+    }
+    entered.pop_back();
 }
 
 int pkvi_gpu_wait(void) {
     const Guard guard(emulator().lock);
+    touch(present());
     while (step_any())
         continue;
     return state();
@@ -308,12 +365,16 @@ void pkvi_gpu_free_pinned(void* memory) {
 
 bool pkvi_gpu_reaches(const void* memory) {
     const Guard guard(emulator().lock);
-    return is_live(memory, 1);
+    const Allocation* allocation = find(memory, 1);
+    return allocation != nullptr && (allocation->is_pinned || allocation->device == present());
 }
 
 int pkvi_gpu_stream_open(pkvi_gpu_stream** stream) {
     const Guard guard(emulator().lock);
+    const int status = visit(EMULATOR_STREAM);
+    if (status != PKV_OK) return status;
     Stream* opened = new Stream;
+    opened->device = present();
     emulator().streams.push_back(opened);
     *stream = reinterpret_cast<pkvi_gpu_stream*>(opened);
     return PKV_OK;
@@ -330,10 +391,10 @@ void pkvi_gpu_stream_close(pkvi_gpu_stream* stream) {
 
 int pkvi_gpu_stream_check(pkvi_gpu_stream* stream, int ordinal) {
     const Guard guard(emulator().lock);
-    if (ordinal != 0) return PKV_EINVAL;
     const auto& streams = emulator().streams;
     const bool is_known = std::count(streams.begin(), streams.end(), stream_of(stream)) != 0;
-    return is_known ? PKV_OK : PKV_EINVAL;
+    if (!is_known) return PKV_EINVAL;
+    return stream == nullptr || stream_of(stream)->device == ordinal ? PKV_OK : PKV_EINVAL;
 }
 
 int pkvi_gpu_stream_is_captured(pkvi_gpu_stream* stream, bool* is_captured) {
@@ -344,6 +405,7 @@ int pkvi_gpu_stream_is_captured(pkvi_gpu_stream* stream, bool* is_captured) {
 
 int pkvi_gpu_stream_wait(pkvi_gpu_stream* stream) {
     const Guard guard(emulator().lock);
+    touch(present());
     expect_not_captured("the end", stream);
     const Stream* waited = stream_of(stream);
     return run_until([&] { return waited->queue.empty(); });
@@ -379,6 +441,8 @@ int pkvi_gpu_event_record(pkvi_gpu_event* event, pkvi_gpu_stream* stream) {
 
 int pkvi_gpu_event_order(pkvi_gpu_event* event, pkvi_gpu_stream* stream) {
     const Guard guard(emulator().lock);
+    const int status = visit(EMULATOR_ORDER);
+    if (status != PKV_OK) return status;
     expect_not_captured("a wait", stream);
     Event* ordered = event_of(event);
     stream_of(stream)->queue.push_back({ordered, ordered->recorded, nullptr});
@@ -387,6 +451,7 @@ int pkvi_gpu_event_order(pkvi_gpu_event* event, pkvi_gpu_stream* stream) {
 
 int pkvi_gpu_event_wait(pkvi_gpu_event* event) {
     const Guard guard(emulator().lock);
+    touch(present());
     const Event* waited = event_of(event);
     return run_until([&] { return waited->done >= waited->recorded; });
 }
@@ -396,6 +461,8 @@ int pkvi_gpu_event_wait(pkvi_gpu_event* event) {
 int pkvi_gpu_event_is_done(pkvi_gpu_event* event, bool* is_done) {
     const Guard guard(emulator().lock);
     const Event* asked = event_of(event);
+    const int status = visit(EMULATOR_QUERY);
+    if (status != PKV_OK) return status;
     *is_done = asked->done >= asked->recorded;
     if (!*is_done) step_any();
     return state();
@@ -495,6 +562,7 @@ void emulator_reset(uint64_t seed) {
     e.random = seed;
     e.is_broken = false;
     e.fault = {};
+    e.contexts = 0;
     e.prepared.clear();
     for (int call = 0; call < EMULATOR_CALLS; call++) {
         e.failures[call] = {};
@@ -505,6 +573,26 @@ void emulator_reset(uint64_t seed) {
 void emulator_set_shared(uint64_t bytes) {
     const Guard guard(emulator().lock);
     emulator().shared_bytes = bytes;
+}
+
+void emulator_set_gpus(uint32_t count, int compute_major, bool is_driver_older) {
+    const Guard guard(emulator().lock);
+    emulator().devices = (int)count;
+    emulator().compute_major = compute_major;
+    emulator().is_driver_older = is_driver_older;
+}
+
+void emulator_select(int device) {
+    selected = device;
+}
+
+int emulator_selected(void) {
+    return present();
+}
+
+uint32_t emulator_contexts(void) {
+    const Guard guard(emulator().lock);
+    return emulator().contexts;
 }
 
 void emulator_set_costs(uint64_t copy_ns, uint64_t kernel_ns) {
@@ -529,6 +617,7 @@ emulator_usage emulator_used(void) {
         usage.queued += (uint32_t)stream->queue.size();
     usage.streams = (uint32_t)emulator().streams.size() - 1;
     usage.events = (uint32_t)emulator().events.size();
+    usage.contexts = emulator().contexts_held;
     return usage;
 }
 

@@ -28,6 +28,11 @@ enum emulator_call {
     EMULATOR_EVENT,        /* pkvi_gpu_event_open */
     EMULATOR_RECORD,       /* pkvi_gpu_event_record */
     EMULATOR_PREPARE,      /* emulator_prepare */
+    EMULATOR_STREAM,       /* pkvi_gpu_stream_open */
+    EMULATOR_ORDER,        /* pkvi_gpu_event_order */
+    EMULATOR_QUERY,        /* pkvi_gpu_event_is_done */
+    EMULATOR_CONTEXT,      /* pkvi_gpu_context_open */
+    EMULATOR_ENTER,        /* pkvi_gpu_context_enter */
     EMULATOR_CALLS
 };
 
@@ -48,6 +53,17 @@ void emulator_set_costs(uint64_t copy_ns, uint64_t kernel_ns);
 /* The shared memory that a thread block may have; at first that of compute capability 9.0. */
 void emulator_set_shared(uint64_t bytes);
 
+/* Other GPUs than one of compute capability 9 with a driver that is new enough. */
+void emulator_set_gpus(uint32_t count, int compute_major, bool is_driver_older);
+
+/* What the application does to its thread: the device that it selects, which is 0 at first. */
+void emulator_select(int device);
+/* The device that calls of this thread go to now. */
+int emulator_selected(void);
+/* On which devices a context has been made since the reset, by the library or by whoever made calls
+ * that need one: bit d is device d. */
+uint32_t emulator_contexts(void);
+
 /* How many calls of a kind there were since the reset, failed ones included. */
 uint64_t emulator_count(enum emulator_call call);
 
@@ -58,7 +74,8 @@ struct emulator_usage {
     uint32_t allocations; /* of both kinds */
     uint32_t streams;
     uint32_t events;
-    uint32_t queued; /* what streams have not come to yet */
+    uint32_t contexts; /* that are held */
+    uint32_t queued;   /* what streams have not come to yet */
 };
 struct emulator_usage emulator_used(void);
 

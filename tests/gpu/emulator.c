@@ -33,6 +33,12 @@ void emulator_set_shared(uint64_t bytes) {
     (void)bytes;
 }
 
+void emulator_set_gpus(uint32_t count, int compute_major, bool is_driver_older) {
+    (void)count;
+    (void)compute_major;
+    (void)is_driver_older;
+}
+
 uint64_t emulator_count(enum emulator_call call) {
     (void)call;
     return 0;

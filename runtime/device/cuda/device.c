@@ -23,18 +23,18 @@ static int note(struct pkvi_gpu* gpu, int status) {
     return status;
 }
 
-int pkvi_gpu_enter(struct pkvi_gpu* gpu, int status, int* before) {
+int pkvi_gpu_enter(struct pkvi_gpu* gpu, int status) {
     pthread_mutex_lock(&gpu->lock);
     note(gpu, status);
     if (gpu->has_failed) status = PKV_EDEVICE;
-    if (status == PKV_OK) status = note(gpu, pkvi_gpu_select(gpu->ordinal, before));
+    if (status == PKV_OK) status = note(gpu, pkvi_gpu_context_enter(&gpu->context));
     if (status != PKV_OK) pthread_mutex_unlock(&gpu->lock);
     return status;
 }
 
-int pkvi_gpu_leave(struct pkvi_gpu* gpu, int before, int status) {
+int pkvi_gpu_leave(struct pkvi_gpu* gpu, int status) {
     note(gpu, status);
-    pkvi_gpu_select(before, NULL);
+    pkvi_gpu_context_leave(&gpu->context);
     pthread_mutex_unlock(&gpu->lock);
     return status;
 }
@@ -53,19 +53,17 @@ static int alloc_zeroed(struct pkvi_gpu* gpu, uint64_t bytes, void** memory) {
 
 static int gpu_alloc(struct pkvi_device* device, uint64_t bytes, void** base) {
     struct pkvi_gpu* gpu = pkvi_gpu_of(device);
-    int before;
-    PKVI_TRY(pkvi_gpu_enter(gpu, pkvi_fault_check(gpu->faults, PKVI_FAULT_DEVICE_ALLOC), &before));
+    PKVI_TRY(pkvi_gpu_enter(gpu, pkvi_fault_check(gpu->faults, PKVI_FAULT_DEVICE_ALLOC)));
     const int status = alloc_zeroed(gpu, bytes, base);
     if (status == PKV_OK) gpu->swaps.base = *base;
-    return pkvi_gpu_leave(gpu, before, status);
+    return pkvi_gpu_leave(gpu, status);
 }
 
 void pkvi_gpu_give_back(struct pkvi_gpu* gpu, void* memory, void (*give)(void* memory)) {
-    int before;
-    if (pkvi_gpu_select(gpu->ordinal, &before) != PKV_OK) return;
+    const int entered = pkvi_gpu_context_enter(&gpu->context);
     pkvi_gpu_wait();
     give(memory);
-    pkvi_gpu_select(before, NULL);
+    if (entered == PKV_OK) pkvi_gpu_context_leave(&gpu->context);
 }
 
 static void gpu_free(struct pkvi_device* device, void* base, uint64_t bytes) {
@@ -98,14 +96,13 @@ static int gpu_copy(struct pkvi_device* device, void* to, const void* from, uint
     struct pkvi_gpu* gpu = pkvi_gpu_of(device);
     const int refused = pkvi_fault_check(gpu->faults, PKVI_FAULT_DEVICE_COPY_SUBMIT);
     const struct pkvi_fault fault = pkvi_fault_visit(gpu->faults, PKVI_FAULT_DEVICE_COPY_DONE);
-    int before;
     if (fault.action == PKVI_ACT_DELAY) pkvi_clock_sleep(gpu->clock, fault.argument);
-    PKVI_TRY(pkvi_gpu_enter(gpu, refused, &before));
+    PKVI_TRY(pkvi_gpu_enter(gpu, refused));
     pkvi_gpu_swaps_use_block(&gpu->swaps, from);
     pkvi_gpu_swaps_use_block(&gpu->swaps, to);
     const int status = pkvi_gpu_copy(to, from, bytes, gpu->stream);
     if (status == PKV_OK) *ticket = (uint64_t)-note(gpu, finish_copy(gpu, to, bytes, fault));
-    return pkvi_gpu_leave(gpu, before, status);
+    return pkvi_gpu_leave(gpu, status);
 }
 
 static int gpu_wait(struct pkvi_device* device, uint64_t ticket) {
@@ -115,17 +112,16 @@ static int gpu_wait(struct pkvi_device* device, uint64_t ticket) {
 
 static int gpu_zero(struct pkvi_device* device, void* to, uint64_t bytes) {
     struct pkvi_gpu* gpu = pkvi_gpu_of(device);
-    int before;
-    PKVI_TRY(pkvi_gpu_enter(gpu, pkvi_fault_check(gpu->faults, PKVI_FAULT_DEVICE_ZERO), &before));
+    PKVI_TRY(pkvi_gpu_enter(gpu, pkvi_fault_check(gpu->faults, PKVI_FAULT_DEVICE_ZERO)));
     pkvi_gpu_swaps_use_block(&gpu->swaps, to);
-    return pkvi_gpu_leave(gpu, before, pkvi_gpu_zero(to, bytes, gpu->stream));
+    return pkvi_gpu_leave(gpu, pkvi_gpu_zero(to, bytes, gpu->stream));
 }
 
 /* ---- Streams --------------------------------------------------------------------------------- */
 
 static int hand_over(struct pkvi_gpu* gpu, struct pkvi_gpu_stream* stream) {
     if (stream == gpu->stream) return PKV_OK;
-    PKVI_TRY(pkvi_gpu_stream_check(stream, gpu->ordinal));
+    PKVI_TRY(pkvi_gpu_stream_check(stream, gpu->context.ordinal));
     PKVI_TRY(pkvi_gpu_event_record(gpu->handover, gpu->stream));
     PKVI_TRY(pkvi_gpu_event_order(gpu->handover, stream));
     gpu->stream = stream;
@@ -134,9 +130,8 @@ static int hand_over(struct pkvi_gpu* gpu, struct pkvi_gpu_stream* stream) {
 
 static int gpu_set_stream(struct pkvi_device* device, void* stream) {
     struct pkvi_gpu* gpu = pkvi_gpu_of(device);
-    int before;
-    PKVI_TRY(pkvi_gpu_enter(gpu, PKV_OK, &before));
-    return pkvi_gpu_leave(gpu, before, hand_over(gpu, stream));
+    PKVI_TRY(pkvi_gpu_enter(gpu, PKV_OK));
+    return pkvi_gpu_leave(gpu, hand_over(gpu, stream));
 }
 
 /* ---- Open and close -------------------------------------------------------------------------- */
@@ -158,10 +153,10 @@ static void close_parts(struct pkvi_gpu* gpu) {
 
 static void gpu_close(struct pkvi_device* device) {
     struct pkvi_gpu* gpu = pkvi_gpu_of(device);
-    int before;
-    const int selected = pkvi_gpu_select(gpu->ordinal, &before);
+    const int entered = pkvi_gpu_context_enter(&gpu->context);
     close_parts(gpu);
-    if (selected == PKV_OK) pkvi_gpu_select(before, NULL);
+    if (entered == PKV_OK) pkvi_gpu_context_leave(&gpu->context);
+    pkvi_gpu_context_close(&gpu->context);
     pkvi_mem_give(gpu->mem, gpu);
 }
 
@@ -226,7 +221,7 @@ static int open_parts(struct pkvi_gpu* gpu, const struct pkvi_device_config* con
     struct pkvi_gpu_properties properties;
     if (pthread_mutex_init(&gpu->lock, NULL) != 0) return PKV_ENOMEM;
     gpu->has_lock = true;
-    PKVI_TRY(pkvi_gpu_describe(gpu->ordinal, &properties));
+    PKVI_TRY(pkvi_gpu_describe(gpu->context.ordinal, &properties));
     snprintf(gpu->isa, sizeof gpu->isa, "sm_%d%d", properties.compute_major,
              properties.compute_minor);
     gpu->shared_bytes = properties.shared_bytes;
@@ -242,24 +237,29 @@ static int open_parts(struct pkvi_gpu* gpu, const struct pkvi_device_config* con
     return open_graphs(gpu, config);
 }
 
+/* Open what happens in the context, or nothing. */
+static int open_inside(struct pkvi_gpu* gpu, const struct pkvi_device_config* config) {
+    PKVI_TRY(pkvi_gpu_context_enter(&gpu->context));
+    const int status = open_parts(gpu, config);
+    if (status != PKV_OK) close_parts(gpu);
+    pkvi_gpu_context_leave(&gpu->context);
+    return status;
+}
+
 int pkvi_gpu_open(const struct pkvi_device_config* config, struct pkvi_device** device) {
     struct pkvi_gpu* gpu;
-    int before;
-    PKVI_TRY(pkvi_gpu_select((int)config->ordinal, &before));
-    int status = pkvi_mem_take(config->mem, 1, sizeof *gpu, (void**)&gpu);
+    PKVI_TRY(pkvi_mem_take(config->mem, 1, sizeof *gpu, (void**)&gpu));
+    gpu->device = (struct pkvi_device){.ops = &gpu_ops, .isa = gpu->isa};
+    gpu->mem = config->mem;
+    gpu->faults = config->faults;
+    gpu->clock = config->clock;
+    int status = pkvi_gpu_context_open((int)config->ordinal, &gpu->context);
+    if (status == PKV_OK) status = open_inside(gpu, config);
     if (status == PKV_OK) {
-        gpu->device = (struct pkvi_device){.ops = &gpu_ops, .isa = gpu->isa};
-        gpu->mem = config->mem;
-        gpu->faults = config->faults;
-        gpu->clock = config->clock;
-        gpu->ordinal = (int)config->ordinal;
-        status = open_parts(gpu, config);
-        if (status != PKV_OK) {
-            close_parts(gpu);
-            pkvi_mem_give(config->mem, gpu);
-        }
+        *device = &gpu->device;
+        return PKV_OK;
     }
-    pkvi_gpu_select(before, NULL);
-    if (status == PKV_OK) *device = &gpu->device;
+    pkvi_gpu_context_close(&gpu->context);
+    pkvi_mem_give(config->mem, gpu);
     return status;
 }

@@ -15,7 +15,7 @@ struct pkvi_gpu {
     struct pkvi_faults* faults;
     struct pkvi_clock* clock;
     char isa[16];
-    int ordinal;
+    struct pkvi_gpu_context context;
     uint64_t shared_bytes; /* that a thread block may have */
     pthread_mutex_t lock;  /* of all that follows */
     bool has_lock;
@@ -39,13 +39,13 @@ static inline struct pkvi_gpu* pkvi_gpu_of(struct pkvi_device* device) {
     return (struct pkvi_gpu*)device;
 }
 
-/* Take the lock and select the GPU for this thread; *before was selected by the caller. `status` is
- * what a fault point said, visited before: a pause there stops nobody else.
+/* Take the lock and enter the context of the GPU. `status` is what a fault point said, visited before:
+ * a pause there stops nobody else.
  * Errors  `status`, and PKV_EDEVICE when the device has failed for good; then nothing is held. */
-int pkvi_gpu_enter(struct pkvi_gpu* gpu, int status, int* before);
+int pkvi_gpu_enter(struct pkvi_gpu* gpu, int status);
 
 /* Let go, and hand `status` on; PKV_EDEVICE is remembered. */
-int pkvi_gpu_leave(struct pkvi_gpu* gpu, int before, int status);
+int pkvi_gpu_leave(struct pkvi_gpu* gpu, int status);
 
 /* Free what the device or a host tier had, with `give`, when nothing uses it any more; also on a
  * device that has failed, where the driver may refuse it. */

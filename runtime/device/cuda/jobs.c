@@ -72,12 +72,11 @@ static int move_planned(struct pkvi_gpu* gpu, const struct pkvi_kv_job* job, lau
 static int run_kv(struct pkvi_device* device, const struct pkvi_kv_job* job,
                   enum pkvi_fault_point point, launch_kv* launch) {
     struct pkvi_gpu* gpu = pkvi_gpu_of(device);
-    int before;
-    PKVI_TRY(pkvi_gpu_enter(gpu, pkvi_fault_check(gpu->faults, point), &before));
+    PKVI_TRY(pkvi_gpu_enter(gpu, pkvi_fault_check(gpu->faults, point)));
     int status = reaches(&job->k) && reaches(&job->v) ? PKV_OK : PKV_EINVAL;
     if (status == PKV_OK)
         status = job->graph != NULL ? write_captured(gpu, job) : move_planned(gpu, job, launch);
-    return pkvi_gpu_leave(gpu, before, status);
+    return pkvi_gpu_leave(gpu, status);
 }
 
 int pkvi_gpu_write(struct pkvi_device* device, const struct pkvi_kv_job* job) {
@@ -196,12 +195,11 @@ static int check_attend(const struct pkvi_gpu* gpu, const struct pkvi_attend_job
 
 int pkvi_gpu_attend(struct pkvi_device* device, const struct pkvi_attend_job* job) {
     struct pkvi_gpu* gpu = pkvi_gpu_of(device);
-    int before;
-    PKVI_TRY(pkvi_gpu_enter(gpu, pkvi_fault_check(gpu->faults, PKVI_FAULT_DEVICE_ATTEND), &before));
+    PKVI_TRY(pkvi_gpu_enter(gpu, pkvi_fault_check(gpu->faults, PKVI_FAULT_DEVICE_ATTEND)));
     int status = check_attend(gpu, job);
     if (status == PKV_OK)
         status = job->graph != NULL ? attend_captured(gpu, job) : attend(gpu, job);
-    return pkvi_gpu_leave(gpu, before, status);
+    return pkvi_gpu_leave(gpu, status);
 }
 
 /* ---- Captured steps -------------------------------------------------------------------------- */
@@ -219,7 +217,6 @@ int pkvi_gpu_graph_load(struct pkvi_device* device, const struct pkvi_attend_job
                         const uint32_t* slots) {
     struct pkvi_gpu* gpu = pkvi_gpu_of(device);
     const int refused = pkvi_fault_check(gpu->faults, PKVI_FAULT_DEVICE_COPY_SUBMIT);
-    int before;
-    PKVI_TRY(pkvi_gpu_enter(gpu, refused, &before));
-    return pkvi_gpu_leave(gpu, before, load(gpu, job, slots));
+    PKVI_TRY(pkvi_gpu_enter(gpu, refused));
+    return pkvi_gpu_leave(gpu, load(gpu, job, slots));
 }

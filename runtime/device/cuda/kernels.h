@@ -135,7 +135,7 @@ bool pkvi_gpu_has_kernel(struct pkvi_gpu_types cache);
 /* The shared memory that one thread block of attention needs at most, with queries in f32 or not. */
 uint64_t pkvi_gpu_shared_bytes(struct pkvi_gpu_types cache, bool is_f32);
 
-/* Ask the selected device for that much, where it has it (`shared_bytes`): once, before attention over
+/* Ask the device for that much, where it has it (`shared_bytes`): once, before attention over
  * such a cache is started there.
  * Errors  PKV_ENOTSUP (there is no kernel), PKV_EIO, PKV_EDEVICE. */
 int pkvi_gpu_prepare(struct pkvi_gpu_types cache, uint64_t shared_bytes);

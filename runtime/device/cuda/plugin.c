@@ -6,7 +6,7 @@
 #include "device/cuda/kernels.h"
 #include "device/cuda/split.h"
 
-enum { OLDEST_COMPUTE_MAJOR = 8 };
+enum { OLDEST_COMPUTE_MAJOR = 8, NEWEST_MACHINE_CODE_MAJOR = 9 };
 
 static int refuse(const char* sentence, const char** why) {
     *why = sentence;
@@ -22,6 +22,11 @@ static int check_gpu(const pkv_config* config, struct pkvi_gpu_properties* prope
     PKVI_TRY(pkvi_gpu_describe((int)config->device_ordinal, properties));
     if (properties->compute_major < OLDEST_COMPUTE_MAJOR)
         return refuse("device_ordinal: the GPU is older than Ampere (compute capability 8.0)", why);
+    if (properties->compute_major > NEWEST_MACHINE_CODE_MAJOR && properties->is_driver_older)
+        return refuse(
+            "device: the NVIDIA driver is older than the CUDA that libpagedkv_cuda.so was "
+            "built with, and would have to compile its kernels for this GPU",
+            why);
     return PKV_OK;
 }
 

@@ -25,6 +25,7 @@ struct pkvi_gpu_properties {
     int compute_major;
     int compute_minor;
     uint64_t shared_bytes; /* that one thread block may have */
+    bool is_driver_older;  /* than the CUDA that this was built with */
 };
 
 /* Why there is no device, as a static sentence that begins with "device: "; NULL when there is
@@ -32,17 +33,33 @@ struct pkvi_gpu_properties {
 const char* pkvi_gpu_absent(void);
 int pkvi_gpu_count(int* count);
 int pkvi_gpu_describe(int ordinal, struct pkvi_gpu_properties* properties);
-/* Select a device for the calling thread. *before is what was selected, to be selected again when
- * the thread goes back to its caller; may be NULL. */
-int pkvi_gpu_select(int ordinal, int* before);
-int pkvi_gpu_wait(void); /* until all streams of the selected device are done */
+
+/* What the calls of a thread on a device happen in: the primary context of the device, which CUDA's
+ * runtime uses as well. A thread enters it for as long as it is in the library, and leaves it for
+ * whatever context and device it had: to select that device again, as one would with cudaSetDevice,
+ * would make a context on it, some hundred MiB, for a thread that had never used it. */
+struct pkvi_gpu_context {
+    int ordinal;
+    int device;          /* the driver's name for it */
+    void* handle;        /* NULL: not open */
+    void (*enter)(void); /* functions of the driver, of other types */
+    void (*leave)(void);
+    void (*close)(void);
+};
+int pkvi_gpu_context_open(int ordinal, struct pkvi_gpu_context* context);
+void pkvi_gpu_context_close(struct pkvi_gpu_context* context);
+int pkvi_gpu_context_enter(const struct pkvi_gpu_context* context);
+void pkvi_gpu_context_leave(const struct pkvi_gpu_context* context);
+
+/* The device of everything below is that of the context that the thread has entered. */
+int pkvi_gpu_wait(void); /* until all streams of the device are done */
 
 /* Memory of the device, and host memory that it reaches and copies without a detour. */
 int pkvi_gpu_alloc(uint64_t bytes, void** memory);
 void pkvi_gpu_free(void* memory);
 int pkvi_gpu_alloc_pinned(uint64_t bytes, void** memory);
 void pkvi_gpu_free_pinned(void* memory);
-/* Is this an address that kernels of the selected device can reach? */
+/* Is this an address that kernels of the device can reach? */
 bool pkvi_gpu_reaches(const void* memory);
 
 int pkvi_gpu_stream_open(struct pkvi_gpu_stream** stream);

@@ -7,6 +7,7 @@
 #include "device/cuda/system_cuda.h"
 
 #include "pagedkv.h"
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 #include <string.h>
 #include <time.h>
@@ -107,21 +108,80 @@ int pkvi_gpu_describe(int ordinal, struct pkvi_gpu_properties* properties) {
     int major;
     int minor;
     int shared_bytes;
+    int driver_version;
     int status = attribute(ordinal, cudaDevAttrComputeCapabilityMajor, &major);
     if (status == PKV_OK) status = attribute(ordinal, cudaDevAttrComputeCapabilityMinor, &minor);
     if (status == PKV_OK)
         status = attribute(ordinal, cudaDevAttrMaxSharedMemoryPerBlockOptin, &shared_bytes);
     if (status != PKV_OK) return status;
-    *properties = (struct pkvi_gpu_properties){major, minor, (uint64_t)shared_bytes};
+    TRY_CUDA(cudaDriverGetVersion(&driver_version));
+    *properties = (struct pkvi_gpu_properties){major, minor, (uint64_t)shared_bytes,
+                                               driver_version < CUDART_VERSION};
     return PKV_OK;
 }
 
-int pkvi_gpu_select(int ordinal, int* before) {
-    int present;
-    TRY_CUDA(cudaGetDevice(&present));
-    if (present != ordinal) TRY_CUDA(cudaSetDevice(ordinal));
-    if (before != NULL) *before = present;
+/* ---- Contexts -------------------------------------------------------------------------------- */
+
+typedef CUresult CUDAAPI get_device(CUdevice* device, int ordinal);
+typedef CUresult CUDAAPI retain_context(CUcontext* context, CUdevice device);
+typedef CUresult CUDAAPI release_context(CUdevice device);
+typedef CUresult CUDAAPI push_context(CUcontext context);
+typedef CUresult CUDAAPI pop_context(CUcontext* context);
+
+enum { DRIVER_VERSION = 12000 }; /* in which the functions have these types */
+
+typedef void any_function(void);
+
+/* A function of the driver, which is not linked. */
+static int find_in_driver(const char* name, any_function** function) {
+    void* address;
+    enum cudaDriverEntryPointQueryResult found;
+#if CUDART_VERSION >= 12050
+    TRY_CUDA(cudaGetDriverEntryPointByVersion(name, &address, DRIVER_VERSION, cudaEnableDefault,
+                                              &found));
+#else
+    TRY_CUDA(cudaGetDriverEntryPoint(name, &address, cudaEnableDefault, &found));
+#endif
+    if (found != cudaDriverEntryPointSuccess) return PKV_ENOTSUP;
+    memcpy(function, &address, sizeof address);
     return PKV_OK;
+}
+
+/* Numbers of the driver's errors are those of the runtime's. */
+static int open_primary(any_function* get, any_function* retain, struct pkvi_gpu_context* context) {
+    CUcontext primary;
+    TRY_CUDA((cudaError_t)((get_device*)get)(&context->device, context->ordinal));
+    TRY_CUDA((cudaError_t)((retain_context*)retain)(&primary, context->device));
+    context->handle = primary;
+    return PKV_OK;
+}
+
+int pkvi_gpu_context_open(int ordinal, struct pkvi_gpu_context* context) {
+    any_function* get = NULL;
+    any_function* retain = NULL;
+    *context = (struct pkvi_gpu_context){.ordinal = ordinal};
+    int status = find_in_driver("cuDeviceGet", &get);
+    if (status == PKV_OK) status = find_in_driver("cuDevicePrimaryCtxRetain", &retain);
+    if (status == PKV_OK) status = find_in_driver("cuDevicePrimaryCtxRelease", &context->close);
+    if (status == PKV_OK) status = find_in_driver("cuCtxPushCurrent", &context->enter);
+    if (status == PKV_OK) status = find_in_driver("cuCtxPopCurrent", &context->leave);
+    return status == PKV_OK ? open_primary(get, retain, context) : status;
+}
+
+void pkvi_gpu_context_close(struct pkvi_gpu_context* context) {
+    if (context->handle == NULL) return;
+    ((release_context*)context->close)(context->device);
+    context->handle = NULL;
+}
+
+int pkvi_gpu_context_enter(const struct pkvi_gpu_context* context) {
+    TRY_CUDA((cudaError_t)((push_context*)context->enter)(context->handle));
+    return PKV_OK;
+}
+
+void pkvi_gpu_context_leave(const struct pkvi_gpu_context* context) {
+    CUcontext left;
+    ((pop_context*)context->leave)(&left);
 }
 
 int pkvi_gpu_wait(void) {

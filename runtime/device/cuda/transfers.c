@@ -10,11 +10,10 @@
 int pkvi_gpu_alloc_host(struct pkvi_device* device, uint64_t bytes, void** base) {
     struct pkvi_gpu* gpu = pkvi_gpu_of(device);
     const int refused = pkvi_fault_check(gpu->faults, PKVI_FAULT_DEVICE_HOST_ALLOC);
-    int before;
-    PKVI_TRY(pkvi_gpu_enter(gpu, refused, &before));
+    PKVI_TRY(pkvi_gpu_enter(gpu, refused));
     const int status = pkvi_gpu_alloc_pinned(bytes, base);
     if (status == PKV_OK) memset(*base, 0, bytes);
-    return pkvi_gpu_leave(gpu, before, status);
+    return pkvi_gpu_leave(gpu, status);
 }
 
 void pkvi_gpu_free_host(struct pkvi_device* device, void* base, uint64_t bytes) {
@@ -25,9 +24,8 @@ void pkvi_gpu_free_host(struct pkvi_device* device, void* base, uint64_t bytes) 
 int pkvi_gpu_transfer(struct pkvi_device* device, const struct pkvi_transfer_job* job) {
     struct pkvi_gpu* gpu = pkvi_gpu_of(device);
     const int refused = pkvi_fault_check(gpu->faults, PKVI_FAULT_DEVICE_TRANSFER_SUBMIT);
-    int before;
-    PKVI_TRY(pkvi_gpu_enter(gpu, refused, &before));
-    return pkvi_gpu_leave(gpu, before, pkvi_gpu_swaps_start(&gpu->swaps, job, gpu->stream));
+    PKVI_TRY(pkvi_gpu_enter(gpu, refused));
+    return pkvi_gpu_leave(gpu, pkvi_gpu_swaps_start(&gpu->swaps, job, gpu->stream));
 }
 
 /* One call at a time works on a transfer, so that no lock is needed. */
@@ -35,38 +33,35 @@ static struct pkvi_fault fate_of(struct pkvi_gpu* gpu, uint32_t index) {
     return pkvi_transfer_learn(&gpu->swaps.swaps[index].fate, gpu->faults);
 }
 
-/* Wait until the device touches nothing of the transfer any more. */
+/* Wait until the device touches nothing of the transfer any more; who cannot enter waits as well. */
 static int await(struct pkvi_gpu* gpu, uint32_t index) {
-    int before;
-    PKVI_TRY(pkvi_gpu_select(gpu->ordinal, &before));
+    const int entered = pkvi_gpu_context_enter(&gpu->context);
     const int status = pkvi_gpu_event_wait(pkvi_gpu_swap_last(&gpu->swaps, index));
-    pkvi_gpu_select(before, NULL);
+    if (entered == PKV_OK) pkvi_gpu_context_leave(&gpu->context);
     return status;
 }
 
 /* Let go of it; `status` is how its copies ended. */
 static int finish(struct pkvi_gpu* gpu, uint32_t index, int status) {
-    int before;
     pthread_mutex_lock(&gpu->lock);
     pkvi_gpu_swaps_end(&gpu->swaps, index);
     pthread_mutex_unlock(&gpu->lock);
-    PKVI_TRY(pkvi_gpu_enter(gpu, status, &before));
-    return pkvi_gpu_leave(gpu, before, PKV_OK);
+    PKVI_TRY(pkvi_gpu_enter(gpu, status));
+    return pkvi_gpu_leave(gpu, PKV_OK);
 }
 
 /* Damage the copy as it was told: what is in device memory can be zeroed from here. */
 static int corrupt(struct pkvi_gpu* gpu, uint32_t index, struct pkvi_fault fate) {
     const struct pkvi_gpu_swap* swap = &gpu->swaps.swaps[index];
-    int before;
     if (fate.argument == 0) return PKV_OK;
     if (!swap->is_in) {
         *swap->first_to ^= 1;
         return PKV_EIO;
     }
-    PKVI_TRY(pkvi_gpu_enter(gpu, PKV_OK, &before));
+    PKVI_TRY(pkvi_gpu_enter(gpu, PKV_OK));
     int status = pkvi_gpu_zero(swap->first_to, 1, gpu->swaps.in);
     if (status == PKV_OK) status = pkvi_gpu_stream_wait(gpu->swaps.in);
-    return pkvi_gpu_leave(gpu, before, status != PKV_OK ? status : PKV_EIO);
+    return pkvi_gpu_leave(gpu, status != PKV_OK ? status : PKV_EIO);
 }
 
 /* All copies are done: end as it was told. */
@@ -80,10 +75,9 @@ static int settle(struct pkvi_gpu* gpu, uint32_t index, struct pkvi_fault fate) 
 }
 
 static int ask(struct pkvi_gpu* gpu, uint32_t index, bool* is_done) {
-    int before;
-    PKVI_TRY(pkvi_gpu_enter(gpu, PKV_OK, &before));
+    PKVI_TRY(pkvi_gpu_enter(gpu, PKV_OK));
     struct pkvi_gpu_event* last = pkvi_gpu_swap_last(&gpu->swaps, index);
-    return pkvi_gpu_leave(gpu, before, pkvi_gpu_event_is_done(last, is_done));
+    return pkvi_gpu_leave(gpu, pkvi_gpu_event_is_done(last, is_done));
 }
 
 /* Who cannot ask waits: copies that may still go on are not called ended. */
