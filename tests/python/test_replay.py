@@ -184,3 +184,23 @@ def test_the_conversation_trace() -> None:
     assert replay(trace, "reuse", 10000).hits >= 0.245 * trace.blocks
     for capacity in (30000, 50000, 100000):
         assert replay(trace, "reuse", capacity).hits >= 0.99 * CONVERSATION[capacity]
+
+
+def test_retained_beginnings_outlive_a_scan() -> None:
+    """Three beginnings that many requests share, each followed by much that nobody asks again."""
+    requests = []
+    for i in range(200):
+        blocks = [1 + i % 3 * 4 + b for b in range(4)] + [100 + 30 * i + b for b in range(30)]
+        requests.append(np.array(blocks, np.uint32))
+    trace = Trace("shared", requests)
+    assert replay(trace, "lru", 44).hits == 0
+    result = replay(trace, "lru", 44, retain_first=4)
+    assert (result.hits, result.retain_first) == (197 * 4, 4)
+
+
+def test_the_command_retains(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["replay", "--synthetic", "chat", "--requests", "50", "--blocks", "100", "--json"]
+    assert main([*command, "--retain-first", "3"]) == 0
+    assert json.loads(capsys.readouterr().out)["retain_first"] == 3
+    assert main([*command, "--retain-first", "-1"]) == 1
+    assert "retain_first: expected" in capsys.readouterr().err

@@ -36,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"blocks of the cache, one or several; {_EVERYTHING}: all that the trace asks for",
     )
+    parser.add_argument(
+        "--retain-first",
+        type=int,
+        default=0,
+        metavar="N",
+        help="retain the first N blocks of each request with a higher priority; default none",
+    )
     parser.add_argument("--json", action="store_true", help="print an object a line")
 
 
@@ -47,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
             _capacity(trace, text) for given in options.blocks for text in given.split(",")
         ]
         policies = [name for given in options.policy for name in given.split(",")]
-        results = _results(trace, policies, capacities)
+        results = _results(trace, policies, capacities, options.retain_first)
         _print_json(results) if options.json else _print_table(trace, results)
     except (pagedkv.Error, OSError) as problem:
         print(f"pagedkv replay: {problem}", file=sys.stderr)
@@ -71,10 +78,12 @@ def _capacity(trace: Trace, text: str) -> int:
     return int(text)
 
 
-def _results(trace: Trace, policies: list[str], capacities: list[int]) -> Iterator[Result]:
+def _results(
+    trace: Trace, policies: list[str], capacities: list[int], retain_first: int
+) -> Iterator[Result]:
     for capacity in capacities:
         for policy in policies:
-            yield replay(trace, policy, capacity)
+            yield replay(trace, policy, capacity, retain_first)
 
 
 def _print_json(results: Iterator[Result]) -> None:

@@ -28,6 +28,7 @@ class Result:
     blocks: int  # asked for
     hits: int  # of them, found
     evictions: int
+    retain_first: int = 0  # blocks of each request that were retained
 
     @property
     def rate(self) -> float:
@@ -35,12 +36,15 @@ class Result:
         return self.hits / self.blocks if self.blocks else 0.0
 
 
-def replay(trace: Trace, policy: str, capacity: int) -> Result:
+def replay(trace: Trace, policy: str, capacity: int, retain_first: int = 0) -> Result:
     """Ask a cache of `capacity` blocks for what the trace asks for, one request after another.
 
     A request attaches what it finds, computes the rest, and ends. Each block of the trace is a
     block of one token of the real cache, with the block's number as the token. Of a request that is
     longer than the cache the beginning is kept.
+
+    retain_first  so many blocks at the beginning of each request are retained with a priority above
+                  the default, as an application would do with its system prompts
 
     Raises InvalidArgument (also for a policy that there is not).
     """
@@ -58,20 +62,21 @@ def replay(trace: Trace, policy: str, capacity: int) -> Result:
         step_tokens=longest,
         threads=1,
         eviction=policy,
+        retained=capacity if unsigned("retain_first", retain_first) else 0,
         faults="",
         seed=1,
     ) as cache:
-        hits = _run(cache._handle, trace.requests, capacity)
+        hits = _run(cache._handle, trace.requests, capacity, retain_first)
         stats = cache.stats()
-    return Result(
-        trace.name, policy, capacity, len(trace.requests), trace.blocks, hits, stats.evictions
-    )
+    counts = (len(trace.requests), trace.blocks, hits, stats.evictions)
+    return Result(trace.name, policy, capacity, *counts, retain_first)
 
 
-def _run(cache: Any, requests: Iterable[Blocks], capacity: int) -> int:
+def _run(cache: Any, requests: Iterable[Blocks], capacity: int, retain_first: int) -> int:
     """Hits of all requests."""
     seq = ffi.new("pkv_seq*")
     matched = ffi.new("uint32_t*")
+    terms = ffi.new("pkv_retention*", {"priority": lib.PKV_PRIORITY_DEFAULT + 1})
     hits = 0
     for request in requests:
         blocks = request[:capacity]
@@ -84,6 +89,9 @@ def _run(cache: Any, requests: Iterable[Blocks], capacity: int) -> int:
             status = lib.pkv_seq_append(cache, seq[0], tokens + found, count - found, ffi.NULL)
             check(status, "replay")
             check(lib.pkv_seq_commit(cache, seq[0]), "replay")
+        if retain_first:
+            end = min(count, retain_first)
+            check(lib.pkv_seq_retain(cache, seq[0], 0, end, terms, ffi.NULL), "replay")
         check(lib.pkv_seq_free(cache, seq[0]), "replay")
         hits += found
     return hits
