@@ -9,6 +9,7 @@
  * arrives, or bits are wrong and the engine's checksum says so. */
 #include "device/cpu/attend.h"
 #include "device/device.h"
+#include "device/ending.h"
 #include "device/transfer.h"
 
 #include <stdlib.h>
@@ -116,34 +117,17 @@ static int host_release(struct pkvi_device* device, void* memory, uint64_t bytes
     return madvise((void*)first, last - first, MADV_DONTNEED) == 0 ? PKV_OK : PKV_EIO;
 }
 
-/* How a copy that was told to misbehave ends. */
-static int finish_copy(struct host* host, unsigned char* to, uint64_t bytes,
-                       struct pkvi_fault fault) {
-    switch (fault.action) {
-    case PKVI_ACT_RETURN:
-        return fault.status;
-    case PKVI_ACT_DROP:
-        return PKV_ETIMEDOUT;
-    case PKVI_ACT_DELAY:
-        pkvi_clock_sleep(host->clock, fault.argument);
-        return PKV_OK;
-    case PKVI_ACT_CORRUPT:
-        if (fault.argument == 0) return PKV_OK;
-        to[fault.random % bytes] ^= 1;
-        return PKV_EIO;
-    default:
-        return PKV_OK;
-    }
-}
-
 /* A ticket is the status of the finished copy as a positive number. */
 static int host_copy(struct pkvi_device* device, void* to, const void* from, uint64_t bytes,
                      uint64_t* ticket) {
     struct host* host = host_of(device);
+    unsigned char* copied = to;
     PKVI_TRY(pkvi_fault_check(host->faults, PKVI_FAULT_DEVICE_COPY_SUBMIT));
     memcpy(to, from, bytes);
     const struct pkvi_fault fault = pkvi_fault_visit(host->faults, PKVI_FAULT_DEVICE_COPY_DONE);
-    *ticket = (uint64_t)-finish_copy(host, to, bytes, fault);
+    if (fault.action == PKVI_ACT_DELAY) pkvi_clock_sleep(host->clock, fault.argument);
+    if (pkvi_ending_is_damage(fault)) copied[fault.random % bytes] ^= 1;
+    *ticket = (uint64_t)-pkvi_ending_status(fault);
     return PKV_OK;
 }
 
@@ -173,18 +157,11 @@ static uint32_t end_of(const struct pkvi_transfer_list* list) {
 }
 
 static int finish_transfer(struct host* host, const struct pkvi_transfer_list* list) {
-    switch (list->fate.fault.action) {
-    case PKVI_ACT_RETURN:
-        return list->fate.fault.status;
-    case PKVI_ACT_DELAY:
-        pkvi_clock_sleep(host->clock, list->fate.fault.argument);
-        return PKV_OK;
-    case PKVI_ACT_CORRUPT:
-        pkvi_transfer_list_corrupt(list, list->fate.fault.argument, list->fate.fault.random);
-        return list->fate.fault.argument > 0 ? PKV_EIO : PKV_OK;
-    default:
-        return PKV_OK;
-    }
+    const struct pkvi_fault fault = list->fate.fault;
+    if (fault.action == PKVI_ACT_DELAY) pkvi_clock_sleep(host->clock, fault.argument);
+    if (pkvi_ending_is_damage(fault))
+        pkvi_transfer_list_corrupt(list, fault.argument, fault.random);
+    return pkvi_ending_status(fault);
 }
 
 static int host_transfer_poll(struct pkvi_device* device, uint32_t index, bool* has_ended) {

@@ -414,11 +414,4 @@ HOST_MUTANTS = [
         "    PKVI_TRY(pkvi_gpu_send(cell->memory, cell->staging, bytes, cell->sent, stream));",
         "sweep",
     ),
-    Mutant(
-        "a transfer that is open though its copies were not begun",
-        "swaps.c",
-        "    if (status == PKV_OK)\n        open_swap(swaps, job);",
-        "    open_swap(swaps, job);\n    if (status == PKV_OK) return PKV_OK;",
-        "sweep",
-    ),
 ]

@@ -10,6 +10,7 @@
  * Threads  a mutex orders what is put into the stream, and with it the use of cells and the like.
  * */
 #include "device/cuda/gpu.h"
+#include "device/ending.h"
 
 #include <stdio.h>
 
@@ -71,22 +72,12 @@ static void gpu_free(struct pkvi_device* device, void* base, uint64_t bytes) {
     pkvi_gpu_give_back(pkvi_gpu_of(device), base, pkvi_gpu_free);
 }
 
-/* How a copy that was told to misbehave ends. A bit cannot be flipped from here; a byte can be
- * zeroed. */
+/* A bit cannot be flipped from here; a byte can be zeroed. */
 static int finish_copy(struct pkvi_gpu* gpu, unsigned char* to, uint64_t bytes,
                        struct pkvi_fault fault) {
-    switch (fault.action) {
-    case PKVI_ACT_RETURN:
-        return fault.status;
-    case PKVI_ACT_DROP:
-        return PKV_ETIMEDOUT;
-    case PKVI_ACT_CORRUPT:
-        if (fault.argument == 0) return PKV_OK;
+    if (pkvi_ending_is_damage(fault))
         PKVI_TRY(pkvi_gpu_zero(to + fault.random % bytes, 1, gpu->stream));
-        return PKV_EIO;
-    default:
-        return PKV_OK;
-    }
+    return pkvi_ending_status(fault);
 }
 
 /* A ticket is the status of the copy as a positive number. That it is complete for what comes after

@@ -4,6 +4,7 @@
  * A transfer that was told to misbehave is carried out all the same, and then said to have ended as
  * it was told: what is lost or damaged on the way cannot be had from a GPU that works. */
 #include "device/cuda/gpu.h"
+#include "device/ending.h"
 
 #include <string.h>
 
@@ -51,27 +52,24 @@ static int finish(struct pkvi_gpu* gpu, uint32_t index, int status) {
 }
 
 /* Damage the copy as it was told: what is in device memory can be zeroed from here. */
-static int corrupt(struct pkvi_gpu* gpu, uint32_t index, struct pkvi_fault fate) {
+static int corrupt(struct pkvi_gpu* gpu, uint32_t index) {
     const struct pkvi_gpu_swap* swap = &gpu->swaps.swaps[index];
-    if (fate.argument == 0) return PKV_OK;
     if (!swap->is_in) {
         *swap->first_to ^= 1;
-        return PKV_EIO;
+        return PKV_OK;
     }
     PKVI_TRY(pkvi_gpu_enter(gpu, PKV_OK));
     int status = pkvi_gpu_zero(swap->first_to, 1, gpu->swaps.in);
     if (status == PKV_OK) status = pkvi_gpu_stream_wait(gpu->swaps.in);
-    return pkvi_gpu_leave(gpu, status != PKV_OK ? status : PKV_EIO);
+    return pkvi_gpu_leave(gpu, status);
 }
 
 /* All copies are done: end as it was told. */
 static int settle(struct pkvi_gpu* gpu, uint32_t index, struct pkvi_fault fate) {
     int status = PKV_OK;
     if (fate.action == PKVI_ACT_DELAY) pkvi_clock_sleep(gpu->clock, fate.argument);
-    if (fate.action == PKVI_ACT_RETURN) status = fate.status;
-    if (fate.action == PKVI_ACT_DROP) status = PKV_ETIMEDOUT;
-    if (fate.action == PKVI_ACT_CORRUPT) status = corrupt(gpu, index, fate);
-    return finish(gpu, index, status);
+    if (pkvi_ending_is_damage(fate)) status = corrupt(gpu, index);
+    return finish(gpu, index, status != PKV_OK ? status : pkvi_ending_status(fate));
 }
 
 static int ask(struct pkvi_gpu* gpu, uint32_t index, bool* is_done) {
