@@ -1022,8 +1022,7 @@ enum pkv_tree_limit { PKV_TREE_TOKENS_MAX = 256 };
  *         of its tokens the parent, which has a lower place in the entry, or PKV_NO_PARENT. Read
  *         by this call only.
  * Errors  as pkv_plan_begin; PKV_EINVAL also for a parent that does not come before its child,
- *         PKV_ETOOBIG for a tree of more than PKV_TREE_TOKENS_MAX tokens, PKV_ENOTSUP for one on
- *         "cuda". */
+ *         PKV_ETOOBIG for a tree of more than PKV_TREE_TOKENS_MAX tokens. */
 PKV_API int pkv_plan_begin_trees(pkv_cache* cache, const pkv_entry* entries,
                                  const uint32_t* const* parents, uint32_t count, pkv_plan* plan);
 

@@ -88,10 +88,11 @@ def build(mutant: Mutant, folder: Path, library: Path, support: list[Path]) -> P
     steps: list[list[str | Path]] = [
         [*CXX, *includes, "-x", "c++", "-c", sources / "kernels.cu", "-o", "kernels.o"],
         [*CC, *includes, "-c", sources / "split.c", "-o", "split.o"],
+        [*CC, *includes, "-c", sources / "nodes.c", "-o", "nodes.o"],
         [*CC, *includes, "-c", ROOT / "tests" / "cuda" / "test_kernels.c", "-o", "test.o"],
         # what is linked first counts: the library's own kernels are not used
         [
-            *("c++", "test.o", "kernels.o", "split.o", *support, library),
+            *("c++", "test.o", "kernels.o", "split.o", "nodes.o", *support, library),
             *(f"-Wl,-rpath,{library.parent}", "-lm", "-lpthread", "-ldl", "-o", "test_kernels"),
         ],
     ]

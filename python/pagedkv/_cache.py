@@ -275,8 +275,7 @@ class Cache:
         Raises OutOfBlocks (not now; cached blocks are evicted first, when that is enough),
         QuotaError (a tenant is at its limit: sequences of its own must end), TooBig
         (can never fit, or more than step_sequences, step_tokens, sequence_tokens), InvalidArgument,
-        StaleHandle and Busy, which name the entry, OutOfLeaves, DeviceIOError, DeviceTimeout,
-        NotSupported (a tree on a GPU).
+        StaleHandle and Busy, which name the entry, OutOfLeaves, DeviceIOError, DeviceTimeout.
         """
         return Step(self, entries)
 

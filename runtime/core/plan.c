@@ -113,11 +113,9 @@ static int admit_entries(pkv_cache* cache, const pkv_entry* entries, uint32_t co
     return tokens <= cache->config.plan_tokens_max ? PKV_OK : PKV_ETOOBIG;
 }
 
-static int admit_trees(const pkv_cache* cache, const pkv_entry* entries,
-                       const uint32_t* const* parents, uint32_t count) {
+static int admit_trees(const pkv_entry* entries, const uint32_t* const* parents, uint32_t count) {
     for (uint32_t i = 0; parents != NULL && i < count; i++)
-        if (parents[i] != NULL)
-            PKVI_TRY(pkvi_tree_admit(cache->device, parents[i], entries[i].count));
+        if (parents[i] != NULL) PKVI_TRY(pkvi_tree_admit(parents[i], entries[i].count));
     return PKV_OK;
 }
 
@@ -176,7 +174,7 @@ static struct pkvi_plan* open_plan(pkv_cache* cache, struct pkvi_graph graph) {
 int pkvi_plan_begin(pkv_cache* cache, const pkv_entry* entries, const uint32_t* const* parents,
                     uint32_t count, pkv_plan* handle) {
     PKVI_TRY(admit_entries(cache, entries, count));
-    PKVI_TRY(admit_trees(cache, entries, parents, count));
+    PKVI_TRY(admit_trees(entries, parents, count));
     if (cache->plans.free_head == PKVI_NONE) return PKV_EBUSY;
     PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_PLAN_BEGIN));
     PKVI_TRY(pkvi_reserve(cache, count));

@@ -12,12 +12,11 @@ static bool is_chain(const uint32_t* parents, uint32_t count) {
     return true;
 }
 
-int pkvi_tree_admit(const struct pkvi_device* device, const uint32_t* parents, uint32_t count) {
+int pkvi_tree_admit(const uint32_t* parents, uint32_t count) {
     if (count > PKV_TREE_TOKENS_MAX) return PKV_ETOOBIG;
     for (uint32_t i = 0; i < count; i++)
         if (parents[i] >= i && parents[i] != PKV_NO_PARENT) return PKV_EINVAL;
-    if (device->ops->move != NULL) return PKV_OK;
-    return is_chain(parents, count) ? PKV_OK : PKV_ENOTSUP;
+    return PKV_OK;
 }
 
 void pkvi_tree_fill(struct pkvi_plan* plan, uint32_t index, const uint32_t* parents,

@@ -15,9 +15,9 @@
 
 #include "core/plan.h"
 
-/* May an entry of `count` tokens have these parents? A tree that is a chain may on every device.
- * Errors  PKV_EINVAL, PKV_ETOOBIG, PKV_ENOTSUP. */
-int pkvi_tree_admit(const struct pkvi_device* device, const uint32_t* parents, uint32_t count);
+/* May an entry of `count` tokens have these parents?
+ * Errors  PKV_EINVAL, PKV_ETOOBIG. */
+int pkvi_tree_admit(const uint32_t* parents, uint32_t count);
 
 /* Set entry `index` of a plan, behind `length` committed tokens, up as a tree; NULL, or parents that
  * make a chain: as none. pre: its slots and positions are those of a chain. */

@@ -203,8 +203,7 @@ struct pkvi_device_ops {
     int (*write)(struct pkvi_device* device, const struct pkvi_kv_job* job);
     int (*read)(struct pkvi_device* device, const struct pkvi_kv_job* job);
     int (*attend)(struct pkvi_device* device, const struct pkvi_attend_job* job);
-    /* Move tokens, codes and scales as they are. On error nothing has moved. NULL where attend does
-     * not take trees: chains need no move. */
+    /* Move tokens, codes and scales as they are. On error nothing has moved. */
     int (*move)(struct pkvi_device* device, const struct pkvi_move_job* job);
 
     /* Memory of the host tier, which transfers copy to and from: `bytes`, zeroed. */

@@ -252,6 +252,55 @@ MUTANTS = [
         "if (round->partial_rows + wanted > work->partial_rows) close_round(work, round);",
         "round->partial_rows %= 64;",
     ),
+    # Token trees
+    Mutant(
+        "a row of a tree that sees every row before it",
+        "tile.cuh",
+        "(rule.seen[half][row / 32] >> row % 32 & 1) != 0;",
+        "token <= rule.positions[half];",
+    ),
+    Mutant(
+        "the window of a place and not of a position",
+        "tile.cuh",
+        "rule.positions[half] = node->position;",
+        "",
+    ),
+    Mutant(
+        "the node of the first row",
+        "tile.cuh",
+        "(row < last ? row : last) / job.group_heads]",
+        "0]",
+    ),
+    Mutant(
+        "tiles that a chain would see",
+        "split.c",
+        "pkvi_gpu_is_tree(shape->trees, item->entry), shape->group_heads",
+        "false, shape->group_heads",
+    ),
+    Mutant(
+        "ancestors behind the window",
+        "nodes.c",
+        "if (is_visible(group, node.position, tree->positions[i])) node",
+        "if (group != NULL) node",
+    ),
+    Mutant(
+        "moves from the last one to the first",
+        "store.cuh",
+        "for (uint32_t m = 0; m < job.count; m++) {",
+        "for (uint32_t m = job.count; m-- > 0;) {",
+    ),
+    Mutant(
+        "codes that move without their scale",
+        "store.cuh",
+        "gpu::lane() == 0) *to.scale",
+        "gpu::lane() == 99) *to.scale",
+    ),
+    Mutant(
+        "moves in the first layer alone",
+        "store.cuh",
+        "blocks.layer_offset = i / 2 / heads * job.layer_bytes;",
+        "",
+    ),
     # Write
     Mutant(
         "values where keys are",

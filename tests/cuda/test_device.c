@@ -64,6 +64,74 @@ TEST(results_are_those_of_the_reference) {
     expect_nothing_left();
 }
 
+/* A tree in one step, of which a path is kept, and then one more token. */
+static void run_tree(pkv_cache* cache, pkv_seq seq, struct arrays* tree, struct arrays* next) {
+    enum { ROWS = 7 };
+    const uint32_t parents[ROWS] = {PKV_NO_PARENT, 0, 1, 0, 3, PKV_NO_PARENT, 4};
+    const uint32_t rows[] = {0, 3, 4, 6};
+    const uint32_t* const parents_of[] = {parents};
+    const pkv_entry entry = {seq, NULL, ROWS};
+    const pkv_path path = {rows, 4};
+    pkv_plan plan;
+    ASSERT_OK(pkv_plan_begin_trees(cache, &entry, parents_of, 1, &plan));
+    for (uint32_t layer = 0; layer < LAYERS; layer++) {
+        ASSERT_OK(write_layer(cache, plan, layer, tree));
+        ASSERT_OK(attend_layer(cache, plan, layer, tree));
+    }
+    ASSERT_OK(pkv_plan_accept(cache, plan, &path, 1));
+    run_step(cache, seq, 1, next);
+}
+
+TEST(trees_are_those_of_the_reference) {
+    const char* const devices[] = {"cuda", "sim"};
+    struct arrays trees[2];
+    struct arrays nexts[2];
+    emulator_reset(21);
+    for (uint32_t i = 0; i < 2; i++) {
+        pkv_cache* cache = open_on(devices[i]);
+        const pkv_seq seq = new_seq(cache);
+        struct arrays prompt = arrays_open(1);
+        trees[i] = arrays_open(2);
+        nexts[i] = arrays_open(3);
+        run_step(cache, seq, 29, &prompt); /* the tree begins at the end of a block */
+        run_tree(cache, seq, &trees[i], &nexts[i]);
+        ASSERT_OK(pkvi_gpu_stream_wait(NULL));
+        ASSERT_OK(pkv_check(cache, NULL));
+        arrays_close(&prompt);
+        pkv_cache_destroy(cache);
+    }
+    expect_near(trees[0].out, trees[1].out, 7ULL * HEADS * GROUP * DIM, 0.02F);
+    expect_near(trees[0].lse, trees[1].lse, 7ULL * HEADS * GROUP, 0.005F);
+    expect_near(nexts[0].out, nexts[1].out, (uint64_t)HEADS * GROUP * DIM, 0.02F);
+    for (uint32_t i = 0; i < 2; i++) {
+        arrays_close(&trees[i]);
+        arrays_close(&nexts[i]);
+    }
+    expect_nothing_left();
+}
+
+/* A path that cannot be moved is not accepted: the plan is as it was, and can be accepted later. */
+TEST(a_path_that_cannot_be_moved_is_not_accepted) {
+    needs_emulator();
+    emulator_reset(22);
+    pkv_cache* cache = open_on("cuda");
+    const pkv_seq seq = new_seq(cache);
+    const uint32_t parents[] = {PKV_NO_PARENT, PKV_NO_PARENT};
+    const uint32_t second = 1;
+    const uint32_t* const parents_of[] = {parents};
+    const pkv_entry entry = {seq, NULL, 2};
+    const pkv_path path = {&second, 1};
+    pkv_plan plan;
+    ASSERT_OK(pkv_plan_begin_trees(cache, &entry, parents_of, 1, &plan));
+    ASSERT_OK(pkv_faults_set(cache, "device.move=1*return(EIO)", 1));
+    ASSERT_STATUS(pkv_plan_accept(cache, plan, &path, 1), PKV_EIO);
+    ASSERT_OK(pkv_check(cache, NULL));
+    ASSERT_OK(pkv_plan_accept(cache, plan, &path, 1));
+    ASSERT_OK(pkv_check(cache, NULL));
+    pkv_cache_destroy(cache);
+    expect_nothing_left();
+}
+
 /* Canary: the comparison above can fail. */
 TEST(another_query_gives_another_result) {
     emulator_reset(12);

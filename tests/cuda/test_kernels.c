@@ -6,14 +6,16 @@
  * Sequences are split early (PKV_TINY), and partial results have the least memory that will do, so
  * that short sequences have splits and rounds.
  *
- * For each shape: write stores what the codec says, and read gives it back; attention is compared
- * with the reference, which computes from the same stored numbers; the same entries in another order
+ * For each shape, some with token trees: write stores what the codec says, and read gives it back;
+ * attention is compared with the reference, which computes from the same stored numbers; tokens move
+ * as they do when paths are accepted; the same entries in another order
  * and in other blocks give the same bits. Memory that no sequence names is NaN, and beyond it none
  * can be touched. One JSON line per type says how far off the worst shape was. */
 #include "kernel/rig.h"
 
 #include "base/hash.h"
 #include "device/cuda/arguments.h"
+#include "device/cuda/nodes.h"
 #include "device/cuda/split.h"
 #include "device/cuda/system.h"
 #include "emulator/control.h"
@@ -36,6 +38,12 @@ static struct pkvi_gpu_types types_of(const struct shape* shape) {
                                    shape->group.v_dtype};
 }
 
+static bool may_be_trees(const struct shape* shape) {
+    for (uint32_t e = 0; e < shape->entry_count; e++)
+        if (shape->entries[e].fresh > PKV_TREE_TOKENS_MAX) return false;
+    return true;
+}
+
 /* A shape that the device has kernels for, and of a cost that the emulator can bear. */
 static struct shape draw_shape(uint64_t seed) {
     const uint32_t dims[] = {64, 64, 64, 96, 128, 128, 256};
@@ -55,6 +63,9 @@ static struct shape draw_shape(uint64_t seed) {
         if (!pkvi_gpu_has_kernel(types_of(&shape))) continue;
         if (work * shape.group.kv_heads * shape.group.key_dim > 300000) continue;
         if (shape.query_heads / shape.group.kv_heads > 128) continue;
+        shape.trees = seed % 3 == 0 && may_be_trees(&shape);
+        if (shape.trees && shape.group.window > 0) /* that begins within the tree */
+            shape.group.window = 1 + (uint32_t)(pkvi_random_next(&random) % 12);
         return shape;
     }
 }
@@ -107,8 +118,20 @@ static void attend(struct scene* scene) {
     const struct pkvi_attend_job job = scene_job(scene);
     const pkv_group_config* group = &job.layout->group;
     const uint32_t group_heads = job.query_heads / group->kv_heads;
-    const struct pkvi_gpu_shape shape = {job.entries, job.starts,    job.lengths, group->kv_heads,
-                                         group_heads, group->window, group->sinks};
+    uint32_t* trees = take(job.entries, sizeof *trees);
+    const uint64_t nodes_max = pkvi_gpu_nodes_max(job.entries, job.starts[job.entries]);
+    struct pkvi_gpu_node* nodes = take(nodes_max, sizeof *nodes);
+    if (job.trees != NULL) pkvi_gpu_nodes_fill(&job, trees, nodes);
+    const struct pkvi_gpu_shape shape = {
+        .entries = job.entries,
+        .starts = job.starts,
+        .lengths = job.lengths,
+        .trees = job.trees != NULL ? trees : NULL,
+        .kv_heads = group->kv_heads,
+        .group_heads = group_heads,
+        .window = group->window,
+        .sinks = group->sinks,
+    };
     uint32_t longest = 0;
     for (uint32_t e = 0; e < job.entries; e++)
         longest = job.lengths[e] > longest ? job.lengths[e] : longest;
@@ -137,6 +160,8 @@ static void attend(struct scene* scene) {
         .lengths = job.lengths,
         .block_table = job.block_table,
         .table_stride = job.table_stride,
+        .trees = shape.trees,
+        .nodes = nodes,
         .query_heads = job.query_heads,
         .group_heads = group_heads,
         .window = group->window,
@@ -165,6 +190,49 @@ static void attend(struct scene* scene) {
     memory_give(work.decode);
     memory_give(work.prefill);
     memory_give(work.round_ends);
+    memory_give(nodes);
+    memory_give(trees);
+}
+
+/* Accept a path of each entry's new tokens: every second one, and those behind the middle. */
+static uint32_t list_moves(const struct scene* scene, uint32_t* from, uint32_t* to) {
+    uint32_t count = 0;
+    for (uint32_t e = 0; e < scene->shape.entry_count; e++) {
+        const struct entry* entry = &scene->shape.entries[e];
+        const uint32_t past = entry->length - entry->fresh;
+        uint32_t accepted = 0;
+        for (uint32_t row = 1; row < entry->fresh; row++) {
+            if (row % 2 == 0 && row < entry->fresh / 2) continue;
+            from[count] = scene_slot(scene, e, past + row);
+            to[count++] = scene_slot(scene, e, past + accepted++);
+        }
+    }
+    return count;
+}
+
+typedef void move_function(const struct pkvi_move_job* job);
+
+static void move_on_device(const struct pkvi_move_job* job) {
+    const struct pkvi_gpu_move move = {
+        .blocks = pkvi_gpu_blocks_of(job->layout, job->space, 0),
+        .layers = job->layout->group.layers,
+        .layer_bytes = job->layout->layer_bytes,
+        .from = job->from,
+        .to = job->to,
+        .count = job->count,
+    };
+    finish(pkvi_gpu_launch_move(&move, stream));
+}
+
+static void move_tokens(const struct scene* scene, move_function* move) {
+    const uint32_t tokens = scene->starts[scene->shape.entry_count];
+    uint32_t* from = take(tokens, sizeof *from);
+    uint32_t* to = take(tokens, sizeof *to);
+    const uint32_t count = list_moves(scene, from, to);
+    const struct pkvi_move_job job = {&scene->layout, &scene->space, count, from, to};
+    if (count > 0) move(&job);
+    memory_give(to);
+    memory_give(from);
 }
 
 /* ---- Checks ---------------------------------------------------------------------------------- */
@@ -173,16 +241,30 @@ static uint32_t row_bytes(const pkv_group_config* group, bool is_value) {
     return group->key_dim * pkvi_dtype_bits(is_value ? group->v_dtype : group->k_dtype) / 8;
 }
 
-/* The plain order of this device. */
-static const unsigned char* element_at(const struct scene* scene, uint32_t slot, uint32_t head,
-                                       bool is_value) {
+/* What one head has of a block, in the plain order of this device. */
+static const unsigned char* head_at(const struct scene* scene, uint32_t slot, uint32_t head,
+                                    bool is_value) {
     const struct pkvi_layout* layout = &scene->layout;
-    const pkv_group_config* group = &layout->group;
-    return pkvi_space_block(&scene->space, slot / group->block_tokens) +
+    return pkvi_space_block(&scene->space, slot / layout->group.block_tokens) +
            (scene->shape.group.layers - 1) * layout->layer_bytes +
            (is_value ? layout->v_offset + head * layout->v_head_bytes
-                     : head * layout->k_head_bytes) +
-           (size_t)(slot % group->block_tokens) * row_bytes(group, is_value);
+                     : head * layout->k_head_bytes);
+}
+
+/* Have two slots, each of its scene, the same codes and the same scale? */
+static bool is_alike(const struct scene* scene, uint32_t slot, const struct scene* reference,
+                     uint32_t other, uint32_t head, bool is_value) {
+    const pkv_group_config* group = &scene->shape.group;
+    const uint32_t bytes = row_bytes(group, is_value);
+    const uint64_t scales = is_value ? scene->layout.v_scale_offset : scene->layout.k_scale_offset;
+    const unsigned char* one = head_at(scene, slot, head, is_value);
+    const unsigned char* two = head_at(reference, other, head, is_value);
+    const size_t place = slot % group->block_tokens;
+    const size_t other_place = other % group->block_tokens;
+    if (memcmp(one + place * bytes, two + other_place * bytes, bytes) != 0) return false;
+    if (!pkvi_dtype_is_scaled(is_value ? group->v_dtype : group->k_dtype)) return true;
+    return memcmp(one + scales + place * sizeof(float), two + scales + other_place * sizeof(float),
+                  sizeof(float)) == 0;
 }
 
 /* What the device stored, put where the reference's own write would have put it, is what it stored:
@@ -196,9 +278,7 @@ static bool is_stored_alike(const struct scene* scene, const struct scene* refer
             const uint32_t a = scene_slot(scene, e, p);
             const uint32_t b = scene_slot(reference, e, p);
             for (uint32_t i = 0; i < group->kv_heads * 2; i++)
-                alike &=
-                    memcmp(element_at(scene, a, i / 2, i % 2),
-                           element_at(reference, b, i / 2, i % 2), row_bytes(group, i % 2)) == 0;
+                alike &= is_alike(scene, a, reference, b, i / 2, i % 2);
         }
     return alike;
 }
@@ -259,6 +339,9 @@ static bool check_shape(const struct shape* shape, uint64_t seed, struct worst* 
     if (!(difference.nmse <= limit && difference.lse_nmse <= limit)) what = "attention differs";
     if (!cells_padding_is_untouched(&scene->out)) what = "padding is written";
     if (!is_same_in_any_batch(scene, other)) what = "the batch changes a result";
+    move_tokens(scene, move_on_device);
+    move_tokens(reference, pkvi_reference_move);
+    if (!is_stored_alike(scene, reference)) what = "what is moved differs";
     worst->shapes++;
     worst->nmse = fmax(worst->nmse, difference.nmse);
     worst->lse_nmse = fmax(worst->lse_nmse, difference.lse_nmse);

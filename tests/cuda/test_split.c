@@ -14,6 +14,7 @@ struct plan {
     struct pkvi_gpu_shape shape;
     uint32_t starts[ENTRIES_MAX + 1];
     uint32_t lengths[ENTRIES_MAX];
+    uint32_t trees[ENTRIES_MAX];
     uint32_t tokens;
     uint32_t longest;
     struct pkvi_gpu_bounds bounds;
@@ -63,6 +64,7 @@ static void draw_plan(uint64_t seed, struct plan* plan) {
     plan->shape = (struct pkvi_gpu_shape){.entries = 1 + below(&random, ENTRIES_MAX),
                                           .starts = plan->starts,
                                           .lengths = plan->lengths,
+                                          .trees = plan->trees,
                                           .kv_heads = 1 + below(&random, 4),
                                           .group_heads = groups[below(&random, 8)]};
     if (below(&random, 2) == 0) {
@@ -72,6 +74,7 @@ static void draw_plan(uint64_t seed, struct plan* plan) {
     for (uint32_t e = 0; e < plan->shape.entries; e++) {
         plan->lengths[e] = draw_length(&random);
         plan->tokens += draw_fresh(&random, plan->lengths[e]);
+        plan->trees[e] = below(&random, 3) == 0 ? 0 : (uint32_t)PKVI_GPU_NO_TREE;
         plan->starts[e + 1] = plan->tokens;
         if (plan->lengths[e] > plan->longest) plan->longest = plan->lengths[e];
     }
@@ -96,11 +99,12 @@ static uint32_t rows_of(const struct plan* plan, uint32_t entry) {
     return fresh_of(plan, entry) * plan->shape.group_heads;
 }
 
-/* Does a token at `position` see any token of `tile`? */
-static bool sees_tile(const struct pkvi_gpu_shape* shape, uint32_t position, uint32_t tile) {
+/* May a token at `position`, in place `place` of the page table, see any token of `tile`? */
+static bool sees_tile(const struct pkvi_gpu_shape* shape, uint32_t position, uint32_t place,
+                      uint32_t tile) {
     const uint32_t first = tile * TILE;
     const uint32_t last = first + TILE - 1;
-    if (first > position) return false;
+    if (first > place) return false;
     if (shape->window == 0) return true;
     if (first < shape->sinks) return true;
     return (uint64_t)last + shape->window > position;
@@ -111,7 +115,8 @@ static struct pkvi_gpu_visible visible_of(const struct plan* plan,
                                           const struct pkvi_gpu_item* item) {
     const struct pkvi_gpu_shape* shape = &plan->shape;
     return pkvi_gpu_visible_to(item, plan->lengths[item->entry], fresh_of(plan, item->entry),
-                               shape->group_heads, shape->window, shape->sinks);
+                               pkvi_gpu_is_tree(shape->trees, item->entry), shape->group_heads,
+                               shape->window, shape->sinks);
 }
 
 /* What the items of one entry and KV head do, counted by row. */
@@ -137,9 +142,11 @@ static bool tally_is_exact(const struct plan* plan, uint32_t entry, const struct
     const uint32_t past = plan->lengths[entry] - fresh_of(plan, entry);
     for (uint32_t row = 0; row < tally->rows; row++)
         for (uint32_t tile = 0; tile < tally->tiles; tile++) {
-            const uint32_t position = past + row / plan->shape.group_heads;
+            const uint32_t place = past + row / plan->shape.group_heads;
+            const uint32_t position = pkvi_gpu_is_tree(plan->trees, entry) ? past : place;
             const uint8_t times = tally->times[(size_t)row * tally->tiles + tile];
-            if (sees_tile(&plan->shape, position, tile) ? times != 1 : times > 1) return false;
+            if (sees_tile(&plan->shape, position, place, tile) ? times != 1 : times > 1)
+                return false;
         }
     return true;
 }
@@ -323,6 +330,7 @@ TEST(the_batch_does_not_matter) {
         alone.shape.entries = 1;
         alone.shape.starts = starts;
         alone.shape.lengths = &plan.lengths[entry];
+        alone.shape.trees = &plan.trees[entry];
         alone.bounds = pkvi_gpu_bounds_of(1, starts[1], plan.lengths[entry], plan.shape.kv_heads,
                                           plan.shape.group_heads);
         cut(&alone, 1);

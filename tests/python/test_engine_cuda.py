@@ -26,6 +26,7 @@ from pagedkv.engine import (
     cache_for,
     generate_alone,
     load_checkpoint,
+    parse_speculate,
 )
 from pagedkv.engine.arrays import arrays_for
 from pagedkv.engine.linear import GPU_ROW_TILE, TiledLinear
@@ -199,6 +200,20 @@ def test_the_shipped_model(cupy: Any, dtype: str) -> None:
     on_cpu = Model(checkpoint)
     assert on_gpu == serve(on_cpu, requests, dtype=dtype)
     assert compared(on_cpu, requests, on_gpu, dtype) == 12 * len(requests)
+
+
+@pytest.mark.parametrize("how", ["ngram:1,4", "ngram-tree:1,8,3"])
+def test_speculation(cupy: Any, how: str) -> None:
+    model = Model(load_checkpoint(MODEL), "cuda")
+    requests = [Request(text, np.array(ids, np.uint32), 12) for text, ids in OPENINGS.items()]
+    with cache_for(model.config, blocks=64, batch=8, step_tokens=64, device="cuda") as cache:
+        engine = Engine(model, cache, 8, 64, speculate=parse_speculate(how))
+        done = engine.run(requests)
+        cache.check()
+        guessed, right = engine.totals.guessed, engine.totals.guessed_right
+        assert cache.stats().blocks_active == 0
+    assert guessed > right > 0
+    assert [completion.tokens.tolist() for completion in done] == serve(model, requests)
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)

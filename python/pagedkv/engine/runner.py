@@ -26,7 +26,6 @@ from pagedkv import Cache, OutOfBlocks, QuotaError, Step, TooBig
 from .arrays import Array
 from .beamgroup import BeamGroup
 from .config import ModelConfig
-from .errors import RequestError
 from .metrics import Progress, Totals
 from .model import Attend, Model
 from .policy import Policy
@@ -59,8 +58,6 @@ class Engine:
         clock: Callable[[], float] = time.perf_counter,
         speculate: SpeculateParams | None = None,
     ) -> None:
-        if speculate is not None and speculate.branches > 1 and cache.device == "cuda":
-            raise RequestError("speculate: trees need a cache on the CPU; branches must be 1")
         self.model = model
         self.cache = cache
         self.scheduler = Scheduler(cache, model.config, batch, step_tokens, policy)

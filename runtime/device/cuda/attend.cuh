@@ -27,7 +27,8 @@ GPU_DEVICE source source_of(const pkvi_gpu_attend& job, const pkvi_gpu_item& ite
     const uint32_t length = job.lengths[item.entry];
     const uint32_t fresh = job.starts[item.entry + 1] - job.starts[item.entry];
     return {&job.blocks, table_row(job, item.entry), item.kv_head, length,
-            pkvi_gpu_visible_to(&item, length, fresh, job.group_heads, job.window, job.sinks)};
+            pkvi_gpu_visible_to(&item, length, fresh, pkvi_gpu_is_tree(job.trees, item.entry),
+                                job.group_heads, job.window, job.sinks)};
 }
 
 /* One element of a row's output, relative to the highest score, which is in base 2; and the sum of
@@ -275,9 +276,9 @@ prefill(const pkvi_gpu_attend job) {
         const source from = source_of(job, item);
         const score_rule rule = rule_of(job, item, gpu::warp() * WARP_ROWS);
         const uint32_t last_row = item.row + gpu::warp() * WARP_ROWS + WARP_ROWS - 1;
-        const uint32_t last_position = from.length -
-                                       (job.starts[item.entry + 1] - job.starts[item.entry]) +
-                                       last_row / job.group_heads;
+        const uint32_t last_place = from.length -
+                                    (job.starts[item.entry + 1] - job.starts[item.entry]) +
+                                    last_row / job.group_heads;
         softmax_state<DIM> state;
         state.clear();
         copy_step<TYPES, DIM, PARTS>(from, item.tile_begin, item.tile_end, stages);
@@ -295,7 +296,7 @@ prefill(const pkvi_gpu_attend job) {
                 tokens[t] = number + t < item.tile_end
                                 ? pkvi_gpu_visible_tile(from.visible, number + t) * TILE
                                 : NO_TILE;
-            if (tokens[0] <= last_position) /* else nothing of it is visible to this warp */
+            if (tokens[0] <= last_place) /* else nothing of it is visible to this warp */
                 attend_tiles<TYPES, DIM, PARTS, shape::tiles>(
                     rule, warp_q, PKVI_GPU_PREFILL_ROWS * query_shape<DIM, PARTS>::pitch,
                     stages + stage * shape::stage_bytes, tokens, state);

@@ -168,6 +168,7 @@ static const struct pkvi_device_ops gpu_ops = {
     .transfer_wait = pkvi_gpu_transfer_wait,
     .transfer_cancel = pkvi_gpu_transfer_cancel,
     .orders_transfers = true,
+    .move = pkvi_gpu_move,
     .graph_load = pkvi_gpu_graph_load,
     .set_stream = gpu_set_stream,
     .close = gpu_close,
@@ -221,7 +222,7 @@ static int open_parts(struct pkvi_gpu* gpu, const struct pkvi_device_config* con
     gpu->slots_max = config->plan_tokens_max;
     PKVI_TRY(pkvi_gpu_event_open(&gpu->handover));
     PKVI_TRY(pkvi_gpu_cells_open(&gpu->slot_cells, gpu->mem, config->plans_max + LOOSE_CELLS,
-                                 gpu->slots_max * sizeof(uint32_t)));
+                                 2ULL * gpu->slots_max * sizeof(uint32_t)));
     PKVI_TRY(open_tables(gpu, config));
     PKVI_TRY(pkvi_gpu_swaps_open(&gpu->swaps, config));
     PKVI_TRY(open_workspace(gpu, config));

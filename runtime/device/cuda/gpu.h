@@ -24,7 +24,7 @@ struct pkvi_gpu {
     struct pkvi_gpu_event* handover; /* from one stream to the next */
     struct pkvi_gpu_limits limits;
     struct pkvi_gpu_cells slot_cells;
-    uint32_t slots_max; /* of a cell */
+    uint32_t slots_max; /* of a piece; a cell has room for two, since moves have two sides */
     struct pkvi_gpu_cells table_cells;
     struct pkvi_gpu_tables* tables; /* [table_cells.count]; pointers into device memory */
     uint32_t* round_ends;           /* of all tables */
@@ -55,6 +55,7 @@ void pkvi_gpu_give_back(struct pkvi_gpu* gpu, void* memory, void (*give)(void* m
 int pkvi_gpu_write(struct pkvi_device* device, const struct pkvi_kv_job* job);
 int pkvi_gpu_read(struct pkvi_device* device, const struct pkvi_kv_job* job);
 int pkvi_gpu_attend(struct pkvi_device* device, const struct pkvi_attend_job* job);
+int pkvi_gpu_move(struct pkvi_device* device, const struct pkvi_move_job* job);
 int pkvi_gpu_graph_load(struct pkvi_device* device, const struct pkvi_attend_job* job,
                         const uint32_t* slots);
 

@@ -87,6 +87,53 @@ int pkvi_gpu_read(struct pkvi_device* device, const struct pkvi_kv_job* job) {
     return run_kv(device, job, PKVI_FAULT_DEVICE_READ, pkvi_gpu_launch_read);
 }
 
+/* ---- Moves ----------------------------------------------------------------------------------- */
+
+/* All slots of one side of the moves, as a job that uses them. */
+static struct pkvi_kv_job use_of(const struct pkvi_move_job* job, const uint32_t* slots) {
+    return (struct pkvi_kv_job){.layout = job->layout,
+                                .space = job->space,
+                                .layer = job->layout->group.layers - 1,
+                                .tokens = job->count,
+                                .slots = slots};
+}
+
+/* The slots that are read, and then those that are written. */
+static int send_moves(struct pkvi_gpu* gpu, const struct pkvi_move_job* job,
+                      const uint32_t** there) {
+    const uint64_t bytes = job->count * sizeof *job->from;
+    const struct pkvi_gpu_key key = {0, 0};
+    struct pkvi_gpu_cell* cell;
+    PKVI_TRY(pkvi_gpu_cell_take(&gpu->slot_cells, gpu->stream, &cell));
+    memcpy(cell->staging, job->from, bytes);
+    memcpy(cell->staging + bytes, job->to, bytes);
+    PKVI_TRY(pkvi_gpu_cell_send(cell, key, 2 * bytes, gpu->stream));
+    *there = (const uint32_t*)cell->memory;
+    return PKV_OK;
+}
+
+static int move_tokens(struct pkvi_gpu* gpu, const struct pkvi_move_job* job) {
+    const struct pkvi_kv_job from = use_of(job, job->from);
+    const struct pkvi_kv_job to = use_of(job, job->to);
+    struct pkvi_gpu_move call = {
+        .blocks = pkvi_gpu_blocks_of(job->layout, job->space, 0),
+        .layers = job->layout->group.layers,
+        .layer_bytes = job->layout->layer_bytes,
+        .count = job->count,
+    };
+    PKVI_TRY(pkvi_gpu_swaps_use_slots(&gpu->swaps, &from, gpu->stream));
+    PKVI_TRY(pkvi_gpu_swaps_use_slots(&gpu->swaps, &to, gpu->stream));
+    PKVI_TRY(send_moves(gpu, job, &call.from));
+    call.to = call.from + job->count;
+    return pkvi_gpu_launch_move(&call, gpu->stream);
+}
+
+int pkvi_gpu_move(struct pkvi_device* device, const struct pkvi_move_job* job) {
+    struct pkvi_gpu* gpu = pkvi_gpu_of(device);
+    PKVI_TRY(pkvi_gpu_enter(gpu, pkvi_fault_check(gpu->faults, PKVI_FAULT_DEVICE_MOVE)));
+    return pkvi_gpu_leave(gpu, move_tokens(gpu, job));
+}
+
 /* ---- Attention ------------------------------------------------------------------------------- */
 
 /* From staging memory to where the same is in device memory. */
@@ -96,6 +143,10 @@ static void move_there(const struct pkvi_gpu_cell* cell, struct pkvi_gpu_tables*
     tables->lengths = (uint32_t*)((unsigned char*)tables->lengths + distance);
     tables->counts = (uint32_t*)((unsigned char*)tables->counts + distance);
     tables->block_table = (uint32_t*)((unsigned char*)tables->block_table + distance);
+    if (tables->trees != NULL) {
+        tables->trees = (uint32_t*)((unsigned char*)tables->trees + distance);
+        tables->nodes = (struct pkvi_gpu_node*)((unsigned char*)tables->nodes + distance);
+    }
     tables->decode = (struct pkvi_gpu_item*)((unsigned char*)tables->decode + distance);
     tables->prefill = (struct pkvi_gpu_item*)((unsigned char*)tables->prefill + distance);
 }
@@ -162,6 +213,8 @@ static int attend(struct pkvi_gpu* gpu, const struct pkvi_attend_job* job) {
     call.starts = tables->starts;
     call.lengths = tables->lengths;
     call.block_table = tables->block_table;
+    call.trees = tables->trees;
+    call.nodes = tables->nodes;
     call.table_stride = tables->table_stride;
     return launch_rounds(gpu, &call, tables);
 }

@@ -140,6 +140,12 @@ int pkvi_gpu_launch_read(const pkvi_gpu_kv* job, pkvi_gpu_stream* stream) {
     return gpu::launch(read_rows, store_blocks(job), STORE_THREADS, 0, stream, *job);
 }
 
+int pkvi_gpu_launch_move(const pkvi_gpu_move* job, pkvi_gpu_stream* stream) {
+    const uint32_t rows = job->layers * job->blocks.kv_heads * 2;
+    const uint32_t blocks = lesser((rows + STORE_WARPS - 1) / STORE_WARPS, STORE_BLOCKS_MAX);
+    return gpu::launch(move_rows, blocks, STORE_THREADS, 0, stream, *job);
+}
+
 /* Few thread blocks, so that the kernels which compute keep theirs. */
 enum { GATHER_BLOCKS_MAX = 12 };
 

@@ -27,6 +27,8 @@ enum {
     PKVI_GPU_TILE_TOKENS = 16,
     PKVI_GPU_DECODE_ROWS = 16,   /* rows of a decode item, at most */
     PKVI_GPU_PREFILL_ROWS = 128, /* and of a prefill item */
+    PKVI_GPU_TREE_WORDS = 8,     /* 32 rows each */
+    PKVI_GPU_NO_TREE = -1,
 };
 
 /* Where blocks are, and one layer in them. */
@@ -80,6 +82,18 @@ struct pkvi_gpu_kv {
 int pkvi_gpu_launch_write(const struct pkvi_gpu_kv* job, struct pkvi_gpu_stream* stream);
 int pkvi_gpu_launch_read(const struct pkvi_gpu_kv* job, struct pkvi_gpu_stream* stream);
 
+/* Tokens that go to other slots, in all layers, one after the other: from[i] to to[i]. */
+struct pkvi_gpu_move {
+    struct pkvi_gpu_blocks blocks; /* of layer 0 */
+    uint32_t layers;
+    uint64_t layer_bytes;
+    const uint32_t* from; /* [count] slots */
+    const uint32_t* to;
+    uint32_t count;
+};
+
+int pkvi_gpu_launch_move(const struct pkvi_gpu_move* job, struct pkvi_gpu_stream* stream);
+
 /* ---- Attention ------------------------------------------------------------------------------- */
 
 /* One piece of work: `rows` rows that share a KV head of one entry, over a range of its visible
@@ -99,6 +113,12 @@ struct pkvi_gpu_item {
     uint32_t merge;   /* number of the counter of finished splits */
 };
 
+/* A row of a token tree: where it stands, and which rows of the tree it sees. */
+struct pkvi_gpu_node {
+    uint32_t position;
+    uint32_t seen[PKVI_GPU_TREE_WORDS]; /* one bit for each row of the tree */
+};
+
 /* What a kernel of attention is given. Everything that differs from step to step lies behind
  * pointers, so that a captured graph of launches can be replayed. */
 struct pkvi_gpu_attend {
@@ -112,6 +132,10 @@ struct pkvi_gpu_attend {
     const uint32_t* block_table; /* [entries][table_stride] */
     uint32_t table_stride;
     const struct pkvi_gpu_head* head; /* NULL, or what says where rows of the block table are */
+    const uint32_t*
+        trees; /* [entries] number of its first node, or PKVI_GPU_NO_TREE; or NULL: there
+                              is no tree */
+    const struct pkvi_gpu_node* nodes;
     uint32_t query_heads;
     uint32_t group_heads; /* query heads of one KV head */
     uint32_t window;

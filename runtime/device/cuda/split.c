@@ -94,16 +94,21 @@ static void close_round(struct pkvi_gpu_work* work, struct round* round) {
     *round = (struct round){0, 0};
 }
 
+static struct pkvi_gpu_visible visible_to(const struct pkvi_gpu_shape* shape,
+                                          const struct pkvi_gpu_item* item) {
+    const uint32_t fresh = shape->starts[item->entry + 1] - shape->starts[item->entry];
+    return pkvi_gpu_visible_to(item, shape->lengths[item->entry], fresh,
+                               pkvi_gpu_is_tree(shape->trees, item->entry), shape->group_heads,
+                               shape->window, shape->sinks);
+}
+
 /* Rows of the partial results of an entry; none where nothing is split. */
 static uint32_t count_partial_rows(const struct pkvi_gpu_shape* shape, uint32_t rows,
-                                   struct pkvi_gpu_item item, uint32_t length, uint32_t fresh) {
+                                   struct pkvi_gpu_item item) {
     uint32_t count = 0;
     for (item.row = 0; item.row < rows; item.row += PKVI_GPU_DECODE_ROWS) {
         item.rows = tile_rows(rows, item.row, PKVI_GPU_DECODE_ROWS);
-        const uint32_t splits =
-            splits_of(pkvi_gpu_visible_to(&item, length, fresh, shape->group_heads, shape->window,
-                                          shape->sinks)
-                          .count);
+        const uint32_t splits = splits_of(visible_to(shape, &item).count);
         if (splits > 1) count += item.rows * splits * shape->kv_heads;
     }
     return count;
@@ -111,15 +116,12 @@ static uint32_t count_partial_rows(const struct pkvi_gpu_shape* shape, uint32_t 
 
 static void split_decode(const struct pkvi_gpu_shape* shape, struct pkvi_gpu_item item,
                          uint32_t rows, struct pkvi_gpu_work* work, struct round* round) {
-    const uint32_t length = shape->lengths[item.entry];
-    const uint32_t fresh = shape->starts[item.entry + 1] - shape->starts[item.entry];
-    const uint32_t wanted = count_partial_rows(shape, rows, item, length, fresh);
+    const uint32_t wanted = count_partial_rows(shape, rows, item);
     if (round->partial_rows + wanted > work->partial_rows) close_round(work, round);
     for (item.kv_head = 0; item.kv_head < shape->kv_heads; item.kv_head++)
         for (item.row = 0; item.row < rows; item.row += PKVI_GPU_DECODE_ROWS) {
             item.rows = tile_rows(rows, item.row, PKVI_GPU_DECODE_ROWS);
-            const struct pkvi_gpu_visible visible = pkvi_gpu_visible_to(
-                &item, length, fresh, shape->group_heads, shape->window, shape->sinks);
+            const struct pkvi_gpu_visible visible = visible_to(shape, &item);
             item.splits = splits_of(visible.count);
             item.partial = round->partial_rows;
             item.merge = round->merges;
@@ -133,16 +135,12 @@ static void split_decode(const struct pkvi_gpu_shape* shape, struct pkvi_gpu_ite
 /* Row tiles from the last one, which sees most, so that the longest items are not the last. */
 static void split_prefill(const struct pkvi_gpu_shape* shape, struct pkvi_gpu_item item,
                           uint32_t rows, struct pkvi_gpu_work* work) {
-    const uint32_t length = shape->lengths[item.entry];
-    const uint32_t fresh = shape->starts[item.entry + 1] - shape->starts[item.entry];
     for (uint32_t tile = divided_up(rows, PKVI_GPU_PREFILL_ROWS); tile-- > 0;)
         for (item.kv_head = 0; item.kv_head < shape->kv_heads; item.kv_head++) {
             item.row = tile * PKVI_GPU_PREFILL_ROWS;
             item.rows = tile_rows(rows, item.row, PKVI_GPU_PREFILL_ROWS);
             item.splits = 1;
-            item.tile_end = pkvi_gpu_visible_to(&item, length, fresh, shape->group_heads,
-                                                shape->window, shape->sinks)
-                                .count;
+            item.tile_end = visible_to(shape, &item).count;
             work->prefill[work->prefill_count++] = item;
         }
 }

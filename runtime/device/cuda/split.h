@@ -47,15 +47,19 @@ PKVI_BOTH uint32_t pkvi_gpu_visible_tile(struct pkvi_gpu_visible visible, uint32
     return number < visible.sink_tiles ? number : number + visible.skip;
 }
 
-/* Positions of the first and the last row of an item, in a sequence of `length` tokens of which
- * `fresh` are new. */
+/* To the rows of an item, in a sequence of `length` tokens of which `fresh` are new. A row of a tree
+ * may stand right behind the tokens before the tree, whichever it is. */
 PKVI_BOTH struct pkvi_gpu_visible pkvi_gpu_visible_to(const struct pkvi_gpu_item* item,
-                                                      uint32_t length, uint32_t fresh,
+                                                      uint32_t length, uint32_t fresh, bool is_tree,
                                                       uint32_t group_heads, uint32_t window,
                                                       uint32_t sinks) {
     const uint32_t past = length - fresh;
-    return pkvi_gpu_visible_of(past + item->row / group_heads,
+    return pkvi_gpu_visible_of(is_tree ? past : past + item->row / group_heads,
                                past + (item->row + item->rows - 1) / group_heads, window, sinks);
+}
+
+PKVI_BOTH bool pkvi_gpu_is_tree(const uint32_t* trees, uint32_t entry) {
+    return trees != NULL && trees[entry] != (uint32_t)PKVI_GPU_NO_TREE;
 }
 
 /* The shape of a plan; host pointers. */
@@ -63,6 +67,7 @@ struct pkvi_gpu_shape {
     uint32_t entries;
     const uint32_t* starts;
     const uint32_t* lengths;
+    const uint32_t* trees; /* as in pkvi_gpu_attend */
     uint32_t kv_heads;
     uint32_t group_heads;
     uint32_t window;

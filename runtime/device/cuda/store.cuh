@@ -12,7 +12,28 @@ namespace pkvi {
 
 enum { STORE_WARPS = 8, STORE_THREADS = STORE_WARPS * gpu::WARP };
 
-/* One row of one head: where it is in the cache, and in the array. */
+/* One row of one head in the cache. */
+struct stored_row {
+    unsigned char* elements;
+    float* scale;
+};
+
+GPU_DEVICE bool is_scaled(const pkvi_gpu_blocks& blocks, bool is_value) {
+    return (is_value ? blocks.v_dtype : blocks.k_dtype) >= PKV_I8;
+}
+
+GPU_DEVICE stored_row stored_row_of(const pkvi_gpu_blocks& blocks, bool is_value, uint32_t slot,
+                                    uint32_t head) {
+    const uint32_t inside = slot % blocks.block_tokens;
+    const uint32_t bytes = is_scaled(blocks, is_value) ? 1 : 2;
+    unsigned char* piece =
+        (unsigned char*)slab_of(blocks, slot / blocks.block_tokens) +
+        (is_value ? blocks.v_offset + head * blocks.v_head_bytes : head * blocks.k_head_bytes);
+    return {piece + (size_t)inside * blocks.dim * bytes,
+            (float*)(piece + (is_value ? blocks.v_scale_offset : blocks.k_scale_offset)) + inside};
+}
+
+/* And in the array. */
 struct row_place {
     unsigned char* elements;
     float* scale;
@@ -21,17 +42,9 @@ struct row_place {
 
 GPU_DEVICE row_place place_of(const pkvi_gpu_kv& job, bool is_value, uint32_t token,
                               uint32_t head) {
-    const pkvi_gpu_blocks& blocks = job.blocks;
     const pkvi_gpu_array& array = is_value ? job.v : job.k;
-    const uint32_t slot = job.slots[token];
-    const uint32_t inside = slot % blocks.block_tokens;
-    const uint32_t bytes = (is_value ? blocks.v_dtype : blocks.k_dtype) >= PKV_I8 ? 1 : 2;
-    unsigned char* piece =
-        (unsigned char*)slab_of(blocks, slot / blocks.block_tokens) +
-        (is_value ? blocks.v_offset + head * blocks.v_head_bytes : head * blocks.k_head_bytes);
-    return {piece + (size_t)inside * blocks.dim * bytes,
-            (float*)(piece + (is_value ? blocks.v_scale_offset : blocks.k_scale_offset)) + inside,
-            token * array.row_stride + head * array.head_stride};
+    const stored_row row = stored_row_of(job.blocks, is_value, job.slots[token], head);
+    return {row.elements, row.scale, token * array.row_stride + head * array.head_stride};
 }
 
 GPU_DEVICE void store_plain(const row_place& place, const pkvi_gpu_array& array, uint32_t dim,
@@ -88,6 +101,31 @@ GPU_KERNEL(STORE_THREADS, 1) read_rows(const pkvi_gpu_kv job) {
                           dtype >= PKV_I8
                               ? gpu::multiply(pkvi_decode(dtype, place.elements[d]), *place.scale)
                               : load_element(cache, d));
+    }
+}
+
+/* A lane has the same bytes of all rows, so that it has read what a later move overwrites. */
+GPU_DEVICE void move_row(const stored_row& from, const stored_row& to, uint32_t words) {
+    for (uint32_t i = gpu::lane(); i < words; i += gpu::WARP)
+        ((uint32_t*)to.elements)[i] = ((const uint32_t*)from.elements)[i];
+}
+
+GPU_KERNEL(STORE_THREADS, 1) move_rows(const pkvi_gpu_move job) {
+    const uint32_t heads = job.blocks.kv_heads;
+    const uint32_t rows = job.layers * heads * 2;
+    const uint32_t warps = gpu::blocks() * STORE_WARPS;
+    for (uint32_t i = gpu::block() * STORE_WARPS + gpu::warp(); i < rows; i += warps) {
+        const bool is_value = i % 2 != 0;
+        const uint32_t head = i / 2 % heads;
+        pkvi_gpu_blocks blocks = job.blocks;
+        blocks.layer_offset = i / 2 / heads * job.layer_bytes;
+        const uint32_t words = blocks.dim * (is_scaled(blocks, is_value) ? 1 : 2) / 4;
+        for (uint32_t m = 0; m < job.count; m++) {
+            const stored_row from = stored_row_of(blocks, is_value, job.from[m], head);
+            const stored_row to = stored_row_of(blocks, is_value, job.to[m], head);
+            move_row(from, to, words);
+            if (is_scaled(blocks, is_value) && gpu::lane() == 0) *to.scale = *from.scale;
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 #include "base/limits.h"
 #include <string.h>
 
-enum { TABLE_ALIGNMENT = 64, TABLES = 6 };
+enum { TABLE_ALIGNMENT = 64, TABLES = 8 };
 
 static uint64_t aligned(uint64_t bytes) {
     return (bytes + TABLE_ALIGNMENT - 1) / TABLE_ALIGNMENT * TABLE_ALIGNMENT;
@@ -32,7 +32,9 @@ bool pkvi_gpu_limits_of(const struct pkvi_device_config* config, struct pkvi_gpu
     if (limits->partial_rows < limits->graph.partial_rows)
         limits->partial_rows = (uint32_t)limits->graph.partial_rows;
     limits->tables_bytes =
-        numbers * sizeof(uint32_t) +
+        (numbers + seqs) * sizeof(uint32_t) +
+        pkvi_gpu_nodes_max(config->plan_sequences_max, config->plan_tokens_max) *
+            sizeof(struct pkvi_gpu_node) +
         (bounds->decode_items + bounds->prefill_items) * sizeof(struct pkvi_gpu_item) +
         (uint64_t)TABLES * TABLE_ALIGNMENT;
     return true;
@@ -74,17 +76,29 @@ static void fill_plan(const struct pkvi_attend_job* job, struct packer* packer,
                pkvi_ceil_div(job->lengths[e], block_tokens) * sizeof(uint32_t));
 }
 
+static void fill_trees(const struct pkvi_attend_job* job, struct packer* packer,
+                       struct pkvi_gpu_tables* tables) {
+    tables->trees = NULL;
+    tables->nodes = NULL;
+    if (job->trees == NULL) return;
+    tables->trees = pack(packer, job->entries, sizeof *tables->trees);
+    tables->nodes = (struct pkvi_gpu_node*)(packer->memory + packer->used);
+    pack(packer, pkvi_gpu_nodes_fill(job, tables->trees, tables->nodes), sizeof *tables->nodes);
+}
+
 void pkvi_gpu_tables_fill(const struct pkvi_attend_job* job, const struct pkvi_gpu_limits* limits,
                           struct pkvi_gpu_item* prefill, unsigned char* memory,
                           struct pkvi_gpu_tables* tables, uint64_t* bytes) {
     const pkv_group_config* group = &job->layout->group;
     struct packer packer = {memory, 0};
     fill_plan(job, &packer, tables);
+    fill_trees(job, &packer, tables);
     tables->decode = (struct pkvi_gpu_item*)(memory + packer.used);
     const struct pkvi_gpu_shape shape = {
         .entries = job->entries,
         .starts = job->starts,
         .lengths = job->lengths,
+        .trees = tables->trees,
         .kv_heads = group->kv_heads,
         .group_heads = job->query_heads / group->kv_heads,
         .window = group->window,

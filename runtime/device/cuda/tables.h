@@ -1,13 +1,14 @@
 /* tables.h - the tables of an attention call: the plan's arrays and the items of work, packed into
  * one piece of memory that is sent in one copy.
  *
- *   [starts][lengths][counts][block table][decode items][prefill items]
+ *   [starts][lengths][counts][block table][trees][nodes][decode items][prefill items]
  *
  * The block table is packed to the longest sequence of the plan. Counts are those of the items of
  * each round of decode, and then of prefill. */
 #ifndef PKVI_DEVICE_CUDA_TABLES_H
 #define PKVI_DEVICE_CUDA_TABLES_H
 
+#include "device/cuda/nodes.h"
 #include "device/cuda/split.h"
 #include "device/device.h"
 
@@ -25,6 +26,8 @@ struct pkvi_gpu_tables {
     uint32_t* lengths;
     uint32_t* counts;
     uint32_t* block_table;
+    uint32_t* trees; /* NULL: there is none */
+    struct pkvi_gpu_node* nodes;
     struct pkvi_gpu_item* decode;
     struct pkvi_gpu_item* prefill;
     uint32_t* round_ends; /* [plan_sequences_max], host memory */

@@ -210,8 +210,17 @@ struct score_rule {
     float softcap; /* 0: none */
     uint32_t window;
     uint32_t sinks;
-    uint32_t positions[2]; /* of the lane's two rows */
+    uint32_t positions[2];   /* of the lane's two rows */
+    const uint32_t* seen[2]; /* of a tree: their bits (pkvi_gpu_node), else NULL */
+    uint32_t past;           /* tokens before the tree */
 };
+
+/* Of a row, or of the last one where a warp has more rows than there are. */
+GPU_DEVICE const pkvi_gpu_node* node_of(const pkvi_gpu_attend& job, const pkvi_gpu_item& item,
+                                        uint32_t row) {
+    const uint32_t last = item.row + item.rows - 1;
+    return &job.nodes[job.trees[item.entry] + (row < last ? row : last) / job.group_heads];
+}
 
 GPU_DEVICE score_rule rule_of(const pkvi_gpu_attend& job, const pkvi_gpu_item& item,
                               uint32_t first_row) {
@@ -219,11 +228,20 @@ GPU_DEVICE score_rule rule_of(const pkvi_gpu_attend& job, const pkvi_gpu_item& i
     const uint32_t past =
         job.lengths[item.entry] - (job.starts[item.entry + 1] - job.starts[item.entry]);
     const uint32_t row = item.row + first_row + gpu::lane() / 4;
-    return {job.softcap > 0.0F ? job.scale / job.softcap : job.scale * log2_e,
-            job.softcap,
-            job.window,
-            job.sinks,
-            {past + row / job.group_heads, past + (row + 8) / job.group_heads}};
+    score_rule rule = {job.softcap > 0.0F ? job.scale / job.softcap : job.scale * log2_e,
+                       job.softcap,
+                       job.window,
+                       job.sinks,
+                       {past + row / job.group_heads, past + (row + 8) / job.group_heads},
+                       {nullptr, nullptr},
+                       past};
+    if (!pkvi_gpu_is_tree(job.trees, item.entry)) return rule;
+    for (int half = 0; half < 2; half++) {
+        const pkvi_gpu_node* node = node_of(job, item, row + (uint32_t)half * 8);
+        rule.positions[half] = node->position;
+        rule.seen[half] = node->seen;
+    }
+    return rule;
 }
 
 GPU_DEVICE float cap(float score, float softcap) {
@@ -234,6 +252,10 @@ GPU_DEVICE float cap(float score, float softcap) {
 
 GPU_DEVICE bool is_visible(const score_rule& rule, int half, uint32_t token) {
     const uint32_t position = rule.positions[half];
+    if (rule.seen[half] != nullptr && token >= rule.past) {
+        const uint32_t row = token - rule.past;
+        return row < PKVI_GPU_TREE_WORDS * 32 && (rule.seen[half][row / 32] >> row % 32 & 1) != 0;
+    }
     if (token > position) return false;
     return rule.window == 0 || position - token < rule.window || token < rule.sinks;
 }
