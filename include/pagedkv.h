@@ -60,8 +60,8 @@
  *             heavy calls (pkv_write, pkv_attend, pkv_seq_read, pkv_seq_write) work outside it and
  *             keep their plan or sequence busy meanwhile: calls that would change it give
  *             PKV_EBUSY. Reservations (pkv_plan_begin, pkv_seq_append) hold it while they copy or
- *             zero blocks, and pkv_plan_accept while it moves tokens. Writing one layer of one plan twice at once, or while it is attended to,
- *             is a race that the library does not see.
+ *             zero blocks, and pkv_plan_accept while it moves tokens. Writing one layer of one plan
+ *             twice at once, or while it is attended to, is a race that the library does not see.
  *   Memory    Everything is allocated by pkv_cache_create. No later call uses the heap. The arena
  *             is address space: the system finds the pages when blocks are first written.
  *   Numbers   Sizes are unsigned, ranges are half open [begin, end), zero means "the default".
@@ -770,7 +770,9 @@ PKV_API int pkv_seq_retain(pkv_cache* cache, pkv_seq seq, uint32_t begin, uint32
  *
  *   guaranteed   so many blocks sequences of the tenant can always have, whatever others do. Others
  *                use what it leaves unused for cached blocks only, and lose those when it is asked
- *                for. Guarantees of all tenants together are at most the blocks of the pool
+ *                for. Guarantees of all tenants together are at most the blocks of the pool. In a
+ *                shared arena they are kept as far as the cache has memory: other caches, and
+ *                pkv_arena_resize, can take it
  *   limit        so many it has at most, active and cached. At its limit it loses its own cached
  *                blocks for new ones; when they do not suffice, it gets PKV_EQUOTA, and nobody
  *                else's blocks

@@ -18,6 +18,7 @@ int pkv_tenant_get(pkv_cache* cache, uint64_t tenant, pkv_tenant_info* info) {
     if (cache == NULL) return PKV_EINVAL;
     if (info == NULL) return PKV_EINVAL;
     pkvi_lock(cache);
+    pkvi_settle(cache);
     pkvi_tenant_info(cache, tenant, info);
     return pkvi_unlock(cache, PKV_OK);
 }

@@ -38,6 +38,7 @@ static const char* check_account(const struct pkvi_quotas* quotas, uint32_t acco
     EXPECT(a->host == count->host, "Q4");
     EXPECT(a->active + a->cached <= a->most, "Q2");
     EXPECT(a->evict == 0, "Q2");
+    EXPECT(a->asked == 0, "Q2");
     EXPECT(!a->open || pkvi_quotas_find(quotas, a->tenant) == account, "Q4");
     return NULL;
 }

@@ -134,6 +134,13 @@ static uint32_t borrowed_above(const struct pkvi_account* a, uint32_t level) {
     return smaller(left, beyond(a->active + left, a->guaranteed + level));
 }
 
+/* Cached blocks within the guarantee that go for the sake of the account itself: so many that it
+ * gives no more than it asks for. */
+static uint32_t own_share(const struct pkvi_account* a) {
+    const uint32_t borrowed = borrowed_above(a, 0) + a->evict;
+    return smaller(beyond(a->cached, borrowed), beyond(a->asked, borrowed));
+}
+
 static uint64_t sum_above(const struct pkvi_quotas* quotas, uint32_t level) {
     uint64_t sum = 0;
     for (uint32_t i = 0; i <= quotas->account_max; i++)
@@ -155,7 +162,7 @@ static uint32_t find_level(const struct pkvi_quotas* quotas, uint32_t evictions)
     return low;
 }
 
-/* pre: so many cached blocks are above somebody's guarantee, which Q3 promises. */
+/* pre: so many cached blocks are above somebody's guarantee. */
 static void share_by_level(struct pkvi_quotas* quotas, uint32_t evictions) {
     const uint32_t level = find_level(quotas, evictions);
     uint32_t rest = evictions - (uint32_t)sum_above(quotas, level);
@@ -188,13 +195,40 @@ static struct pkvi_account* find_richest(const struct pkvi_quotas* quotas) {
 
 /* A step of decoding asks for few blocks, a prompt for many: one by one costs a look at all accounts
  * each, the level some twenty. */
-static void share_borrowed(struct pkvi_quotas* quotas, uint32_t evictions) {
-    if (evictions > FEW_EVICTIONS) {
-        share_by_level(quotas, evictions);
-        return;
+static uint32_t share_few(struct pkvi_quotas* quotas, uint32_t evictions) {
+    for (; evictions > 0; evictions--) {
+        struct pkvi_account* richest = find_richest(quotas);
+        if (richest == NULL) return evictions;
+        richest->evict++;
     }
-    while (evictions-- > 0)
-        find_richest(quotas)->evict++;
+    return 0;
+}
+
+/* Returns how many are missing. Q3 promises that none is, where the pool has all of its memory. */
+static uint32_t share_borrowed(struct pkvi_quotas* quotas, uint32_t evictions) {
+    if (evictions <= FEW_EVICTIONS) return share_few(quotas, evictions);
+    const uint64_t borrowed = sum_above(quotas, 0);
+    const uint32_t shared = borrowed < evictions ? (uint32_t)borrowed : evictions;
+    share_by_level(quotas, shared);
+    return evictions - shared;
+}
+
+static void share_own(struct pkvi_quotas* quotas, uint32_t evictions) {
+    for (uint32_t i = 0; i <= quotas->account_max && evictions > 0; i++) {
+        struct pkvi_account* a = &quotas->accounts[i];
+        const uint32_t share = smaller(own_share(a), evictions);
+        a->evict += share;
+        evictions -= share;
+    }
+    assert(evictions == 0);
+}
+
+uint32_t pkvi_quotas_evictable(const struct pkvi_quotas* quotas) {
+    if (quotas->open_count == 0) return quotas->cached;
+    uint64_t sum = sum_above(quotas, 0);
+    for (uint32_t i = 0; i <= quotas->account_max; i++)
+        sum += own_share(&quotas->accounts[i]);
+    return (uint32_t)sum;
 }
 
 void pkvi_quotas_share(struct pkvi_quotas* quotas, uint32_t evictions) {
@@ -204,5 +238,6 @@ void pkvi_quotas_share(struct pkvi_quotas* quotas, uint32_t evictions) {
     }
     for (uint32_t i = 0; i <= quotas->account_max; i++)
         quotas->accounts[i].evict = excess_of(&quotas->accounts[i]);
-    share_borrowed(quotas, evictions - (uint32_t)quotas->excess);
+    const uint32_t missing = share_borrowed(quotas, evictions - (uint32_t)quotas->excess);
+    if (missing > 0) share_own(quotas, missing);
 }

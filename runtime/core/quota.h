@@ -40,6 +40,7 @@ struct pkvi_account {
     uint32_t sequences;
     uint32_t host;  /* slots of the host tier */
     uint32_t evict; /* blocks it loses to the reservation under way; else 0 */
+    uint32_t asked; /* blocks that the reservation under way, which has to evict, takes; else 0 */
     uint32_t next;  /* of its bucket */
     bool open;      /* a tenant has it */
     bool borrow_off;
@@ -141,8 +142,13 @@ static inline int pkvi_quotas_admit(const struct pkvi_quotas* quotas) {
  * `free` ones? */
 uint32_t pkvi_quotas_evictions(const struct pkvi_quotas* quotas, uint32_t free, uint32_t blocks);
 
+/* Cached blocks that may go for the reservation under way. They are all but those that others are
+ * guaranteed, which only counts where a pool has less memory than blocks: in a shared arena. */
+uint32_t pkvi_quotas_evictable(const struct pkvi_quotas* quotas);
+
 /* Say in `evict` of each account how many of those go from there: first what is above its most, then
- * from whoever is most above its guarantee, so that all come down to one level. */
+ * from whoever is most above its guarantee, so that all come down to one level, then what those who
+ * ask have within their own. pre: so many are evictable. */
 void pkvi_quotas_share(struct pkvi_quotas* quotas, uint32_t evictions);
 
 #endif

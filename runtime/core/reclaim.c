@@ -8,8 +8,11 @@
 
 uint64_t pkvi_spare_count(const pkv_arena* arena, const pkv_cache* cache) {
     uint64_t count = 0;
-    for (const pkv_cache* other = arena->caches; other != NULL; other = other->arena_next)
-        if (other != cache) count += other->pool.spare.count;
+    for (pkv_cache* other = arena->caches; other != NULL; other = other->arena_next) {
+        if (other == cache) continue;
+        pkvi_settle(other); /* pins that are over hold nothing */
+        count += other->pool.spare.count;
+    }
     return count;
 }
 
@@ -20,8 +23,14 @@ static int decide_extents(pkv_cache* cache, uint32_t missing, uint32_t* extents)
     return pkvi_fault_check(&cache->faults, PKVI_FAULT_ARENA_CLAIM);
 }
 
+/* Without others in its arena a pool has the memory that Q3 counts on. */
+static uint32_t evictable_count(const pkv_cache* cache) {
+    if (cache->arena->is_shared) return pkvi_quotas_evictable(&cache->quotas);
+    return pkvi_prefix_idle_count(&cache->prefix);
+}
+
 int pkvi_room_decide(pkv_cache* cache, uint32_t blocks, uint32_t wanted, struct pkvi_room* room) {
-    const uint32_t idle = pkvi_prefix_idle_count(&cache->prefix);
+    const uint32_t idle = wanted > 0 ? evictable_count(cache) : 0;
     *room = (struct pkvi_room){.evictions = wanted < idle ? wanted : idle};
     if (wanted > idle) PKVI_TRY(decide_extents(cache, wanted - idle, &room->extents));
     if (room->evictions > 0) PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_PREFIX_EVICT));

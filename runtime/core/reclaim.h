@@ -1,8 +1,9 @@
 /* reclaim.h - room for a reservation: what to evict, and what to claim from other caches.
  *
  *   limit    a pool that uses all that it may has to evict of its own
- *   memory   first what is free, then what it has cached itself; when all of that is not enough,
- *            extents of other caches in the arena whose blocks are only cached
+ *   memory   first what is free, then what it has cached itself, but not what its tenants are
+ *            guaranteed, unless they ask for it; when all of that is not enough, extents of other
+ *            caches in the arena whose blocks are only cached
  *
  * Nothing is evicted unless what can be had that way suffices, and an active block is never touched.
  * Of others, the cache with the most spare extents gives first, and of its extents the one that has
@@ -26,8 +27,8 @@ struct pkvi_room {
  * Errors  PKV_ENOBLOCKS, or what a fault point says. */
 int pkvi_room_decide(pkv_cache* cache, uint32_t blocks, uint32_t wanted, struct pkvi_room* room);
 
-/* Extents of the caches in `arena`, but of `cache` itself, whose blocks are only cached; and make
- * them free, so many of them. */
+/* Extents of the caches in `arena`, but of `cache` itself, whose blocks are only cached, now that
+ * pins which are over have ended; and make them free, so many of them. */
 uint64_t pkvi_spare_count(const pkv_arena* arena, const pkv_cache* cache);
 void pkvi_spare_claim(pkv_arena* arena, const pkv_cache* cache, uint32_t count);
 

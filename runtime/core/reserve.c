@@ -142,6 +142,19 @@ static uint32_t blocks_of(const struct pkvi_reservation* item) {
     return item->new_pages + item->copy_tail;
 }
 
+/* Note what the items ask for on the accounts of their tenants, until it is taken. */
+static void ask_blocks(pkv_cache* cache, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        const struct pkvi_reservation* item = &cache->scratch.items[i];
+        cache->quotas.accounts[item->seq->account].asked += blocks_of(item);
+    }
+}
+
+static void end_asking(pkv_cache* cache, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++)
+        cache->quotas.accounts[cache->scratch.items[i].seq->account].asked = 0;
+}
+
 /* Count the blocks of all items on the accounts of their tenants (sign 1), or not after all. */
 static void count_blocks(pkv_cache* cache, uint32_t count, int64_t sign) {
     for (uint32_t i = 0; i < count; i++) {
@@ -184,6 +197,7 @@ static int decide_evictions(pkv_cache* cache, uint32_t count, uint32_t blocks,
     PKVI_TRY(decide_quotas(cache, count));
     const uint32_t free = pkvi_pool_free_count(&cache->pool);
     const uint32_t wanted = pkvi_quotas_evictions(&cache->quotas, free, blocks);
+    if (wanted > 0) ask_blocks(cache, count);
     return pkvi_room_decide(cache, blocks, wanted, room);
 }
 
@@ -195,7 +209,9 @@ static int decide_blocks(pkv_cache* cache, uint32_t count, uint64_t blocks,
     if (blocks > cache->pool.limit) return PKV_ETOOBIG;
     count_blocks(cache, count, 1);
     const int status = decide_evictions(cache, count, (uint32_t)blocks, room);
-    if (status != PKV_OK) count_blocks(cache, count, -1);
+    if (status == PKV_OK) return PKV_OK;
+    count_blocks(cache, count, -1);
+    end_asking(cache, count);
     return status;
 }
 
@@ -220,6 +236,7 @@ void pkvi_reserve_evict(pkv_cache* cache, uint32_t evictions) {
 
 static void take_blocks(pkv_cache* cache, uint32_t count, struct pkvi_room room) {
     pkvi_room_make(cache, room);
+    if (room.evictions > 0 || room.extents > 0) end_asking(cache, count);
     uint32_t* blocks = cache->scratch.blocks;
     for (uint32_t i = 0; i < count; i++) {
         const struct pkvi_reservation* item = &cache->scratch.items[i];
