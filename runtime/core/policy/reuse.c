@@ -38,7 +38,7 @@ static uint32_t bin_of(uint32_t age) {
 static float first_age(uint32_t bin) {
     if (bin == 0) return 0;
     const uint32_t half = bin + 1;
-    return ldexpf(half % 2 == 0 ? 1.0F : 1.5F, (int)(half / 2));
+    return (float)(half % 2 == 0 ? 1U << half / 2 : 3U << (half / 2 - 1));
 }
 
 static uint32_t log2_between(uint32_t value, uint32_t low, uint32_t high) {
