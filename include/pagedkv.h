@@ -837,7 +837,7 @@ PKV_API int pkv_tenant_list(pkv_cache* cache, uint64_t* tenants, uint32_t capaci
 /* ---- Swapping --------------------------------------------------------------------------------
  *
  * Sequences that wait can wait in host memory: config.host_blocks blocks of it, taken when the
- * cache is created (pinned on "cuda"). Their K/V moves while others are computed:
+ * cache is created (pinned on "cuda", or PKV_ENOMEM). Their K/V moves while others are computed:
  *
  *     resident --swap_out--> leaving --done--> away --swap_in--> arriving --done--> resident
  *

@@ -563,7 +563,8 @@ TEST(a_cache_may_go_while_things_move) {
     expect_nothing_left();
 }
 
-/* Device memory, pinned memory or an event that is not to be had, at every place in create. */
+/* Device memory, pinned memory, that of the host tier too, or an event that is not to be had, at every
+ * place in create. */
 TEST(create_fails_whole) {
     static const enum emulator_call calls[] = {EMULATOR_ALLOC,  EMULATOR_ALLOC_PINNED,
                                                EMULATOR_EVENT,  EMULATOR_COPY,
