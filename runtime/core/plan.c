@@ -197,6 +197,7 @@ int pkvi_graph_check(const pkv_cache* cache, struct pkvi_graph graph) {
 
 int pkvi_plan_check_graph(const struct pkvi_plan* plan, struct pkvi_graph graph) {
     if (plan->graph.sequences != 0) return PKV_EINVAL;
+    if (plan->tree_count > 0) return PKV_ENOTSUP; /* captured kernels know no trees */
     if (plan->entries > graph.sequences) return PKV_ETOOBIG;
     for (uint32_t i = 0; i < plan->entries; i++)
         if (plan->starts[i + 1] - plan->starts[i] > graph.sequence_tokens) return PKV_ETOOBIG;

@@ -519,6 +519,12 @@ TEST(bad_arguments_change_nothing) {
     ASSERT_OK(pkv_graph_load(cache, plan, 2, 2));
     ASSERT_OK(pkv_plan_abort(cache, shape));
     ASSERT_OK(pkv_plan_abort(cache, plan));
+    const pkv_entry entry = {engine.seqs[0], NULL, 2};
+    const uint32_t siblings[2] = {PKV_NO_PARENT, PKV_NO_PARENT};
+    const uint32_t* parents = siblings;
+    ASSERT_OK(pkv_plan_begin_trees(cache, &entry, &parents, 1, &shape));
+    ASSERT_STATUS(pkv_graph_load(cache, shape, 2, 2), PKV_ENOTSUP);
+    ASSERT_OK(pkv_plan_abort(cache, shape));
     ASSERT_OK(pkv_check(cache, NULL));
     close_engine(&engine);
     expect_nothing_left();
