@@ -3,6 +3,7 @@
 
 #include "core/cache.h"
 #include "core/sibling.h"
+#include "core/walk.h"
 #include <assert.h>
 
 /* ---- Slots and handles ----------------------------------------------------------------------- */
@@ -164,56 +165,6 @@ void pkvi_seq_move(pkv_cache* cache, struct pkvi_seq* seq, uint32_t account) {
 
 /* ---- Match ----------------------------------------------------------------------------------- */
 
-/* Where the pages of a sequence from `page` on are, behind the node of the page before. */
-static struct pkvi_place place_of(const pkv_cache* cache, const struct pkvi_seq* seq,
-                                  uint32_t parent, uint32_t page) {
-    return (struct pkvi_place){seq->tenant, parent, seq->extra, page * cache->pool.block_tokens,
-                               false};
-}
-
-/* Walk the index along `tokens`; blocks found go to `blocks`. Returns how many pages. */
-static uint32_t walk_prefix(const pkv_cache* cache, const struct pkvi_seq* seq,
-                            const uint32_t* tokens, uint32_t pages, uint32_t* blocks) {
-    uint32_t parent = PKVI_NONE;
-    for (uint32_t page = 0; page < pages; page++) {
-        const struct pkvi_place place = place_of(cache, seq, parent, page);
-        const uint32_t block = pkvi_prefix_find(&cache->prefix, &place, tokens + place.begin);
-        if (block == PKVI_NONE) return page;
-        blocks[page] = block;
-        parent = block;
-    }
-    return pages;
-}
-
-/* Look for a hit in the middle of the page behind `pages` found ones; its block goes to `blocks`.
- * Returns how many tokens it has. */
-static uint32_t find_tail(const pkv_cache* cache, const struct pkvi_seq* seq,
-                          const uint32_t* tokens, uint32_t count, uint32_t pages,
-                          uint32_t* blocks) {
-    const uint32_t parent = pages > 0 ? blocks[pages - 1] : PKVI_NONE;
-    const struct pkvi_place place = place_of(cache, seq, parent, pages);
-    uint32_t common;
-    if (pages == cache->pool.limit || place.begin == count) return 0;
-    const uint32_t piece = pkvi_pool_piece(&cache->pool, place.begin, count - place.begin);
-    blocks[pages] =
-        pkvi_sibling_longest(&cache->prefix, &place, tokens + place.begin, piece, &common);
-    return common;
-}
-
-/* Look for the longest prefix; its blocks go to `blocks`. Returns how many full pages it has, and
- * in *tail how many tokens of one more. */
-static uint32_t find_prefix(const pkv_cache* cache, const struct pkvi_seq* seq,
-                            const uint32_t* tokens, uint32_t count, uint32_t* blocks,
-                            uint32_t* tail) {
-    uint32_t pages = pkvi_pool_page(&cache->pool, count);
-    *tail = 0;
-    if (!pkvi_seq_is_cached(cache, seq)) return 0;
-    if (pages > cache->pool.limit) pages = cache->pool.limit;
-    pages = walk_prefix(cache, seq, tokens, pages, blocks);
-    *tail = find_tail(cache, seq, tokens, count, pages, blocks);
-    return pages;
-}
-
 bool pkvi_seq_is_cached(const pkv_cache* cache, const struct pkvi_seq* seq) {
     return !cache->config.prefix_off && !seq->is_uncached;
 }
@@ -251,7 +202,7 @@ int pkvi_seq_lookup(pkv_cache* cache, const struct pkvi_seq* seq, const uint32_t
     const uint32_t block_tokens = cache->pool.block_tokens;
     uint32_t* const blocks = cache->scratch.blocks;
     uint32_t tail;
-    uint32_t pages = find_prefix(cache, seq, tokens, count, blocks, &tail);
+    uint32_t pages = pkvi_walk(cache, seq, tokens, count, blocks, &tail);
     const uint32_t attachable = count_attachable(cache, blocks, pages + (tail > 0));
     if (attachable < pages + (tail > 0)) tail = 0;
     if (attachable < pages) pages = attachable;
@@ -268,7 +219,7 @@ int pkvi_seq_match(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* token
     pkvi_settle(cache);
     uint32_t* const blocks = cache->scratch.blocks;
     uint32_t tail;
-    const uint32_t pages = find_prefix(cache, seq, tokens, count, blocks, &tail);
+    const uint32_t pages = pkvi_walk(cache, seq, tokens, count, blocks, &tail);
     const uint32_t attached = pages + (tail > 0);
     if (pkvi_leaves_for(attached) > cache->leaves.free_count) return PKV_ENOLEAVES;
 
@@ -358,6 +309,7 @@ void pkvi_seq_keep_reserved(pkv_cache* cache, struct pkvi_seq* seq, uint32_t cou
 static void share_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page, uint32_t block) {
     const uint32_t own = pkvi_table_get(&cache->leaves, &seq->table, page);
     pkvi_prefix_use(&cache->prefix, block);
+    pkvi_prefix_rename_extra(&cache->prefix, block, seq->extra);
     pkvi_prefix_ref(&cache->prefix, block);
     pkvi_table_set(&cache->leaves, &seq->table, page, block);
     pkvi_prefix_merge(&cache->prefix, own, block);
@@ -389,7 +341,7 @@ static bool index_page(pkv_cache* cache, struct pkvi_seq* seq, uint32_t page) {
     uint32_t parent;
     if (!is_indexable(cache, seq, page, &block, &parent)) return false;
     const struct pkvi_origin origin = {page, seq->matched};
-    const struct pkvi_place place = place_of(cache, seq, parent, page);
+    const struct pkvi_place place = pkvi_walk_place(cache, seq, parent, page);
     const uint32_t node =
         pkvi_prefix_insert(&cache->prefix, block, &place, cache->pool.block_tokens, &origin);
     if (node == block) {
@@ -426,7 +378,7 @@ void pkvi_seq_index_tail(pkv_cache* cache, struct pkvi_seq* seq) {
     if (!is_indexable(cache, seq, page, &block, &parent)) return;
     if (cache->prefix.nodes[block].indexed) return;
     const uint32_t* tokens = pkvi_pool_tokens(&cache->pool, block);
-    const struct pkvi_place place = place_of(cache, seq, parent, page);
+    const struct pkvi_place place = pkvi_walk_place(cache, seq, parent, page);
     pkvi_sibling_longest(&cache->prefix, &place, tokens, fill, &common);
     if (common == fill) return; /* found there, and maybe more */
     const struct pkvi_origin origin = {page, seq->matched};

@@ -197,3 +197,19 @@ TEST(keys_that_make_no_sense_are_refused) {
     fixture_check(cache);
     pkv_cache_destroy(cache);
 }
+
+TEST(a_block_that_two_have_computed_is_found_by_the_keys_that_live) {
+    pkv_config config = fixture_config();
+    config.key_sets_max = 2;
+    pkv_cache* cache = fixture_create(&config);
+    const struct keys live = {.salt = "a", .list = {key(20, 24, "later")}, .count = 1};
+    const pkv_seq first = keyed(cache, (struct keys){.salt = "a"});
+    const pkv_seq second = keyed(cache, live);
+    fixture_extend(cache, first, text, 12);
+    fixture_extend(cache, second, text, 12);
+    ASSERT_EQ(fixture_stats(cache).prefix_duplicates, 3);
+    ASSERT_OK(pkv_seq_free(cache, first));
+    ASSERT_EQ(found(cache, (struct keys){.salt = "b"}), 0); /* the keys of `first` are forgotten */
+    ASSERT_EQ(found(cache, live), 12);
+    pkv_cache_destroy(cache);
+}

@@ -39,6 +39,40 @@ TEST(only_what_is_published_is_found_by_others) {
     pkv_cache_destroy(cache);
 }
 
+TEST(who_has_computed_the_beginning_finds_what_is_published_behind_it) {
+    pkv_cache* cache = fixture_open();
+    computed(cache, 2, 6);
+    const pkv_seq owner = computed(cache, 1, 12);
+    ASSERT_EQ(publish(cache, owner, 12), 12);
+    matched(cache, 2, 12, 12);
+    matched(cache, 2, 11, 11);
+    matched(cache, 2, 6, 6);
+    matched(cache, 3, 12, 12);
+    pkv_cache_destroy(cache);
+}
+
+TEST(who_publishes_behind_the_published_beginning_of_another_finds_it) {
+    pkv_cache* cache = fixture_open();
+    const pkv_seq first = computed(cache, 1, 4);
+    const pkv_seq second = computed(cache, 2, 8);
+    ASSERT_EQ(publish(cache, first, 4), 4);
+    ASSERT_EQ(publish(cache, second, 8), 8);
+    matched(cache, 2, 8, 8); /* its own first page leads nowhere */
+    matched(cache, 1, 8, 8);
+    pkv_cache_destroy(cache);
+}
+
+TEST(what_a_tenant_has_behind_its_own_beginning_is_found_when_it_is_longer) {
+    pkv_cache* cache = fixture_open();
+    computed(cache, 2, 12);
+    const pkv_seq owner = computed(cache, 1, 8);
+    ASSERT_EQ(publish(cache, owner, 8), 8);
+    const pkv_seq seq = matched(cache, 2, 12, 12);
+    ASSERT_OK(pkv_seq_free(cache, seq));
+    matched(cache, 3, 12, 8);
+    pkv_cache_destroy(cache);
+}
+
 TEST(what_follows_a_published_prefix_is_each_tenants_own) {
     pkv_cache* cache = fixture_open();
     const pkv_seq owner = computed(cache, 1, 4);

@@ -503,27 +503,51 @@ static void attach(model* m, model_seq* s, uint32_t entry, uint32_t count) {
     s->length += count;
 }
 
-/* The entry behind `parent` that has the next of the tokens [length, count), and how many. */
+/* The entry behind `parent` that has the next of the tokens [length, count), and how many: a
+ * published one as long as *is_public and there is one. */
 static uint32_t index_next(const model* m, const model_seq* seq, uint32_t parent,
-                           const uint32_t* tokens, uint32_t length, uint32_t count,
+                           const uint32_t* tokens, uint32_t length, uint32_t count, bool* is_public,
                            uint32_t* common) {
     const uint32_t piece = min_u32(count - length, m->block_tokens);
-    const place at = {seq, parent, length, false};
+    const place at = {seq, parent, length, *is_public};
     *common = m->block_tokens;
     if (m->config.prefix_off) return MODEL_NONE;
     if (piece == m->block_tokens) {
+        const uint32_t published = *is_public ? find_at(m, at, tokens + length, piece) : MODEL_NONE;
+        if (published != MODEL_NONE) return published;
         const uint32_t full = index_find(m, at, tokens + length, piece);
+        *is_public = false;
         if (full != MODEL_NONE) return full;
     }
     return index_longest(m, at, tokens + length, piece, common);
 }
 
+static uint32_t way_length(const model* m, const model_seq* seq, const uint32_t* tokens,
+                           uint32_t count, bool is_public) {
+    uint32_t parent = MODEL_NONE;
+    uint32_t common = m->block_tokens;
+    uint32_t length = 0;
+    while (length < count && common == m->block_tokens) {
+        parent = index_next(m, seq, parent, tokens, length, count, &is_public, &common);
+        if (parent == MODEL_NONE) break;
+        length += common;
+    }
+    return length;
+}
+
+/* Is the way that begins with published entries the longer one? */
+static bool prefers_published(const model* m, const model_seq* seq, const uint32_t* tokens,
+                              uint32_t count) {
+    return way_length(m, seq, tokens, count, true) > way_length(m, seq, tokens, count, false);
+}
+
 uint32_t model_match(model* m, uint32_t seq, const uint32_t* tokens, uint32_t count) {
     model_seq* s = &m->seqs[seq];
+    bool is_public = prefers_published(m, s, tokens, count);
     uint32_t parent = MODEL_NONE;
     uint32_t common = m->block_tokens;
     while (s->length < count && common == m->block_tokens) {
-        parent = index_next(m, s, parent, tokens, s->length, count, &common);
+        parent = index_next(m, s, parent, tokens, s->length, count, &is_public, &common);
         if (parent == MODEL_NONE) break;
         if (m->blocks[parent].holders == 0 && !model_may_activate(m, m->blocks[parent].tenant))
             break;
@@ -557,10 +581,11 @@ pkv_match model_lookup(const model* m, uint32_t seq, const uint32_t* tokens, uin
     const model_seq* s = &m->seqs[seq];
     pkv_match match = {0, 0};
     uint32_t need[MODEL_ACCOUNTS] = {0};
+    bool is_public = prefers_published(m, s, tokens, count);
     uint32_t parent = MODEL_NONE;
     uint32_t common = m->block_tokens;
     while (match.matched < count && common == m->block_tokens) {
-        parent = index_next(m, s, parent, tokens, match.matched, count, &common);
+        parent = index_next(m, s, parent, tokens, match.matched, count, &is_public, &common);
         if (parent == MODEL_NONE) break;
         if (m->blocks[parent].holders == 0) {
             need[model_account(m, m->blocks[parent].tenant)]++;
