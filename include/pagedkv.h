@@ -1083,7 +1083,7 @@ PKV_API int pkv_graph_begin(pkv_cache* cache, uint32_t sequences, uint32_t seque
  * for it were captured for at least as many of both: a smaller one would go beyond its arrays.
  * Launch before the plan ends. Sequences that are arriving are waited for as a whole.
  * Errors  PKV_EINVAL (also: the plan is one of pkv_graph_begin), PKV_ESTALE, PKV_ENOTSUP (no
- *         graph_sequences_max, or the stream is being captured), PKV_ETOOBIG (the plan does not
+ *         graph_sequences_max, a captured stream, or a token tree), PKV_ETOOBIG (the plan does not
  *         fit, or the config does not allow it), PKV_EIO, PKV_EDEVICE. After PKV_EIO it is not
  *         defined what captured steps are done for: load again. */
 PKV_API int pkv_graph_load(pkv_cache* cache, pkv_plan plan, uint32_t sequences,
