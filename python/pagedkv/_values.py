@@ -25,8 +25,12 @@ def unsigned(name: str, value: SupportsIndex, bits: int = 32) -> int:
 
 def finite(name: str, value: SupportsFloat) -> float:
     """`value` as a float that is neither NaN nor infinite."""
+    if not isinstance(value, SupportsFloat):  # float() also reads text
+        raise InvalidArgument(f"{name}: expected a number, got {type(value).__name__}")
     try:
         number = float(value)
+    except OverflowError:
+        raise InvalidArgument(f"{name}: expected a finite number, got a larger one") from None
     except (TypeError, ValueError):
         kind = type(value).__name__
         raise InvalidArgument(f"{name}: expected a number, got {kind}") from None

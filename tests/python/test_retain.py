@@ -108,6 +108,8 @@ def test_the_most_that_was_asked_counts() -> None:
         ({"duration": 0}, "^duration: expected more than 0"),
         ({"ttl": math.nan}, "^ttl: expected a finite number"),
         ({"ttl": math.inf}, "^ttl: expected a finite number"),
+        ({"ttl": 10**400}, "^ttl: expected a finite number"),
+        ({"ttl": "60"}, "^ttl: expected a number, got str$"),
         ({"ttl": "soon"}, "^ttl: expected a number"),
         ({"tokens": 7}, "^tokens: expected a slice, got int"),
         ({"tokens": slice(0, 4, 2)}, "^tokens: expected a slice without a step"),
