@@ -131,8 +131,8 @@ MUTANTS = [
     Mutant(
         "warps that skip a tile they see",
         "attend.cuh",
-        "if (tokens[0] <= last_position)",
-        "if (tokens[0] < last_position)",
+        "if (tokens[0] <= last_place)",
+        "if (tokens[0] < last_place)",
     ),
     Mutant(
         "values where keys would end if they were alike",
@@ -317,8 +317,8 @@ MUTANTS = [
     Mutant(
         "scales of the first slot",
         "store.cuh",
-        "blocks.k_scale_offset)) + inside,",
-        "blocks.k_scale_offset)),",
+        "blocks.k_scale_offset)) + inside};",
+        "blocks.k_scale_offset))};",
     ),
 ]
 
