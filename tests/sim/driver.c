@@ -64,13 +64,15 @@ static void describe(uint32_t set, char* text, size_t bytes) {
     }
 }
 
-/* What failed must have left everything as it was. A failed device may have cost cached blocks. */
-static void judge_unchanged(sim* s, const char* what, int status) {
+/* What failed must have left everything as it was. A failed device may have cost cached blocks, and
+ * so may a delay, by which what was retained has come due. */
+static void judge_unchanged(sim* s, const char* what, int status, bool was_delayed) {
     pkv_report after;
     s->failed_calls++;
     if (!s->has_before) return;
     take_report(s, &after);
-    const bool whole = status != PKV_EIO && status != PKV_ETIMEDOUT;
+    const bool whole = status != PKV_EIO && status != PKV_ETIMEDOUT &&
+                       !(was_delayed && s->config.retained_max > 0);
     if (after.sequences_digest != s->before.sequences_digest)
         sim_fail(s, "%s failed with %s and changed sequences", what, pkv_status_name(status));
     if (whole && after.cache_digest != s->before.cache_digest)
@@ -80,6 +82,7 @@ static void judge_unchanged(sim* s, const char* what, int status) {
 bool sim_judge(sim* s, const char* what, model_verdict verdict, int status, uint64_t a,
                uint64_t b) {
     char allowed[200];
+    const bool was_delayed = s->model.clock_us != pkv_clock_us(s->cache);
     s->model.clock_us = pkv_clock_us(s->cache);
     sim_note(s, what, a, b, s->model.blocks_active, status);
     s->quota_refusals += status == PKV_EQUOTA;
@@ -94,7 +97,7 @@ bool sim_judge(sim* s, const char* what, model_verdict verdict, int status, uint
         describe(verdict.must != 0 ? set : set | MODEL_BIT(PKV_OK), allowed, sizeof allowed);
         sim_fail(s, "%s gave %s, want %s", what, pkv_status_name(status), allowed);
     }
-    judge_unchanged(s, what, status);
+    judge_unchanged(s, what, status, was_delayed);
     return false;
 }
 
