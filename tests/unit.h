@@ -9,6 +9,7 @@
  * A test registers itself, so none can be forgotten. Each prints `ok NAME`, `FAIL NAME` or `skip NAME`; the
  * last line is `N passed, M failed`. The program exits with 0 when all passed, 1 when one failed, 77 when all
  * were skipped, and 2 when no test has a name that contains the filter: the first argument, or $UNIT_FILTER.
+ * With $UNIT_STOP set it ends at the first failure.
  *
  * Asserts are no `assert`: NDEBUG does not touch them. A failed one leaves its test at once, so it belongs in
  * the thread that the test runs in; other threads report through what they leave behind. Each operand is
@@ -212,8 +213,10 @@ static inline enum unit_outcome unit_run(const struct unit_test* test) {
 
 static inline int unit_main(const char* filter) {
     int counts[3] = {0, 0, 0};
-    for (const struct unit_test* test = unit_first; test != NULL; test = test->next)
+    for (const struct unit_test* test = unit_first; test != NULL; test = test->next) {
         if (filter == NULL || strstr(test->name, filter) != NULL) counts[unit_run(test)]++;
+        if (counts[UNIT_FAILED] > 0 && getenv("UNIT_STOP") != NULL) break;
+    }
     if (counts[UNIT_SKIPPED] > 0) printf("%d skipped\n", counts[UNIT_SKIPPED]);
     printf("%d passed, %d failed\n", counts[UNIT_PASSED], counts[UNIT_FAILED]);
     if (counts[UNIT_FAILED] > 0) return 1;

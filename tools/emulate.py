@@ -7,6 +7,7 @@ test_kernels, or into a whole library of the CUDA device, which a test loads.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -59,6 +60,7 @@ def run(
     return subprocess.run(
         command,
         cwd=folder,
+        env={**os.environ, "UNIT_STOP": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
