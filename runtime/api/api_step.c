@@ -7,7 +7,7 @@ enum { QUERY_HEADS_MAX = 65536, ROWS_MAX = 1 << 30 };
 
 /* NULL for an ordinary plan. */
 static const struct pkvi_graph* graph_of(const struct pkvi_plan* plan) {
-    return plan->graph.sequences != 0 ? &plan->graph : NULL;
+    return pkvi_plan_is_shape(plan) ? &plan->graph : NULL;
 }
 
 int pkv_plan_begin(pkv_cache* cache, const pkv_entry* entries, uint32_t count, pkv_plan* plan) {
@@ -31,7 +31,7 @@ int pkv_plan_begin_trees(pkv_cache* cache, const pkv_entry* entries, const uint3
 static int get_info(const pkv_cache* cache, pkv_plan handle, pkv_plan_info* info) {
     struct pkvi_plan* plan;
     PKVI_TRY(pkvi_plan_find(&cache->plans, handle, &plan));
-    if (graph_of(plan) != NULL) return PKV_EINVAL; /* it decides nothing */
+    if (pkvi_plan_is_shape(plan)) return PKV_EINVAL; /* it decides nothing */
     pkvi_plan_info(cache, plan, info);
     return PKV_OK;
 }

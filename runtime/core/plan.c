@@ -196,7 +196,7 @@ int pkvi_graph_check(const pkv_cache* cache, struct pkvi_graph graph) {
 }
 
 int pkvi_plan_check_graph(const struct pkvi_plan* plan, struct pkvi_graph graph) {
-    if (plan->graph.sequences != 0) return PKV_EINVAL;
+    if (pkvi_plan_is_shape(plan)) return PKV_EINVAL;
     if (plan->tree_count > 0) return PKV_ENOTSUP; /* captured kernels know no trees */
     if (plan->entries > graph.sequences) return PKV_ETOOBIG;
     for (uint32_t i = 0; i < plan->entries; i++)
@@ -263,7 +263,7 @@ static void commit_entries(pkv_cache* cache, struct pkvi_plan* plan) {
 
 int pkvi_plan_commit(pkv_cache* cache, struct pkvi_plan* plan) {
     if (plan->tree_count > 0) return PKV_EINVAL;
-    if (plan->graph.sequences != 0) return PKV_EINVAL; /* there is nothing to commit */
+    if (pkvi_plan_is_shape(plan)) return PKV_EINVAL; /* there is nothing to commit */
     if (plan->users > 0) return PKV_EBUSY;
     PKVI_TRY(check_arrivals(cache, plan));
     commit_entries(cache, plan);
@@ -273,7 +273,7 @@ int pkvi_plan_commit(pkv_cache* cache, struct pkvi_plan* plan) {
 int pkvi_plan_accept(pkv_cache* cache, struct pkvi_plan* plan, const pkv_path* paths,
                      uint32_t count) {
     if (count != plan->entries) return PKV_EINVAL;
-    if (plan->graph.sequences != 0) return PKV_EINVAL;
+    if (pkvi_plan_is_shape(plan)) return PKV_EINVAL;
     for (uint32_t i = 0; i < count; i++)
         PKVI_TRY(pkvi_tree_check_path(plan, i, &paths[i]));
     if (plan->users > 0) return PKV_EBUSY;

@@ -61,6 +61,11 @@ int pkvi_plan_find(const struct pkvi_plans* plans, pkv_plan handle, struct pkvi_
 /* `parents` as in pkv_plan_begin_trees, or NULL: no entry is a tree. */
 int pkvi_plan_begin(pkv_cache* cache, const pkv_entry* entries, const uint32_t* const* parents,
                     uint32_t count, pkv_plan* handle);
+/* Does it stand for captured steps, and name no sequence? */
+static inline bool pkvi_plan_is_shape(const struct pkvi_plan* plan) {
+    return plan->graph.sequences != 0;
+}
+
 /* Open a plan that has no entries and rows for a captured step of shape `graph`. */
 int pkvi_graph_begin(pkv_cache* cache, struct pkvi_graph graph, pkv_plan* handle);
 /* Is `graph` a shape that the config allows, and does an ordinary plan fit it? */

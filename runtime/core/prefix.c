@@ -136,10 +136,10 @@ static uint32_t find_at(const struct pkvi_prefix* prefix, const struct key* key,
     return block;
 }
 
-/* The node of the tenant, or a published one. */
+/* The node of the tenant, or a published one; where only those are looked for, one of them. */
 static uint32_t find_either(const struct pkvi_prefix* prefix, const struct key* key) {
     const uint32_t node = find_at(prefix, key, key->place);
-    if (node != PKVI_NONE || prefix->published_count == 0) return node;
+    if (node != PKVI_NONE || key->place->is_public || prefix->published_count == 0) return node;
     const struct pkvi_place published = pkvi_place_public(key->place);
     return find_at(prefix, key, &published);
 }

@@ -67,6 +67,30 @@ static inline pkv_plan begin(pkv_cache* cache, pkv_seq seq, uint32_t count) {
     return plan;
 }
 
+/* Let every call of these kinds fail in turn while a cache is created, and see that nothing is left
+ * of it. Returns how often that was. */
+static inline uint32_t fail_each_call(const pkv_config* config, const enum emulator_call* calls,
+                                      size_t count) {
+    uint32_t failures = 0;
+    for (size_t c = 0; c < count; c++)
+        for (uint32_t after = 0;; after++) {
+            pkv_cache* cache = NULL;
+            emulator_reset(after + 1);
+            emulator_fail(calls[c], after, PKV_ENOMEM);
+            const int status = pkv_cache_create(config, &cache);
+            if (status == PKV_OK) {
+                pkv_cache_destroy(cache);
+                break;
+            }
+            ASSERT_STATUS(status, PKV_ENOMEM);
+            expect_nothing_left();
+            failures++;
+        }
+    emulator_reset(1);
+    expect_nothing_left();
+    return failures;
+}
+
 /* ---- Arrays ---------------------------------------------------------------------------------- */
 
 enum {

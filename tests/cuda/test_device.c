@@ -598,24 +598,7 @@ TEST(a_failed_allocation_leaves_nothing) {
     const enum emulator_call calls[] = {EMULATOR_ALLOC, EMULATOR_ALLOC_PINNED, EMULATOR_EVENT,
                                         EMULATOR_ZERO, EMULATOR_PREPARE};
     const pkv_config config = config_of("cuda");
-    uint32_t failures = 0;
-    for (uint32_t c = 0; c < 5; c++)
-        for (uint32_t after = 0;; after++) {
-            pkv_cache* cache;
-            emulator_reset(41);
-            emulator_fail(calls[c], after, PKV_ENOMEM);
-            const int status = pkv_cache_create(&config, &cache);
-            if (status == PKV_OK) {
-                pkv_cache_destroy(cache);
-                break;
-            }
-            ASSERT_STATUS(status, PKV_ENOMEM);
-            expect_nothing_left();
-            failures++;
-        }
-    ASSERT_GT(failures, 15);
-    emulator_reset(41);
-    expect_nothing_left();
+    ASSERT_GT(fail_each_call(&config, calls, 5), 15);
 }
 
 /* A copy or launch that fails once fails its call, and the same call then succeeds. */

@@ -571,20 +571,5 @@ TEST(create_fails_whole) {
                                                EMULATOR_LAUNCH, EMULATOR_ZERO};
     const pkv_config config = config_of(PKV_BF16);
     emulator_set_costs(1000, 100);
-    for (size_t c = 0; c < sizeof calls / sizeof *calls; c++) {
-        for (uint32_t n = 0;; n++) {
-            pkv_cache* cache = NULL;
-            emulator_reset(n + 1);
-            emulator_fail(calls[c], n, PKV_ENOMEM);
-            const int status = pkv_cache_create(&config, &cache);
-            if (status == PKV_OK) {
-                pkv_cache_destroy(cache);
-                break;
-            }
-            ASSERT_STATUS(status, PKV_ENOMEM);
-            expect_nothing_left();
-        }
-    }
-    emulator_reset(1);
-    expect_nothing_left();
+    ASSERT_GT(fail_each_call(&config, calls, sizeof calls / sizeof *calls), 0);
 }

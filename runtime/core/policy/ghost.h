@@ -11,8 +11,6 @@
 
 #include "base/mem.h"
 
-#define PKVI_NONE UINT32_MAX /* end of a list, no block, no extent */
-
 enum { PKVI_GHOST_WAYS = 8, PKVI_GHOST_USES_MAX = 31, PKVI_GHOST_LIST_MAX = 15 };
 
 struct pkvi_ghost {

@@ -27,6 +27,10 @@ enum {
     MEMORY = 2 /* evictions after which experience counts half, for each ghost that is kept */
 };
 
+_Static_assert(PKVI_REUSE_KINDS - 1 <= PKVI_KIND_MAX, "rows and ghosts have room for a kind");
+_Static_assert(PKVI_REUSE_LEVELS - 1 <= PKVI_GHOST_LIST_MAX, "ghosts have room for a level");
+_Static_assert(PKVI_REUSE_LEVELS* COHORTS <= PKVI_DOMAIN_LISTS, "each cohort has a list");
+
 static uint32_t first_of(uint32_t level) {
     return level * COHORTS;
 }

@@ -192,23 +192,13 @@ void pkvi_domain_prepare(struct pkvi_domain* domain, uint32_t count) {
     if (chosen > 0) domain->policy->prepare(domain, chosen);
 }
 
-/* The policy has never seen these where they stand. */
-static uint32_t evict_hidden(struct pkvi_domain* domain) {
-    const uint32_t block = pkvi_retain_first(&domain->shared->retention, domain->levels);
-    end_idle(domain, block, false);
-    return block;
-}
-
-static uint32_t evict_chosen(struct pkvi_domain* domain) {
-    const uint32_t block = domain->policy->evict(domain);
+uint32_t pkvi_domain_evict(struct pkvi_domain* domain) {
+    const bool is_hidden = has_lower(domain) || seen_count(domain) == 0;
+    const uint32_t block = is_hidden ? pkvi_retain_first(&domain->shared->retention, domain->levels)
+                                     : domain->policy->evict(domain);
     assert(pkvi_candidate(domain, block)->is_idle);
     end_idle(domain, block, false);
     return block;
-}
-
-uint32_t pkvi_domain_evict(struct pkvi_domain* domain) {
-    const bool is_hidden = has_lower(domain) || seen_count(domain) == 0;
-    return is_hidden ? evict_hidden(domain) : evict_chosen(domain);
 }
 
 /* The place of a ghost that is forgotten says how long it was not reused. A block whose parent went

@@ -26,6 +26,7 @@
 #define PKVI_CORE_RETAIN_H
 
 #include "base/clock.h"
+#include "base/limits.h"
 #include "core/policy/ghost.h"
 #include "pagedkv.h"
 

@@ -34,17 +34,15 @@ GPU_DEVICE stored_row stored_row_of(const pkvi_gpu_blocks& blocks, bool is_value
 }
 
 /* And in the array. */
-struct row_place {
-    unsigned char* elements;
-    float* scale;
+struct row_place : stored_row {
     uint64_t index;
 };
 
 GPU_DEVICE row_place place_of(const pkvi_gpu_kv& job, bool is_value, uint32_t token,
                               uint32_t head) {
     const pkvi_gpu_array& array = is_value ? job.v : job.k;
-    const stored_row row = stored_row_of(job.blocks, is_value, job.slots[token], head);
-    return {row.elements, row.scale, token * array.row_stride + head * array.head_stride};
+    return {stored_row_of(job.blocks, is_value, job.slots[token], head),
+            token * array.row_stride + head * array.head_stride};
 }
 
 GPU_DEVICE void store_plain(const row_place& place, const pkvi_gpu_array& array, uint32_t dim,
