@@ -801,7 +801,7 @@ typedef struct pkv_tenant_info {
     uint32_t blocks_active; /* sums over all tenants are those of pkv_stats */
     uint32_t blocks_cached;
     uint32_t blocks_borrowed;  /* of both, beyond the guarantee */
-    uint32_t blocks_available; /* so many more its sequences could have now */
+    uint32_t blocks_available; /* so many more its sequences could have now: quotas and memory */
     uint32_t host_blocks;      /* of the host tier */
     uint32_t sequences;        /* alive */
     uint64_t refused;          /* calls that gave PKV_EQUOTA on its account */

@@ -10,10 +10,30 @@ import sys
 
 import cffi
 
-# Functions of Python that the library may call.
-CALLBACKS = """
-extern "Python" uint32_t pkv_python_choose(void* ctx, const pkv_candidate* candidates,
-                                           uint32_t offered, uint32_t count, uint32_t* victims);
+_PARAMETERS = """(void* ctx, const pkv_candidate* candidates,
+    uint32_t offered, uint32_t count, uint32_t* victims)"""
+
+# pkv_python_choose is an eviction hook that asks Python. An interrupt must not be set before Python
+# has returned, or it would be raised there and go no further.
+CALLBACKS = f"""
+#define PKV_PYTHON_INTERRUPTED ...
+uint32_t pkv_python_choose{_PARAMETERS};
+extern "Python" uint32_t pkv_python_name{_PARAMETERS};
+"""
+
+SOURCE = f"""
+#include <pagedkv.h>
+
+#define PKV_PYTHON_INTERRUPTED UINT32_MAX
+
+static uint32_t pkv_python_name{_PARAMETERS};
+
+static uint32_t pkv_python_choose{_PARAMETERS} {{
+    const uint32_t named = pkv_python_name(ctx, candidates, offered, count, victims);
+    if (named != PKV_PYTHON_INTERRUPTED) return named;
+    PyErr_SetInterrupt();
+    return 0;
+}}
 """
 
 MACROS = ("PKV_VERSION_MAJOR", "PKV_VERSION_MINOR", "PKV_VERSION_PATCH", "PKV_VERSION")
@@ -28,7 +48,7 @@ def declarations(compiler: str, header: str) -> str:
 def main(compiler: str, header: str, output: str) -> None:
     ffi = cffi.FFI()
     ffi.cdef(declarations(compiler, header))
-    ffi.set_source("pagedkv._native", "#include <pagedkv.h>", py_limited_api=True)
+    ffi.set_source("pagedkv._native", SOURCE, py_limited_api=True)
     ffi.emit_c_code(output)
 
 

@@ -125,7 +125,8 @@ class Cache:
     gets a NumPy record array of all blocks that may go, least recently used first, with fields
     block, page, uses and age, and returns up to `count` block numbers. It must not use the cache.
     Where it raises, or names blocks that may not go, the least recently used go instead, which
-    Stats.eviction_fallbacks counts; eviction_error has the last exception.
+    Stats.eviction_fallbacks counts; eviction_error has the last exception, and KeyboardInterrupt is
+    raised once the call is done.
 
     All memory is taken here. Raises InvalidArgument and TooBig, which name the keyword,
     NotSupported, OutOfMemory, FaultSpecError, DeviceIOError, DeviceFailed.

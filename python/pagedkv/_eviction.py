@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._ffi import ffi, lib
+from ._tokens import uint32_array
 
 __all__ = ["EVICTION_POLICIES", "Chooser", "EvictionHook"]
 
@@ -31,23 +33,25 @@ class EvictionHook:
 
     def install(self, config: Any) -> None:
         """Make `config`, a pkv_config*, ask the function."""
-        config.eviction_hook.choose = lib.pkv_python_choose
+        config.eviction_hook.choose = ffi.addressof(lib, "pkv_python_choose")
         config.eviction_hook.ctx = self._handle
 
     def name(self, candidates: Any, offered: int, count: int, victims: Any) -> int:
         """Ask the function and hand over what it says; 0 when it makes no sense."""
         table = np.frombuffer(ffi.buffer(candidates, offered * _CANDIDATE.itemsize), _CANDIDATE)
-        named = np.fromiter(self.chooser(table.copy(), count), dtype=np.uint32)[:count]
+        blocks = list(islice(self.chooser(table.copy(), count), count))
+        named = uint32_array("victims", blocks)
         ffi.memmove(victims, named, named.nbytes)
         return len(named)
 
 
 @ffi.def_extern()  # type: ignore[untyped-decorator]
-def pkv_python_choose(context: Any, candidates: Any, offered: int, count: int, victims: Any) -> int:
+def pkv_python_name(context: Any, candidates: Any, offered: int, count: int, victims: Any) -> int:
     """What the library calls, with the lock of the cache held.
 
     No garbage is collected meanwhile: it could be a sequence of the same cache, whose end would
-    wait for that lock for ever. An exception is kept for Cache.eviction_error.
+    wait for that lock for ever. An exception is kept for Cache.eviction_error; who presses Ctrl-C
+    here gets his KeyboardInterrupt as soon as the library has done its work.
     """
     hook: EvictionHook = ffi.from_handle(context)
     was_enabled = gc.isenabled()
@@ -56,7 +60,8 @@ def pkv_python_choose(context: Any, candidates: Any, offered: int, count: int, v
         return hook.name(candidates, offered, count, victims)
     except BaseException as error:
         hook.error = error.with_traceback(None)
-        return 0
+        interrupted: int = lib.PKV_PYTHON_INTERRUPTED
+        return interrupted if isinstance(error, KeyboardInterrupt) else 0
     finally:
         if was_enabled:
             gc.enable()

@@ -20,7 +20,7 @@ class TenantInfo:
     blocks_active           blocks that its sequences name
     blocks_cached           blocks that only the prefix index names
     blocks_borrowed         of both, beyond the guarantee
-    blocks_available        so many more its sequences could have now
+    blocks_available        so many more its sequences could have now: quotas and memory
     host_blocks             blocks of the host tier
     sequences               alive
     refused                 calls that raised QuotaError on its account

@@ -15,7 +15,7 @@ from ._ffi import ffi
 from ._values import unsigned
 from .errors import InvalidArgument
 
-__all__ = ["TokenArray", "Tokens", "UnknownTokens", "flatten", "token_array"]
+__all__ = ["TokenArray", "Tokens", "UnknownTokens", "flatten", "token_array", "uint32_array"]
 
 TokenArray: TypeAlias = NDArray[np.uint32]
 
@@ -45,14 +45,19 @@ Tokens: TypeAlias = PySequence[int] | NDArray[np.integer[Any]] | UnknownTokens
 
 
 def token_array(name: str, tokens: Any) -> TokenArray:
-    """Ids of the argument `name` as a contiguous uint32 array [count].
+    """Ids of the argument `name` as a contiguous uint32 array [count]."""
+    return uint32_array(name, tokens, "token ids")
+
+
+def uint32_array(name: str, values: Any, what: str = "integers") -> NDArray[np.uint32]:
+    """The argument `name` as a contiguous uint32 array [count].
 
     A list, a tuple, a range, or a one-dimensional array of integers from 0 to 2^32 - 1.
     """
     try:
-        array = np.asarray(tokens)
+        array = np.asarray(values)
     except (TypeError, ValueError, OverflowError, RuntimeError) as reason:
-        raise InvalidArgument(f"{name}: expected token ids, got {reason}") from reason
+        raise InvalidArgument(f"{name}: expected {what}, got {reason}") from reason
     if array.ndim != 1:
         raise InvalidArgument(f"{name}: expected shape (count,), got {array.shape}")
     return _as_uint32(name, array)

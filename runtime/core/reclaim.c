@@ -37,6 +37,23 @@ int pkvi_room_decide(pkv_cache* cache, uint32_t blocks, uint32_t wanted, struct 
     return pkvi_pool_admit(&cache->pool, blocks, room->evictions);
 }
 
+/* Blocks that memory could have for whoever asks for enough to lose what it has cached itself. */
+static uint64_t reachable_count(pkv_cache* cache, uint32_t account) {
+    const uint64_t extents = cache->arena->free.count + pkvi_spare_count(cache->arena, cache);
+    uint32_t* asked = &cache->quotas.accounts[account].asked;
+    *asked = UINT32_MAX;
+    const uint32_t evictable = pkvi_quotas_evictable(&cache->quotas);
+    *asked = 0;
+    return cache->pool.open_free + evictable + extents * cache->pool.space.blocks_per_extent;
+}
+
+uint32_t pkvi_room_available(pkv_cache* cache, uint32_t account) {
+    const uint32_t by_quota = pkvi_quotas_available(&cache->quotas, account);
+    if (!cache->arena->is_shared) return by_quota;
+    const uint64_t by_memory = reachable_count(cache, account);
+    return by_memory < by_quota ? (uint32_t)by_memory : by_quota;
+}
+
 /* ---- Make ------------------------------------------------------------------------------------ */
 
 static pkv_cache* most_spare(const pkv_arena* arena, const pkv_cache* cache) {

@@ -2,6 +2,7 @@
 #include "core/tenant.h"
 
 #include "core/cache.h"
+#include "core/reclaim.h"
 
 static uint32_t most_of(const pkv_tenant_config* config) {
     if (config->borrow_off) return config->guaranteed;
@@ -114,7 +115,7 @@ int pkvi_tenant_delete(pkv_cache* cache, uint64_t tenant) {
 
 /* ---- Look ------------------------------------------------------------------------------------ */
 
-void pkvi_tenant_info(const pkv_cache* cache, uint64_t tenant, pkv_tenant_info* info) {
+void pkvi_tenant_info(pkv_cache* cache, uint64_t tenant, pkv_tenant_info* info) {
     const uint32_t account = pkvi_quotas_find(&cache->quotas, tenant);
     const struct pkvi_account* a = &cache->quotas.accounts[account];
     const uint32_t used = a->active + a->cached;
@@ -127,7 +128,7 @@ void pkvi_tenant_info(const pkv_cache* cache, uint64_t tenant, pkv_tenant_info* 
         .blocks_active = a->active,
         .blocks_cached = a->cached,
         .blocks_borrowed = used > a->guaranteed ? used - a->guaranteed : 0,
-        .blocks_available = pkvi_quotas_available(&cache->quotas, account),
+        .blocks_available = pkvi_room_available(cache, account),
         .host_blocks = a->host,
         .sequences = a->sequences,
         .refused = a->refused,

@@ -9,7 +9,7 @@
 
 int pkvi_tenant_set(pkv_cache* cache, const pkv_tenant_config* config);
 int pkvi_tenant_delete(pkv_cache* cache, uint64_t tenant);
-void pkvi_tenant_info(const pkv_cache* cache, uint64_t tenant, pkv_tenant_info* info);
+void pkvi_tenant_info(pkv_cache* cache, uint64_t tenant, pkv_tenant_info* info);
 
 /* Returns how many there are. */
 uint32_t pkvi_tenant_list(const pkv_cache* cache, uint64_t* tenants, uint32_t capacity);

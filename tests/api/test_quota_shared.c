@@ -118,6 +118,45 @@ TEST(extents_of_others_come_before_what_a_tenant_is_guaranteed) {
     close_all(cache, arena);
 }
 
+/* So many fit, and one more does not; what was there before is there afterwards. */
+static void assert_available(pkv_cache* cache, uint64_t tenant, uint32_t blocks) {
+    ASSERT_EQ(info_of(cache, tenant).blocks_available, blocks);
+    const pkv_seq seq = fixture_seq(cache, tenant);
+    const int status = reserve(cache, seq, blocks + 1);
+    ASSERT(status == PKV_ENOBLOCKS || status == PKV_ETOOBIG);
+    if (blocks > 0) ASSERT_OK(reserve(cache, seq, blocks));
+    ASSERT_EQ(info_of(cache, tenant).blocks_available, 0);
+    ASSERT_OK(pkv_seq_free(cache, seq));
+}
+
+TEST(what_is_available_is_there) {
+    pkv_arena* arena = open_arena();
+    pkv_cache* cache = open_cache(arena);
+    set_guarantee(cache, CHAT, 20);                         /* of 16 that there are */
+    assert_available(cache, BATCH, EXTENTS * A_BLOCKS - 4); /* quotas leave it 12 */
+    leave(cache, CHAT, 7, 1);
+    assert_available(cache, BATCH, EXTENTS * A_BLOCKS - 7);
+    leave(cache, BATCH, 3, 100);
+    assert_available(cache, BATCH, EXTENTS * A_BLOCKS - 7);
+    leave(cache, BATCH, 3, 100);
+    assert_available(cache, CHAT, EXTENTS * A_BLOCKS);
+    close_all(cache, arena);
+}
+
+TEST(what_others_have_only_cached_is_available) {
+    pkv_arena* arena = open_arena();
+    pkv_cache* cache = open_cache(arena);
+    pkv_cache* other = member_open(arena, B_HEADS);
+    leave_cached(other, B_BLOCKS, 1);
+    ASSERT_EQ(info_of(cache, CHAT).blocks_available, EXTENTS * A_BLOCKS);
+    const pkv_seq held = fixture_seq(other, 0);
+    ASSERT_OK(reserve(other, held, 1));
+    assert_available(cache, CHAT, A_BLOCKS);
+    fixture_check(other);
+    pkv_cache_destroy(other);
+    close_all(cache, arena);
+}
+
 /* ---- What is over ---------------------------------------------------------------------------- */
 
 /* `blocks` blocks that only a pin holds, whose time is over. */

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +76,9 @@ def raises(candidates: NDArray[Any], count: int) -> Any:
         lambda candidates, count: ["a"],
         lambda candidates, count: [-1] * count,
         lambda candidates, count: [1 << 40] * count,
+        lambda candidates, count: candidates["block"][:count] + 0.5,
+        lambda candidates, count: [True] * count,
+        lambda candidates, count: candidates["block"].reshape(4, -1),
         lambda candidates, count: [999] * count,
         lambda candidates, count: [],
     ],
@@ -93,6 +99,30 @@ def test_the_exception_is_kept() -> None:
         ask(cache, range(16))
         ask(cache, range(100, 101))
         assert isinstance(cache.eviction_error, ValueError)
+
+
+def test_more_names_than_asked_for() -> None:
+    with cache_of(lambda candidates, count: itertools.cycle(candidates["block"])) as cache:
+        ask(cache, range(16))
+        ask(cache, range(100, 104))
+        assert cache.stats().eviction_fallbacks == 0
+        assert cache.eviction_error is None
+
+
+def test_an_interrupt_reaches_the_caller() -> None:
+    """The step is done all the same, and nothing is lost."""
+
+    def interrupted(candidates: NDArray[Any], count: int) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0)  # where Python looks for signals
+
+    with cache_of(interrupted) as cache:
+        ask(cache, range(16))
+        with pytest.raises(KeyboardInterrupt):
+            ask(cache, range(100, 104))
+        assert isinstance(cache.eviction_error, KeyboardInterrupt)
+        assert cache.stats().evictions == 4
+        cache.check()
 
 
 def test_a_block_in_use_stays() -> None:

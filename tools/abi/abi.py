@@ -21,7 +21,7 @@ import pagedkv
 from pagedkv._ffi import ffi, lib
 
 OPAQUE = ("pkv_arena", "pkv_cache")  # structs whose inside is not public
-CALLBACKS = ("pkv_python_choose",)  # of the binding, not of the library
+BINDING = ("pkv_python_", "PKV_PYTHON_")  # begins what is of the binding, not of the library
 GOLDEN = Path(__file__).parent / "pagedkv.abi"
 
 
@@ -35,9 +35,11 @@ def exported_symbols(library: str) -> list[str]:
 def constants_and_functions() -> Iterator[str]:
     for name in sorted(dir(lib)):
         value = getattr(lib, name)
+        if name.startswith(BINDING):
+            continue
         if isinstance(value, int):
             yield f"constant {name} = {value}"
-        elif name not in CALLBACKS:
+        else:
             yield f"function {name}: {ffi.typeof(value).cname}"
 
 
