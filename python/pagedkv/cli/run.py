@@ -97,7 +97,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--speculate", type=_speculate, metavar="HOW",
         help="guess the next tokens of greedy outputs from the text so far: ngram[:N,K], a chain of"
-        " K tokens that followed the last N; ngram-tree[:N,K,B], B such continuations at once",
+        " K tokens that followed the last N; ngram-tree[:N,K,B], B such continuations at once; @R"
+        " behind it: a step's fixed costs are those of R rows (default 48)",
     )  # fmt: skip
     add("--max-tokens", type=at_least_1, metavar="N", help="of each output, default 64" + own)
     add("--check", action="store_true", help="compare with a contiguous cache, token by token")

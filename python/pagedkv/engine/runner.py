@@ -111,8 +111,8 @@ class Engine:
         ready = [(chunk.sample, path) for chunk, path in pairs if chunk.is_last]
         for chunk, path in pairs:
             chunk.sample.computed += chunk.count + len(path) - 1
-            if self.speculator is not None and chunk.guesses:
-                self.speculator.learn(chunk.sample, len(path) - 1)
+            if self.speculator is not None and chunk.draft is not None:
+                self.speculator.learn(chunk.sample, chunk.draft, len(path) - 1)
         done: list[Completion] = []
         for (sample, path), rows in zip(ready, logits, strict=True):
             for row in path:

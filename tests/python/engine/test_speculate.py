@@ -22,7 +22,7 @@ from pagedkv.engine import (
     load_checkpoint,
     parse_speculate,
 )
-from pagedkv.engine.speculate import Draft, Lookup, grow_tree
+from pagedkv.engine.speculate import Chances, Draft, continuations, grow_tree
 from sound import sound_engine
 
 DATA = Path(pagedkv.__file__).parent / "data"
@@ -58,27 +58,25 @@ def plain(model: Model, requests: list[Request], **options: Any) -> list[list[in
 # ---- Guesses
 
 
+def after(text: list[int], longest: int, tokens: int, branches: int) -> list[list[int]]:
+    return continuations(np.array(text, np.uint32), longest, tokens, branches)
+
+
 def test_the_latest_whole_continuation_comes_first() -> None:
-    lookup = Lookup(3)
-    lookup.extend([1, 2, 3, 4, 5, 1, 2, 3, 6, 7, 2, 3])
-    assert lookup.continuations(2, 1) == [[6, 7]]
-    assert lookup.continuations(2, 2) == [[6, 7], [4, 5]]
-    assert lookup.continuations(9, 1) == [[4, 5, 1, 2, 3, 6, 7, 2, 3]]  # [6, 7, ...] is shorter
+    text = [1, 2, 3, 4, 5, 1, 2, 3, 6, 7, 2, 3]
+    assert after(text, 3, 2, 1) == [[6, 7]]
+    assert after(text, 3, 2, 2) == [[6, 7], [4, 5]]
+    assert after(text, 3, 9, 1) == [[4, 5, 1, 2, 3, 6, 7, 2, 3]]  # [6, 7, ...] is shorter
 
 
 def test_what_has_not_been_said_is_not_guessed() -> None:
-    lookup = Lookup(3)
-    assert lookup.continuations(4, 2) == []
-    lookup.extend([1, 2, 3])
-    assert lookup.continuations(4, 2) == []
-    lookup.extend([1])
-    assert lookup.continuations(4, 2) == [[2, 3, 1]]
+    assert after([1, 2, 3], 3, 4, 2) == []
+    assert after([1, 2, 3, 1], 3, 4, 2) == [[2, 3, 1]]
 
 
 def test_a_text_that_stutters() -> None:
-    lookup = Lookup(2)
-    lookup.extend([4, 4, 4, 4, 4])
-    assert lookup.continuations(3, 1) == [[4, 4, 4]]
+    assert after([4, 4, 4, 4, 4], 2, 3, 1) == [[4, 4, 4]]
+    assert after([4] * 1000, 2, 3, 2) == [[4, 4, 4]]
 
 
 def test_equal_beginnings_are_one_branch() -> None:
@@ -93,6 +91,26 @@ def test_equal_beginnings_are_one_branch() -> None:
     assert short.is_chain
     assert short.tokens.tolist() == [1, 2]
     assert grow_tree([], 9) is None
+
+
+def test_the_more_are_right_the_more_are_guessed() -> None:
+    chances = Chances()
+    before = chances.length(0, price=0.1, branch=0)
+    for _ in range(20):
+        chances.learn(last=0, right=0, tried=1)
+        chances.learn(last=3, right=8, tried=8)
+    assert chances.length(0, price=0.1, branch=0) < before < chances.length(5, price=0.1, branch=0)
+
+
+def test_another_branch_is_right_when_the_first_is_not() -> None:
+    chances = Chances()  # one in two
+    assert [chances.length(0, price=0.1, branch=b) for b in range(5)] == [3, 2, 1, 0, 0]
+
+
+def test_what_is_not_worth_it_is_tried_again_now_and_then() -> None:
+    chances = Chances()
+    lengths = [chances.length(0, price=0.6, branch=0) for _ in range(3 * Chances.RETRY)]
+    assert sum(lengths) == 3
 
 
 def test_a_path_ends_at_the_first_wrong_guess() -> None:
@@ -110,6 +128,8 @@ def test_a_path_ends_at_the_first_wrong_guess() -> None:
         ("ngram:2,5", SpeculateParams(2, 5, 1)),
         ("ngram-tree", SpeculateParams(3, 8, 3)),
         ("ngram-tree:4,6,2", SpeculateParams(4, 6, 2)),
+        ("ngram@9", SpeculateParams(3, 8, 1, 9)),
+        ("ngram-tree:4,6,2@100", SpeculateParams(4, 6, 2, 100)),
     ],
 )
 def test_how_it_is_written(text: str, params: SpeculateParams) -> None:
@@ -118,7 +138,8 @@ def test_how_it_is_written(text: str, params: SpeculateParams) -> None:
 
 @pytest.mark.parametrize(
     "text", ["", "ngrams", "ngram:", "ngram:2", "ngram:0,5", "ngram:17,5", "ngram:2,65",
-             "ngram-tree:2,5", "ngram-tree:2,5,0", "ngram-tree:2,5,17", "ngram:-1,5"]
+             "ngram-tree:2,5", "ngram-tree:2,5,0", "ngram-tree:2,5,17", "ngram:-1,5",
+             "ngram@", "ngram@0", "ngram@x", "ngram:2,5@-1", "ngram:2,5,3@9"]
 )  # fmt: skip
 def test_what_is_refused(text: str) -> None:
     with pytest.raises(RequestError, match=r"^speculate: "):
@@ -184,6 +205,15 @@ def test_samples_that_draw_are_left_alone(model: Model) -> None:
     with engine_for(model, KINDS[0]) as engine:
         assert tokens_of(engine.run(requests)) == plain(model, requests)
         assert engine.totals.guessed == 0
+
+
+def test_a_full_batch_guesses_less(model: Model) -> None:
+    shares = []
+    for batch in (1, 8):
+        with engine_for(model, SpeculateParams(overhead=8), batch=batch) as engine:
+            engine.run(make_requests(16))
+            shares.append(engine.totals.guessed / engine.totals.turns)
+    assert 0 < shares[1] < shares[0]
 
 
 def test_guesses_take_what_prompts_leave(model: Model) -> None:
