@@ -386,7 +386,7 @@ typedef struct pkv_arena_stats {
     uint64_t bytes_used;      /* blocks in use, active and cached */
     uint64_t bytes_loose;     /* free blocks in extents that caches hold: external fragmentation */
     uint64_t bytes_lost;      /* ends of extents, too short for a block: internal fragmentation */
-    uint64_t extents_claimed; /* that one cache has made another give up */
+    uint64_t extents_claimed; /* that caches have given up for each other, or for a resize */
     uint64_t heap_bytes;      /* host memory of its books */
 } pkv_arena_stats;
 
@@ -453,7 +453,7 @@ typedef struct pkv_stats {
     uint64_t bytes_loose;        /* free blocks (external fragmentation), */
     uint64_t bytes_lost;         /* and ends too short for a block (internal) */
     uint64_t extents_claimed;    /* that other caches of the arena gave up for this one */
-    uint64_t extents_ceded;      /* that this one gave up for others */
+    uint64_t extents_ceded;      /* that this one gave up for others, or for a resize */
     uint64_t blocks_moved;       /* by pkv_cache_compact */
     uint64_t extents_emptied;    /* by it */
     uint64_t reservations;       /* that took blocks, of plans and appends; how long they took: */

@@ -166,7 +166,7 @@ class ArenaStats(_Fragmentation):
     extent_bytes        bytes of one
     bytes_used, _loose, _lost   of the extents that caches hold: blocks in use; free blocks;
                         ends too short for a block
-    extents_claimed     extents that one cache has made another give up
+    extents_claimed     extents that caches have given up for each other, or for a resize
     heap_bytes          bytes of host memory for its books
     """
 

@@ -48,7 +48,7 @@ struct pkv_arena {
     const char* device_name; /* static */
     struct pkv_cache* caches;
     uint32_t cache_count;
-    uint64_t claims; /* extents that one cache made another give up */
+    uint64_t claims; /* extents that caches gave up for each other, or for a resize */
     struct pkvi_faults faults;
     struct pkvi_clock clock;
     struct pkvi_mem mem;

@@ -200,6 +200,7 @@ static void move_blocks(pkv_cache* cache, uint32_t moves, const uint32_t* forwar
         if (is_idle) pkvi_pool_note_idle(pool, from, false);
         pkvi_pool_move(pool, from, forward[from]);
         if (is_idle) pkvi_pool_note_idle(pool, forward[from], true);
+        pkvi_trace_note_often(&cache->trace, "cache.move", from, forward[from]);
     }
 }
 

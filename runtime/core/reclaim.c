@@ -16,9 +16,14 @@ uint64_t pkvi_spare_count(const pkv_arena* arena, const pkv_cache* cache) {
     return count;
 }
 
+/* Extents of others that hold so many blocks. */
+static uint32_t extents_for(const pkv_cache* cache, uint32_t blocks) {
+    return pkvi_ceil_div(blocks, cache->pool.space.blocks_per_extent);
+}
+
 /* Blocks that are missing when everything cached here has gone. */
 static int decide_extents(pkv_cache* cache, uint32_t missing, uint32_t* extents) {
-    *extents = pkvi_ceil_div(missing, cache->pool.space.blocks_per_extent);
+    *extents = extents_for(cache, missing);
     if (*extents > pkvi_spare_count(cache->arena, cache)) return PKV_ENOBLOCKS;
     return pkvi_fault_check(&cache->faults, PKVI_FAULT_ARENA_CLAIM);
 }
@@ -27,6 +32,12 @@ static int decide_extents(pkv_cache* cache, uint32_t missing, uint32_t* extents)
 static uint32_t evictable_count(const pkv_cache* cache) {
     if (cache->arena->is_shared) return pkvi_quotas_evictable(&cache->quotas);
     return pkvi_prefix_idle_count(&cache->prefix);
+}
+
+bool pkvi_room_suffices(pkv_cache* cache, uint32_t wanted) {
+    const uint32_t idle = evictable_count(cache);
+    if (wanted <= idle) return true;
+    return extents_for(cache, wanted - idle) <= pkvi_spare_count(cache->arena, cache);
 }
 
 int pkvi_room_decide(pkv_cache* cache, uint32_t blocks, uint32_t wanted, struct pkvi_room* room) {
@@ -71,6 +82,7 @@ static void give_up(pkv_cache* cache, uint32_t extent) {
     const uint32_t end = first + cache->pool.space.blocks_per_extent;
     for (uint32_t block = first; block < end; block++) {
         if (cache->pool.blocks[block].refs == 0) continue;
+        cache->quotas.accounts[cache->pool.blocks[block].account].evicted++;
         pkvi_prefix_drop(&cache->prefix, block);
         pkvi_trace_note_often(&cache->trace, "prefix.evict", block, extent);
         cache->stats.evictions++;

@@ -30,6 +30,9 @@ int pkvi_room_decide(pkv_cache* cache, uint32_t blocks, uint32_t wanted, struct 
 /* How many more blocks could the sequences of `account` have now? By quotas, and by memory. */
 uint32_t pkvi_room_available(pkv_cache* cache, uint32_t account);
 
+/* Could so many blocks be had by evicting, here and from others? Nothing changes. */
+bool pkvi_room_suffices(pkv_cache* cache, uint32_t wanted);
+
 /* Extents of the caches in `arena`, but of `cache` itself, whose blocks are only cached, now that
  * pins which are over have ended; and make them free, so many of them. */
 uint64_t pkvi_spare_count(const pkv_arena* arena, const pkv_cache* cache);

@@ -172,13 +172,27 @@ static struct pkvi_account* find_above_limit(pkv_cache* cache, uint32_t count) {
     return NULL;
 }
 
+/* How many cached blocks would have to go so that `blocks`, which have been counted, fit? */
+static uint32_t wanted_evictions(const pkv_cache* cache, uint32_t blocks) {
+    return pkvi_quotas_evictions(&cache->quotas, pkvi_pool_free_count(&cache->pool), blocks);
+}
+
+/* Do the quotas and the memory have room for what has been counted? */
+static bool has_room(pkv_cache* cache, uint32_t count, uint32_t blocks) {
+    if (find_above_limit(cache, count) != NULL) return false;
+    if (pkvi_quotas_admit(&cache->quotas) != PKV_OK) return false;
+    ask_blocks(cache, count);
+    const bool suffices = pkvi_room_suffices(cache, wanted_evictions(cache, blocks));
+    end_asking(cache, count);
+    return suffices;
+}
+
 /* Is there no room for all copies, so that tails have to leave the index instead? */
 static bool is_scarce(pkv_cache* cache, uint32_t count, const struct need* need) {
     if (need->copies == 0) return false;
     if (need->blocks > cache->pool.limit) return true;
     count_blocks(cache, count, 1);
-    const bool fits =
-        find_above_limit(cache, count) == NULL && pkvi_quotas_admit(&cache->quotas) == PKV_OK;
+    const bool fits = has_room(cache, count, (uint32_t)need->blocks);
     count_blocks(cache, count, -1);
     return !fits;
 }
@@ -195,8 +209,7 @@ static int decide_quotas(pkv_cache* cache, uint32_t count) {
 static int decide_evictions(pkv_cache* cache, uint32_t count, uint32_t blocks,
                             struct pkvi_room* room) {
     PKVI_TRY(decide_quotas(cache, count));
-    const uint32_t free = pkvi_pool_free_count(&cache->pool);
-    const uint32_t wanted = pkvi_quotas_evictions(&cache->quotas, free, blocks);
+    const uint32_t wanted = wanted_evictions(cache, blocks);
     if (wanted > 0) ask_blocks(cache, count);
     return pkvi_room_decide(cache, blocks, wanted, room);
 }

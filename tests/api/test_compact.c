@@ -101,6 +101,22 @@ TEST(the_emptiest_extents_give_to_the_fullest) {
     yard_close(&y);
 }
 
+TEST(the_trace_says_what_moved_where) {
+    struct yard y;
+    pkv_trace_event events[2];
+    uint32_t count;
+    three_extents(&y);
+    const uint32_t before = block_of(&y, 5, 0);
+    ASSERT_EQ(compact(&y, 100), 1);
+    ASSERT_OK(pkv_trace_read(y.cache, events, 2, &count));
+    ASSERT_EQ(count, 2);
+    ASSERT_STR(events[0].what, "cache.move");
+    ASSERT_EQ(events[0].subject, before);
+    ASSERT_EQ(events[0].detail, block_of(&y, 5, 0));
+    ASSERT_STR(events[1].what, "cache.compact");
+    yard_close(&y);
+}
+
 TEST(nothing_moves_that_frees_no_extent) {
     struct yard y;
     three_extents(&y);

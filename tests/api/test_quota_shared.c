@@ -1,5 +1,5 @@
 /* test_quota_shared.c - quotas of a cache whose arena has less memory than the cache may have blocks,
- * and what is over in one cache when another needs its room.
+ * what it loses, and what is over in one cache when another needs its room.
  *
  * The arena has two extents of eight blocks, and address space for four: 32 blocks. */
 #include "unit.h"
@@ -152,6 +152,41 @@ TEST(what_others_have_only_cached_is_available) {
     const pkv_seq held = fixture_seq(other, 0);
     ASSERT_OK(reserve(other, held, 1));
     assert_available(cache, CHAT, A_BLOCKS);
+    fixture_check(other);
+    pkv_cache_destroy(other);
+    close_all(cache, arena);
+}
+
+/* A tail that is longer in the index would be copied, if there were memory for the copy. */
+TEST(a_tail_leaves_the_index_when_memory_is_short) {
+    pkv_arena* arena = open_arena();
+    pkv_cache* cache = open_cache(arena);
+    uint32_t tokens[6];
+    uint32_t matched;
+    const pkv_seq first = fixture_seq(cache, CHAT);
+    fixture_tokens(tokens, 6, 1);
+    fixture_extend(cache, first, tokens, 6);
+    ASSERT_OK(pkv_seq_free(cache, first));
+    const pkv_seq seq = fixture_seq(cache, CHAT);
+    ASSERT_OK(pkv_seq_match(cache, seq, tokens, 5, &matched));
+    ASSERT_EQ(matched, 5);
+    ASSERT_OK(reserve(cache, fixture_seq(cache, BATCH), EXTENTS * A_BLOCKS - 2));
+    ASSERT_OK(pkv_seq_append(cache, seq, tokens + 5, 1, NULL));
+    ASSERT_EQ(fixture_stats(cache).cow_copies, 0);
+    ASSERT_EQ(fixture_stats(cache).evictions, 0);
+    close_all(cache, arena);
+}
+
+TEST(what_others_claim_counts_as_lost) {
+    pkv_arena* arena = open_arena();
+    pkv_cache* cache = open_cache(arena);
+    pkv_cache* other = member_open(arena, B_HEADS);
+    set_guarantee(cache, CHAT, 4);
+    leave(cache, CHAT, A_BLOCKS, 1);
+    leave(cache, BATCH, A_BLOCKS, 1);
+    ASSERT_OK(reserve(other, fixture_seq(other, 0), EXTENTS * B_BLOCKS));
+    ASSERT_EQ(info_of(cache, CHAT).evictions, A_BLOCKS);
+    ASSERT_EQ(info_of(cache, BATCH).evictions, A_BLOCKS);
     fixture_check(other);
     pkv_cache_destroy(other);
     close_all(cache, arena);

@@ -1,12 +1,8 @@
 /* books.c - numbers that the library hands out: blocks, slots, arrays of plans; and handles it
  * never gave. */
-#include "sim/driver.h"
+#include "sim/round.h"
 
 /* ---- Blocks ---------------------------------------------------------------------------------- */
-
-static bool is_used(const model_block* block) {
-    return block->holders > 0 || block->indexed;
-}
 
 /* The library's number of a block is free to choose when the block is taken, and stays from then
  * on. */
@@ -28,11 +24,12 @@ static void learn_block(sim* s, uint32_t seq, uint32_t page, uint32_t got) {
         return;
     }
     const uint32_t other = s->model_of_real[got];
-    if (other != MODEL_NONE && is_used(&s->model.blocks[other]) &&
+    if (other != MODEL_NONE && model_is_used(&s->model.blocks[other]) &&
         s->model.blocks[other].real == got)
         sim_fail(s, "page %u of sequence %u: block %u is in use elsewhere", page, seq, got);
     block->real = got;
     s->model_of_real[got] = index;
+    round_note_extent(s, got);
 }
 
 void sim_learn_blocks(sim* s, uint32_t seq) {
@@ -43,14 +40,14 @@ void sim_learn_blocks(sim* s, uint32_t seq) {
     sim_before(s, verdict);
     const int status = pkv_seq_blocks(s->cache, s->handles[seq], 0, 0, pages, s->numbers);
     if (!sim_judge(s, "seq.blocks", verdict, status, seq, pages)) return;
-    for (uint32_t page = 0; page < pages && s->failure[0] == '\0'; page++)
+    for (uint32_t page = 0; page < pages && sim_is_well(s); page++)
         learn_block(s, seq, page, s->numbers[page]);
 }
 
 /* Every block that the last reservation took was zeroed exactly if it held another tenant's
  * bytes. */
 void sim_expect_scrubs(sim* s) {
-    for (uint32_t i = 0; i < s->model.fresh_count && s->failure[0] == '\0'; i++) {
+    for (uint32_t i = 0; i < s->model.fresh_count && sim_is_well(s); i++) {
         const model_block* block = &s->model.blocks[s->model.fresh[i]];
         const bool is_foreign =
             s->real_written[block->real] && s->real_tenant[block->real] != block->tenant;
@@ -104,7 +101,7 @@ static void check_row(sim* s, const pkv_plan_info* info, uint32_t index, uint32_
 void sim_check_plan(sim* s, const sim_plan* plan) {
     pkv_plan_info info;
     const model_verdict verdict = {0, 0};
-    if (s->failure[0] != '\0') return;
+    if (!sim_is_well(s)) return;
     sim_before(s, verdict);
     const int status = pkv_plan_get_info(s->cache, plan->handle, 0, &info);
     if (!sim_judge(s, "plan.get_info", verdict, status, plan->entries, plan->tokens)) return;

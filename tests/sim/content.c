@@ -2,7 +2,7 @@
  *
  * Each row says whose it is (row.h). A block that was not copied on write, was copied wrongly or not
  * wholly, shared with the wrong prefix or not zeroed shows up as the row of another. */
-#include "sim/driver.h"
+#include "sim/round.h"
 
 #include <math.h>
 #include <string.h>
@@ -93,11 +93,11 @@ void sim_write_seq(sim* s, uint32_t seq) {
 static bool is_own_residue(const sim* s, side from, const float* row, uint32_t layer, uint32_t head,
                            uint64_t tenant) {
     uint32_t key;
-    if (s->faults_have_been || row_is_zero(row, from.dim)) return true;
+    if (s->round->faults_have_been || row_is_zero(row, from.dim)) return true;
     if (s->published > 0) return true; /* a copy of a published block holds the publisher's rows */
     if (!row_read(from.dtype, row, from.dim, &key)) return false;
     const uint32_t fill = key & ((1U << ROW_FILL_BITS) - 1);
-    if (fill >> MODEL_TENANT_SHIFT != (tenant & 3)) return false;
+    if (fill >> MODEL_OWNER_SHIFT != model_owner(&s->model, tenant)) return false;
     return key == row_key(fill, layer, head, from.is_value);
 }
 

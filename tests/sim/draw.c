@@ -2,16 +2,13 @@
  *
  * Pools are small and words are few, so that running out of blocks, meeting prefixes and evicting
  * are the rule. Every choice comes from the round's own generator (SplitMix64). */
-#include "sim/driver.h"
+#include "sim/round.h"
 
 #include <stdio.h>
 #include <string.h>
 
 uint64_t sim_next(sim* s) {
-    uint64_t x = s->random += 0x9e3779b97f4a7c15;
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
-    x = (x ^ x >> 27) * 0x94d049bb133111eb;
-    return x ^ x >> 31;
+    return round_next(&s->random);
 }
 
 uint32_t sim_below(sim* s, uint32_t bound) {
@@ -23,7 +20,7 @@ bool sim_percent(sim* s, uint32_t percent) {
     return sim_below(s, 100) < percent;
 }
 
-static uint32_t between(sim* s, uint32_t low, uint32_t high) {
+uint32_t sim_between(sim* s, uint32_t low, uint32_t high) {
     return low + sim_below(s, high - low + 1);
 }
 
@@ -31,8 +28,8 @@ static uint32_t between(sim* s, uint32_t low, uint32_t high) {
 
 static void draw_window(sim* s, pkv_group_config* group) {
     if (sim_percent(s, 60)) return;
-    group->window = between(s, 1, 4 * group->block_tokens);
-    if (sim_percent(s, 50)) group->sinks = between(s, 1, 2 * group->block_tokens);
+    group->window = sim_between(s, 1, 4 * group->block_tokens);
+    if (sim_percent(s, 50)) group->sinks = sim_between(s, 1, 2 * group->block_tokens);
 }
 
 /* Every second round stores f32; the others any types, K and V apart, in blocks that hold them. */
@@ -45,7 +42,7 @@ static void draw_types(sim* s) {
     group->v_dtype = sim_below(s, PKV_I4 + 1);
     if (!row_is_scaled(group->k_dtype) && !row_is_scaled(group->v_dtype)) return;
     group->block_tokens = 16;
-    s->config.blocks = between(s, 2, 12);
+    s->config.blocks = sim_between(s, 2, 12);
     if (sim_percent(s, 30)) group->key_dim = 48; /* i4: more than one scale */
     if (sim_percent(s, 30)) group->value_dim = 48;
 }
@@ -53,20 +50,20 @@ static void draw_types(sim* s) {
 /* A few rounds have tables of more than one leaf, which takes more than 256 pages. */
 static void draw_shape(sim* s) {
     pkv_group_config* group = &s->config.groups[0];
-    group->layers = between(s, 1, 2);
-    group->kv_heads = between(s, 1, 2);
+    group->layers = sim_between(s, 1, 2);
+    group->kv_heads = sim_between(s, 1, 2);
     if (sim_percent(s, 4)) {
         group->key_dim = 16;
         group->value_dim = 16;
         group->block_tokens = 1;
-        s->config.blocks = between(s, 300, 700);
-        s->config.sequences_max = between(s, 2, 4);
-        s->config.plan_tokens_max = between(s, 64, 600);
+        s->config.blocks = sim_between(s, 300, 700);
+        s->config.sequences_max = sim_between(s, 2, 4);
+        s->config.plan_tokens_max = sim_between(s, 64, 600);
     } else {
         group->block_tokens = 1U << sim_below(s, 4);
-        s->config.blocks = between(s, 2, 48);
-        s->config.sequences_max = between(s, 1, 10);
-        s->config.plan_tokens_max = between(s, 1, 40);
+        s->config.blocks = sim_between(s, 2, 48);
+        s->config.sequences_max = sim_between(s, 1, 10);
+        s->config.plan_tokens_max = sim_between(s, 1, 40);
         draw_types(s);
     }
 }
@@ -74,22 +71,22 @@ static void draw_shape(sim* s) {
 static void draw_limits(sim* s) {
     pkv_config* config = &s->config;
     const uint32_t pool_tokens = config->blocks * config->groups[0].block_tokens;
-    config->sequence_tokens_max = sim_percent(s, 70) ? pool_tokens : between(s, 1, pool_tokens);
-    config->plans_max = between(s, 1, 3);
-    config->plan_sequences_max = between(s, 1, config->sequences_max);
+    config->sequence_tokens_max = sim_percent(s, 70) ? pool_tokens : sim_between(s, 1, pool_tokens);
+    config->plans_max = sim_between(s, 1, 3);
+    config->plan_sequences_max = sim_between(s, 1, config->sequences_max);
     config->trace_events_max = SIM_EVENTS;
     config->prefix_off = sim_percent(s, 8);
-    config->host_blocks = sim_percent(s, 75) ? between(s, 1, config->blocks + 4) : 0;
-    config->transfers_max = between(s, 1, 3);
-    config->announced_pages_max = between(s, 1, config->blocks);
+    config->host_blocks = sim_percent(s, 75) ? sim_between(s, 1, config->blocks + 4) : 0;
+    config->transfers_max = sim_between(s, 1, 3);
+    config->announced_pages_max = sim_between(s, 1, config->blocks);
     config->key_sets_max = SIM_KEY_SETS;
     config->key_bytes_max = 64;
-    config->tenants_max = sim_percent(s, 70) ? between(s, 1, MODEL_ACCOUNTS - 1) : 0;
-    config->retained_max = sim_percent(s, 70) ? between(s, 1, config->blocks + 2) : 0;
+    config->tenants_max = sim_percent(s, 70) ? sim_between(s, 1, MODEL_ACCOUNTS - 1) : 0;
+    config->retained_max = sim_percent(s, 70) ? sim_between(s, 1, config->blocks + 2) : 0;
     config->seed = sim_next(s) | 1;
     /* Which pages roll off depends on free leaves, which the model does not know: not both. */
     if (config->groups[0].window == 0 && sim_percent(s, 10)) {
-        config->table_leaves_max = between(s, 1, config->sequences_max);
+        config->table_leaves_max = sim_between(s, 1, config->sequences_max);
         s->model.leaves_are_tight = true;
     }
 }
@@ -103,36 +100,14 @@ void sim_draw_config(sim* s) {
     draw_limits(s);
     if (sim_percent(s, 25)) s->config.cow = PKV_COW_FORK;
     sim_draw_policy(s);
-    s->tenants = between(s, 1, SIM_TENANTS);
-    s->vocabulary = between(s, 1, 4);
+    s->tenants = sim_between(s, 1, SIM_TENANTS);
+    s->vocabulary = sim_between(s, 1, 4);
     s->publishes = sim_percent(s, 40);
 #ifdef PKV_TINY
     s->check_every = 1;
 #else
     s->check_every = s->config.blocks > 100 ? 64 : 16;
 #endif
-}
-
-/* Every second round lives in an arena whose extents hold a few blocks, under any policy. */
-void sim_draw_arena(sim* s) {
-    enum { PAGE = 4096 };
-    pkv_arena_config config;
-    pkv_sizes sizes;
-    s->number_count = s->config.blocks;
-    if (sim_percent(s, 50)) return;
-    if (pkv_config_check(&s->config, NULL, &sizes) != PKV_OK) sim_fail(s, "the config is refused");
-    if (pkv_arena_config_init(&config, PKV_VERSION) != PKV_OK) sim_fail(s, "no arena config");
-    const uint64_t wanted = sizes.block_bytes * between(s, 1, 6);
-    config.device = s->options.device;
-    config.faults = "";
-    config.extent_bytes = (wanted + PAGE - 1) / PAGE * PAGE;
-    const uint64_t per_extent = config.extent_bytes / sizes.block_bytes;
-    const uint64_t extents = (s->config.blocks + per_extent - 1) / per_extent;
-    config.bytes = extents * config.extent_bytes;
-    s->number_count = (uint32_t)(extents * per_extent);
-    if (pkv_arena_create(&config, &s->arena) != PKV_OK) sim_fail(s, "the arena is refused");
-    s->config.arena = s->arena;
-    s->config.allocator = sim_below(s, PKV_LIFO + 1);
 }
 
 /* ---- Sequences and tokens -------------------------------------------------------------------- */
@@ -166,7 +141,7 @@ uint32_t sim_draw_seq(sim* s) {
 }
 
 pkv_seq sim_handle(const sim* s, uint32_t seq) {
-    return seq == MODEL_NONE ? s->dead_seqs[s->op % SIM_DEAD] : s->handles[seq];
+    return seq == MODEL_NONE ? s->dead_seqs[s->round->op % SIM_DEAD] : s->handles[seq];
 }
 
 /* ---- Faults ---------------------------------------------------------------------------------- */
@@ -205,9 +180,10 @@ static void append_terms(sim* s, char* spec, const char* const* actions) {
     while (choices < 5 && actions[choices] != NULL)
         choices++;
     char term[128];
-    int length = snprintf(term, sizeof term, "%u%%", between(s, 1, 40));
+    int length = snprintf(term, sizeof term, "%u%%", sim_between(s, 1, 40));
     if (sim_percent(s, 30))
-        length += snprintf(term + length, sizeof term - (size_t)length, "%u*", between(s, 1, 9));
+        length +=
+            snprintf(term + length, sizeof term - (size_t)length, "%u*", sim_between(s, 1, 9));
     snprintf(term + length, sizeof term - (size_t)length, "%s", actions[sim_below(s, choices)]);
     strcat(spec, term);
     if (!sim_percent(s, 20)) return;
@@ -240,7 +216,7 @@ void sim_draw_faults(sim* s) {
         s->injected = 0; /* built without fault points: peace */
     else if (status != PKV_OK)
         sim_fail(s, "\"%s\" was refused: %s", spec, pkv_status_name(status));
-    s->faults_have_been |= s->injected != 0;
+    s->round->faults_have_been |= s->injected != 0;
     sim_note(s, "faults", s->injected, 0, 0, status);
     if (s->options.verbose) printf("faults: %s\n", spec);
 }

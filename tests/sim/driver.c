@@ -1,126 +1,10 @@
-/* driver.c - a round from its seed to its end: create, operate, judge, converge, destroy. */
-#include "sim/driver.h"
+/* driver.c - one cache of a round, from its creation to its end. */
+#include "sim/round.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 enum { FAULT_PERIOD = 400, FAULT_REST_PERCENT = 25 };
-
-/* ---- Failure and judgement ------------------------------------------------------------------- */
-
-void sim_fail(sim* s, const char* format, ...) {
-    if (s->failure[0] != '\0') return;
-    va_list args;
-    va_start(args, format);
-    vsnprintf(s->failure, sizeof s->failure, format, args);
-    va_end(args);
-}
-
-static void fold(sim* s, uint64_t value) {
-    s->hash = (s->hash ^ value) * 0x100000001b3;
-    s->hash ^= s->hash >> 29;
-}
-
-static void print_record(const sim_record* r) {
-    printf("%8llu  %-14s %llu %llu %llu -> %s\n", (unsigned long long)r->number, r->what,
-           (unsigned long long)r->a, (unsigned long long)r->b, (unsigned long long)r->c,
-           pkv_status_name(r->status));
-}
-
-void sim_note(sim* s, const char* what, uint64_t a, uint64_t b, uint64_t c, int status) {
-    sim_record* record = &s->records[s->notes++ % SIM_RECORDS];
-    *record = (sim_record){s->op, what, a, b, c, status};
-    for (const char* letter = what; *letter != '\0'; letter++)
-        fold(s, (unsigned char)*letter);
-    fold(s, a);
-    fold(s, b);
-    fold(s, c);
-    fold(s, (uint64_t)status);
-    if (s->options.verbose) print_record(record);
-}
-
-static void take_report(sim* s, pkv_report* report) {
-    const int status = pkv_check(s->cache, report);
-    if (status != PKV_OK) sim_fail(s, "pkv_check: %s", report->broken);
-}
-
-void sim_before(sim* s, model_verdict verdict) {
-    sim_settle(s);
-    s->has_before = (verdict.must | verdict.may | s->injected) != 0;
-    if (s->has_before) take_report(s, &s->before);
-}
-
-/* "EBUSY or ESTALE" */
-static void describe(uint32_t set, char* text, size_t bytes) {
-    size_t length = 0;
-    text[0] = '\0';
-    for (int status = 0; status > -32; status--) {
-        if ((set & MODEL_BIT(status)) == 0) continue;
-        const char* join = length > 0 ? " or " : "";
-        length +=
-            (size_t)snprintf(text + length, bytes - length, "%s%s", join, pkv_status_name(status));
-    }
-}
-
-/* What failed must have left everything as it was. A failed device may have cost cached blocks, and
- * so may a delay, by which what was retained has come due. */
-static void judge_unchanged(sim* s, const char* what, int status, bool was_delayed) {
-    pkv_report after;
-    s->failed_calls++;
-    if (!s->has_before) return;
-    take_report(s, &after);
-    const bool whole = status != PKV_EIO && status != PKV_ETIMEDOUT &&
-                       !(was_delayed && s->config.retained_max > 0);
-    if (after.sequences_digest != s->before.sequences_digest)
-        sim_fail(s, "%s failed with %s and changed sequences", what, pkv_status_name(status));
-    if (whole && after.cache_digest != s->before.cache_digest)
-        sim_fail(s, "%s failed with %s and changed the cache", what, pkv_status_name(status));
-}
-
-bool sim_judge(sim* s, const char* what, model_verdict verdict, int status, uint64_t a,
-               uint64_t b) {
-    char allowed[200];
-    const bool was_delayed = s->model.clock_us != pkv_clock_us(s->cache);
-    s->model.clock_us = pkv_clock_us(s->cache);
-    sim_note(s, what, a, b, s->model.blocks_active, status);
-    s->quota_refusals += status == PKV_EQUOTA;
-    if (status == PKV_OK) {
-        if (verdict.must == 0) return s->failure[0] == '\0';
-        describe(verdict.must, allowed, sizeof allowed);
-        sim_fail(s, "%s succeeded, want %s", what, allowed);
-        return false;
-    }
-    const uint32_t set = verdict.must | verdict.may | s->injected;
-    if (status > 0 || status < -31 || (set & MODEL_BIT(status)) == 0) {
-        describe(verdict.must != 0 ? set : set | MODEL_BIT(PKV_OK), allowed, sizeof allowed);
-        sim_fail(s, "%s gave %s, want %s", what, pkv_status_name(status), allowed);
-    }
-    judge_unchanged(s, what, status, was_delayed);
-    return false;
-}
-
-/* After every operation: all numbers that can be predicted. */
-static void check_stats(sim* s) {
-    pkv_stats stats = {.struct_size = sizeof stats};
-    sim_settle(s);
-    uint64_t want;
-    uint64_t got;
-    const int status = pkv_cache_stats(s->cache, &stats);
-    if (status != PKV_OK) sim_fail(s, "pkv_cache_stats gave %s", pkv_status_name(status));
-    const char* name = model_compare_stats(&s->model, &stats, &want, &got);
-    if (name != NULL)
-        sim_fail(s, "%s: want %llu, got %llu", name, (unsigned long long)want,
-                 (unsigned long long)got);
-    if (!s->faults_have_been && !s->blocks_have_moved && stats.scrubs != s->scrubs)
-        sim_fail(s, "scrubs: want %llu, got %llu", (unsigned long long)s->scrubs,
-                 (unsigned long long)stats.scrubs);
-    if (stats.heap_calls != s->hook_calls) sim_fail(s, "the heap was called after create");
-    if ((int64_t)stats.heap_bytes != s->hook_bytes)
-        sim_fail(s, "heap_bytes is not what the hook holds");
-    sim_check_victims(s);
-}
 
 /* ---- Begin and end --------------------------------------------------------------------------- */
 
@@ -164,7 +48,6 @@ static void take_buffers(sim* s) {
     s->real_mixed = take(s->number_count, sizeof *s->real_mixed);
     s->transfers = take(config->transfers_max, sizeof *s->transfers);
     s->model_of_real = take(s->number_count, sizeof *s->model_of_real);
-    s->numbers_before = take(config->blocks, sizeof *s->numbers_before);
     for (uint32_t i = 0; i < s->number_count; i++)
         s->model_of_real[i] = MODEL_NONE;
     for (uint32_t i = 0; i < SIM_DEAD; i++) {
@@ -189,42 +72,42 @@ static void give_buffers(sim* s) {
         free(s->plans[i].counts);
     }
     void* const buffers[] = {
-        s->docs,       s->doc_of,         s->handles,
-        s->plans,      s->real_tenant,    s->real_written,
-        s->real_mixed, s->transfers,      s->model_of_real,
-        s->tokens,     s->model_entries,  s->entries,
-        s->parents,    s->parent_rows,    s->paths,
-        s->path_rows,  s->numbers,        s->k,
-        s->v,          s->numbers_before,
+        s->docs,       s->doc_of,        s->handles,
+        s->plans,      s->real_tenant,   s->real_written,
+        s->real_mixed, s->transfers,     s->model_of_real,
+        s->tokens,     s->model_entries, s->entries,
+        s->parents,    s->parent_rows,   s->paths,
+        s->path_rows,  s->numbers,       s->k,
+        s->v,
     };
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         free(buffers[i]);
 }
 
-static void begin_round(sim* s, const sim_options* options) {
-    *s = (sim){.options = *options, .random = options->seed, .hash = 0xcbf29ce484222325};
-    sim_draw_config(s);
+void sim_open(sim* s) {
     const bool tight = s->model.leaves_are_tight;
+    const uint32_t number = s->model.number;
+    if (s->config.arena == NULL) s->number_count = s->config.blocks;
     s->config.memory = (pkv_memory_hook){counting_resize, s};
-    sim_draw_arena(s);
     take_buffers(s);
     sim_draw_docs(s);
     const int status = pkv_cache_create(&s->config, &s->cache);
     if (status != PKV_OK) sim_fail(s, "pkv_cache_create gave %s", pkv_status_name(status));
     model_open(&s->model, &s->config);
     s->model.leaves_are_tight = tight;
-    s->model.canary = options->canary;
+    s->model.number = number;
+    s->model.canary = s->options.canary;
     sim_watch_victims(s);
 }
 
 void sim_close(sim* s) {
     pkv_cache_destroy(s->cache);
-    if (pkv_arena_destroy(s->arena) != PKV_OK) sim_fail(s, "the arena is still in use");
+    s->cache = NULL;
     model_close(&s->model);
     give_buffers(s);
 }
 
-/* ---- The round ------------------------------------------------------------------------------- */
+/* ---- Faults ---------------------------------------------------------------------------------- */
 
 static uint64_t count_fired(const sim* s) {
     uint64_t fired = 0;
@@ -236,8 +119,8 @@ static uint64_t count_fired(const sim* s) {
 }
 
 /* A swarm of faults lives for a while, then another, and sometimes there is peace. */
-static void turn_faults(sim* s) {
-    if (!s->options.swarm || s->op % FAULT_PERIOD != 0) return;
+void sim_turn_faults(sim* s) {
+    if (!s->options.swarm || s->round->op % FAULT_PERIOD != 0) return;
     s->fired += count_fired(s);
     if (sim_percent(s, FAULT_REST_PERCENT)) {
         s->injected = 0;
@@ -247,22 +130,12 @@ static void turn_faults(sim* s) {
     }
 }
 
-static void step(sim* s) {
-    turn_faults(s);
-    sim_op(s);
-    check_stats(s);
-    if (s->op % s->check_every == 0) {
-        pkv_report report;
-        take_report(s, &report);
-        fold(s, report.cache_digest);
-    }
-    s->op++;
-}
+/* ---- Convergence ----------------------------------------------------------------------------- */
 
-/* Take every block there is, so that everything cached has to go. */
+/* Take every block there is, so that everything cached has to go, in other caches too. */
 static void take_all_blocks(sim* s) {
     const uint32_t chunk = s->config.plan_tokens_max;
-    while (s->failure[0] == '\0' && s->model.blocks_active < s->config.blocks) {
+    while (sim_is_well(s) && s->model.blocks_active < s->config.blocks) {
         pkv_seq handle;
         if (model_create_errors(&s->model).must != 0) return;
         const int status = pkv_seq_create(s->cache, 0, &handle);
@@ -280,7 +153,7 @@ static void take_all_blocks(sim* s) {
             model_reserve(&s->model, &entry, 1);
             sim_learn_blocks(s, seq);
             sim_expect_scrubs(s);
-            check_stats(s);
+            sim_check_stats(s);
         }
     }
 }
@@ -291,14 +164,14 @@ static void free_everything(sim* s) {
         if (s->plans[i].handle.id != 0) sim_end_plan(s, &s->plans[i], s->plans[i].written);
     for (uint32_t i = 0; i < s->config.sequences_max; i++)
         if (s->model.seqs[i].alive) sim_free_seq(s, i);
-    check_stats(s);
+    sim_check_stats(s);
 }
 
 static void expect_rest(sim* s) {
     pkv_stats stats = {.struct_size = sizeof stats};
     pkv_report report;
     pkv_cache_stats(s->cache, &stats);
-    take_report(s, &report);
+    sim_take_report(s, &report);
     if (stats.blocks_active != 0) sim_fail(s, "%u blocks leaked", stats.blocks_active);
     if (stats.sequences != 0) sim_fail(s, "%u sequences leaked", stats.sequences);
     if (stats.plans != 0) sim_fail(s, "%u plans leaked", stats.plans);
@@ -308,8 +181,7 @@ static void expect_rest(sim* s) {
     if (stats.blocks_cached == 0 && stats.extents_used != 0) sim_fail(s, "extents leaked");
 }
 
-/* Faults stop; then every sequence has to end, and every block to come back and be of use again. */
-static void converge(sim* s) {
+void sim_converge(sim* s) {
     if (s->options.swarm) s->fired += count_fired(s);
     s->injected = 0;
     pkv_faults_set(s->cache, NULL, 0);
@@ -321,58 +193,9 @@ static void converge(sim* s) {
     expect_rest(s);
 }
 
-static void destroy(sim* s) {
+void sim_destroy(sim* s) {
     pkv_cache_destroy(s->cache);
     s->cache = NULL;
     if (s->hook_bytes != 0)
         sim_fail(s, "%lld bytes of host memory leaked", (long long)s->hook_bytes);
-}
-
-bool sim_run(sim* s, const sim_options* options) {
-    begin_round(s, options);
-    while (s->op < options->ops && s->failure[0] == '\0')
-        step(s);
-    if (s->failure[0] == '\0') converge(s);
-    if (s->failure[0] == '\0') destroy(s);
-    return s->failure[0] == '\0';
-}
-
-/* ---- Report ---------------------------------------------------------------------------------- */
-
-static void print_trace(const sim* s) {
-    enum { EVENTS = 24 };
-    pkv_trace_event events[EVENTS];
-    uint32_t count = 0;
-    if (s->cache == NULL || pkv_trace_read(s->cache, events, EVENTS, &count) != PKV_OK) return;
-    printf("the cache's own trace:\n");
-    for (uint32_t i = 0; i < count; i++)
-        printf("%8llu  %-14s subject %llx detail %llu at %llu us\n",
-               (unsigned long long)events[i].number, events[i].what,
-               (unsigned long long)events[i].subject, (unsigned long long)events[i].detail,
-               (unsigned long long)events[i].time_us);
-}
-
-void sim_report(const sim* s, const char* program) {
-    const pkv_group_config* group = &s->config.groups[0];
-    printf("DIFFERENCE at operation %llu: %s\n", (unsigned long long)s->op, s->failure);
-    if (s->arena != NULL) printf("in an arena, allocator %u, ", s->config.allocator);
-    printf("config: blocks %u of %u tokens, %u sequences of %u tokens, %u plans of %u sequences "
-           "and %u "
-           "tokens, window %u, sinks %u, leaves %u, prefix_off %u, types %u/%u, dims %u/%u, host "
-           "blocks %u, transfers %u, quotas %u, retained %u\n",
-           s->config.blocks, group->block_tokens, s->config.sequences_max,
-           s->config.sequence_tokens_max, s->config.plans_max, s->config.plan_sequences_max,
-           s->config.plan_tokens_max, group->window, group->sinks, s->config.table_leaves_max,
-           s->config.prefix_off, group->k_dtype, group->v_dtype, group->key_dim, group->value_dim,
-           s->config.host_blocks, s->config.transfers_max, s->config.tenants_max,
-           s->config.retained_max);
-    printf("the last calls:\n");
-    const uint64_t first = s->notes > SIM_RECORDS ? s->notes - SIM_RECORDS : 0;
-    for (uint64_t i = first; i < s->notes; i++)
-        print_record(&s->records[i % SIM_RECORDS]);
-    print_trace(s);
-    const uint64_t ops = s->op > 0 ? s->op : 1;
-    printf("replay: %s --seed %llu --ops %llu --device %s%s%s\n", program,
-           (unsigned long long)s->options.seed, (unsigned long long)ops, s->options.device,
-           s->options.swarm ? " --swarm" : "", s->options.canary ? " --canary" : "");
 }

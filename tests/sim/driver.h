@@ -1,14 +1,14 @@
-/* driver.h - a random program over the public interface, run beside the model.
+/* driver.h - a random program over the public interface of one cache, run beside the model.
  *
- * One round is one cache: its configuration, its workload and its faults are drawn from one seed,
- * so that a failure is replayed by naming the seed. An operation goes through four steps:
+ * A round (round.h) has one cache or several: their configurations, workload and faults are drawn from
+ * one seed, so that a failure is replayed by naming the seed. An operation goes through four steps:
  *
  *   verdict   the model says which statuses are allowed
- *   before    where the call may fail, pkv_check is asked for the digests
+ *   before    where the call may fail, pkv_check is asked for the digests, of all caches
  *   call      the library does it
  *   judge     the status must be allowed; after a failure the digests must be the same; after a
  *             success the model does it too, and every number and every K/V value that it predicts
- *             must come out
+ *             must come out, and no sequence of another cache has changed
  *
  * The first difference is kept and ends the round; nothing here exits or prints. */
 #ifndef TESTS_SIM_DRIVER_H
@@ -19,11 +19,9 @@
 
 enum {
     SIM_TENANTS = 3,
-    SIM_KEY_SETS = 5, /* different sets of extra keys */
-    SIM_DOCS = 4,     /* texts that sequences copy from, so that prefixes meet */
-    SIM_RECORDS = 24, /* operations kept for the report of a failure */
-    SIM_DEAD = 16,    /* dead handles kept for hostile calls */
-    SIM_FAILURE_BYTES = 400,
+    SIM_KEY_SETS = 5,  /* different sets of extra keys */
+    SIM_DOCS = 4,      /* texts that sequences copy from, so that prefixes meet */
+    SIM_DEAD = 16,     /* dead handles kept for hostile calls */
     SIM_EVENTS = 1024, /* as many as the trace keeps */
 };
 
@@ -31,18 +29,10 @@ typedef struct sim_options {
     uint64_t seed;
     uint64_t ops;
     const char* device;
-    bool swarm;   /* faults, drawn anew every few hundred operations */
-    bool canary;  /* plant an error in the model: the round must fail */
-    bool verbose; /* print every operation */
+    bool swarm;               /* faults, drawn anew every few hundred operations */
+    enum model_canary canary; /* plant an error in the model: the round must fail */
+    bool verbose;             /* print every operation */
 } sim_options;
-
-/* One operation, for the report and for the hash of the run. */
-typedef struct sim_record {
-    uint64_t number;
-    const char* what;
-    uint64_t a, b, c;
-    int status;
-} sim_record;
 
 typedef struct sim_plan {
     pkv_plan handle; /* id 0: not open */
@@ -59,25 +49,29 @@ typedef struct sim_transfer {
     uint32_t seq;
 } sim_transfer;
 
+/* Numbers [from] and [to] of a block that compaction has moved. */
+typedef struct sim_move {
+    uint32_t from;
+    uint32_t to;
+} sim_move;
+
+struct sim_round;
+
+/* One cache of a round. */
 typedef struct sim {
+    struct sim_round* round;
     sim_options options;
     uint64_t random;
-    uint64_t hash;
-    uint64_t op;
-    uint64_t notes;        /* calls made */
-    uint64_t failed_calls; /* calls that failed, rightly */
-    uint64_t published;    /* tokens that were published in this round */
-    uint64_t pending;      /* tokens that were found to be on their way */
-    uint64_t fired;        /* faults that took an action */
-    uint64_t retained;     /* blocks that were asked to be */
+    uint64_t published; /* tokens that were published in this round */
+    uint64_t pending;   /* tokens that were found to be on their way */
+    uint64_t fired;     /* faults that took an action */
+    uint64_t retained;  /* blocks that were asked to be */
     uint64_t quotas_set;
-    uint64_t quota_refusals;         /* calls that gave PKV_EQUOTA */
-    char failure[SIM_FAILURE_BYTES]; /* "" while all is well */
-    sim_record records[SIM_RECORDS];
+    uint64_t quota_refusals;  /* calls that gave PKV_EQUOTA */
+    uint64_t memory_refusals; /* that gave PKV_ENOBLOCKS since other caches hold the memory */
 
     pkv_config config;
     uint32_t number_count; /* the library's numbers of blocks are below */
-    pkv_arena* arena;      /* small extents, so that blocks can move between them; or NULL */
     pkv_cache* cache;
     model model;
     uint32_t tenants;
@@ -92,23 +86,21 @@ typedef struct sim {
     pkv_seq dead_seqs[SIM_DEAD];
     pkv_plan dead_plans[SIM_DEAD];
 
-    uint32_t injected;      /* statuses that the faults in force may cause */
-    bool blocks_have_moved; /* in this round: whose bytes are where is not known, scrubs neither */
-    bool faults_have_been;  /* in this round: residue may be rubbish, scrubs are not predicted */
+    uint32_t injected; /* statuses that the faults in force may cause */
     pkv_report before;
-    bool has_before;
-    uint64_t scrubs;          /* predicted */
-    uint64_t* real_tenant;    /* [number_count] whose bytes are in the library's block */
-    bool* real_written;       /* [number_count] */
-    bool* real_mixed;         /* [number_count] an arrival that failed has left bytes there */
-    uint32_t* model_of_real;  /* [number_count] */
-    uint32_t* numbers_before; /* [blocks] room for the blocks of the model */
-    uint64_t moves;           /* of blocks, by compaction */
-    bool names_victims;       /* the model is told whom the policy evicts; blocks never move */
-    uint64_t events_seen;     /* of the trace */
-    uint64_t told;            /* victims */
+    uint64_t scrubs;         /* predicted */
+    uint64_t* real_tenant;   /* [number_count] whose bytes are in the library's block */
+    bool* real_written;      /* [number_count] */
+    bool* real_mixed;        /* [number_count] an arrival that failed has left bytes there */
+    uint32_t* model_of_real; /* [number_count] */
+    uint64_t moved;          /* blocks, by compaction */
+    bool predicts_victims;   /* by the policy; else the model is told whom it evicts */
+    uint64_t events_seen;    /* of the trace */
+    uint64_t told;           /* victims that were not predicted */
     uint32_t victim_count;
     uint32_t victims[SIM_EVENTS]; /* evicted by the library, not yet by the model */
+    uint32_t move_count;
+    sim_move moves[SIM_EVENTS]; /* likewise */
     pkv_trace_event events[SIM_EVENTS];
     int64_t hook_bytes; /* held through the memory hook */
     uint64_t hook_calls;
@@ -125,27 +117,29 @@ typedef struct sim {
     float* v;
 } sim;
 
-/* Run one round. False when a difference was found; *s then says which, until sim_close. */
-bool sim_run(sim* s, const sim_options* options);
-void sim_close(sim* s);
-void sim_report(const sim* s, const char* program);
+/* driver.c: a cache from its creation to its end. */
+void sim_open(sim* s);
+void sim_converge(sim* s); /* faults stop: every sequence has to end, every block to come back */
+void sim_destroy(sim* s);
+void sim_close(sim* s); /* gives the memory of the test back, however the round has ended */
+void sim_turn_faults(sim* s);
 
-/* ---- Shared by the parts of the driver ------------------------------------------------------- */
-
-uint64_t sim_next(sim* s);
-uint32_t sim_below(sim* s, uint32_t bound); /* uniform in [0, bound); 0 for 0 */
-bool sim_percent(sim* s, uint32_t percent);
-
+/* judge.c: what calls may return, and what has to be as it was. */
+bool sim_is_well(const sim* s); /* no difference was found in this round */
 void sim_fail(sim* s, const char* format, ...) __attribute__((format(printf, 2, 3)));
-
-/* Steps `before` and `judge`; sim_judge is true when the call succeeded, and rightly. */
 void sim_before(sim* s, model_verdict verdict);
+/* True when the call succeeded, and rightly. */
 bool sim_judge(sim* s, const char* what, model_verdict verdict, int status, uint64_t a, uint64_t b);
 void sim_note(sim* s, const char* what, uint64_t a, uint64_t b, uint64_t c, int status);
+void sim_take_report(sim* s, pkv_report* report);
+void sim_check_stats(sim* s); /* all numbers that can be predicted */
 
 /* draw.c: what is random about a round. */
+uint64_t sim_next(sim* s);
+uint32_t sim_below(sim* s, uint32_t bound); /* uniform in [0, bound); 0 for 0 */
+uint32_t sim_between(sim* s, uint32_t low, uint32_t high);
+bool sim_percent(sim* s, uint32_t percent);
 void sim_draw_config(sim* s);
-void sim_draw_arena(sim* s);
 void sim_draw_docs(sim* s);
 void sim_draw_faults(sim* s);
 uint64_t sim_draw_tenant(sim* s, uint32_t count); /* one of so many */
@@ -155,8 +149,10 @@ pkv_seq sim_handle(const sim* s, uint32_t seq); /* a dead handle for MODEL_NONE 
 
 /* ops.c: operations on sequences and plans. */
 void sim_op(sim* s);
+void sim_rest(sim* s);
 void sim_end_plan(sim* s, sim_plan* plan, bool commit);
 void sim_free_seq(sim* s, uint32_t seq);
+bool sim_has_made_room(sim* s, int status, uint32_t* evicted); /* in a call that has failed */
 
 /* trees.c: trees of guesses, and the ends of plans that keep a part. */
 bool sim_draw_trees(sim* s, uint32_t count, model_verdict* verdict);
@@ -185,9 +181,11 @@ void sim_op_transfer(sim* s);
 void sim_end_transfers(sim* s);
 int sim_call_transfer(sim* s, pkv_transfer handle, uint32_t which, uint32_t* done);
 
-/* victims.c: who was evicted, where the model cannot say who will be. */
+/* victims.c: who was evicted, and what has moved, as the trace says. */
 void sim_draw_policy(sim* s);
 void sim_watch_victims(sim* s);
+void sim_read_trace(sim* s);
+bool sim_take_victim(sim* s, uint32_t real); /* was it evicted? then it counts as done */
 void sim_check_victims(sim* s);
 
 /* move.c: blocks move together. */

@@ -20,10 +20,10 @@ uint32_t model_pages(const model* m, uint32_t tokens) {
 
 void model_open(model* m, const pkv_config* config) {
     *m = (model){.config = *config, .block_tokens = config->groups[0].block_tokens};
-    m->blocks_free = config->blocks;
     m->host_free = config->host_blocks;
     pkv_sizes sizes;
     if (pkv_config_check(config, NULL, &sizes) == PKV_OK) m->block_bytes = sizes.block_bytes;
+    m->per_extent = sizes.blocks_per_extent;
     const uint32_t tokens = config->sequence_tokens_max;
     m->seqs = take(config->sequences_max, sizeof *m->seqs);
     for (uint32_t i = 0; i < config->sequences_max; i++) {
@@ -72,20 +72,19 @@ static uint32_t min_u32(uint32_t a, uint32_t b) {
 
 /* ---- Books on blocks ------------------------------------------------------------------------- */
 
-static bool block_is_used(const model_block* block) {
+bool model_is_used(const model_block* block) {
     return block->holders > 0 || block->indexed;
 }
 
 /* Any unused block will do: which number the library picks is its own affair. */
 static uint32_t block_take(model* m, uint64_t tenant) {
     uint32_t i = 0;
-    while (block_is_used(&m->blocks[i]))
+    while (model_is_used(&m->blocks[i]))
         i++;
     m->blocks[i].holders = 1;
     m->blocks[i].tenant = tenant;
     m->blocks[i].real = MODEL_UNSEEN;
     m->blocks[i].terms = (model_terms){PKV_PRIORITY_DEFAULT, UINT64_MAX, UINT64_MAX};
-    m->blocks_free--;
     m->blocks_active++;
     m->fresh[m->fresh_count++] = i;
     return i;
@@ -106,8 +105,6 @@ static void block_release(model* m, uint32_t i) {
         block->idle_since = ++m->now;
         block->idle_us = m->clock_us;
         m->blocks_cached++;
-    } else {
-        m->blocks_free++;
     }
 }
 
@@ -123,7 +120,6 @@ static void index_remove(model* m, uint32_t entry) {
 static void block_drop(model* m, uint32_t block) {
     index_remove(m, block);
     m->blocks_cached--;
-    m->blocks_free++;
 }
 
 void model_expire(model* m, uint32_t block) {
@@ -148,24 +144,46 @@ uint32_t model_first_to_go(const model* m, uint32_t account) {
 
 void model_evict(model* m, uint32_t account) {
     uint32_t victim = MODEL_NONE;
-    if (m->victim != NULL) victim = m->victim(m->victim_ctx, account);
+    if (m->victim != NULL) victim = m->victim(m->ctx, account);
     if (victim == MODEL_NONE) victim = model_first_to_go(m, account);
-    block_drop(m, victim);
+    model_lose(m, victim);
+}
+
+void model_lose(model* m, uint32_t block) {
     m->counters.evictions++;
-    m->quotas[account].evictions++;
+    m->quotas[model_account(m, m->blocks[block].tenant)].evictions++;
+    block_drop(m, block);
+}
+
+/* Whose cached block goes next, or MODEL_NONE. When nobody has borrowed any more, those who ask give
+ * what they are guaranteed themselves, no more than they ask for; in which order, is nowhere said. */
+static uint32_t next_to_give(const model* m, const uint32_t* need, const uint32_t* lost) {
+    const uint32_t richest = model_richest(m, need);
+    if (richest != MODEL_NONE) return richest;
+    for (uint32_t i = 0; i <= m->config.tenants_max; i++) {
+        if (model_cached(m, i) == 0 || lost[i] >= need[i]) continue;
+        if (m->is_victim_of == NULL || m->is_victim_of(m->ctx, i)) return i;
+    }
+    return MODEL_NONE;
 }
 
 /* Room for so many blocks on each account. Returns how many were evicted. */
 static uint32_t make_room(model* m, const uint32_t* need) {
     const uint64_t before = m->counters.evictions;
+    uint32_t lost[MODEL_ACCOUNTS] = {0};
     uint32_t blocks = 0;
     for (uint32_t i = 0; i <= m->config.tenants_max; i++) {
         blocks += need[i];
-        while (model_is_above_limit(m, i, need[i]))
+        for (; model_is_above_limit(m, i, need[i]); lost[i]++)
             model_evict(m, i);
     }
-    while (m->blocks_free < blocks)
-        model_evict(m, model_richest(m, need));
+    while (model_free_blocks(m) < blocks) {
+        const uint32_t account = next_to_give(m, need, lost);
+        if (account == MODEL_NONE) break;
+        model_evict(m, account);
+        lost[account]++;
+    }
+    if (model_free_blocks(m) < blocks) model_claim(m, blocks - model_free_blocks(m));
     return (uint32_t)(m->counters.evictions - before);
 }
 
@@ -269,10 +287,14 @@ static uint32_t chain_of(const model_seq* seq, uint32_t position, uint64_t token
     return chain_behind(seq, position > 0 ? seq->chains[position - 1] : 0, token);
 }
 
+uint32_t model_owner(const model* m, uint64_t tenant) {
+    return m->number << 2 | (uint32_t)(tenant & 3);
+}
+
 /* Never 0, and short enough to be exact in f32 with room for layer and head above. */
-static uint32_t fill_of(const model_seq* seq, uint32_t position) {
-    const uint32_t low = seq->chains[position] & ((1U << MODEL_TENANT_SHIFT) - 1);
-    return (uint32_t)(seq->tenant & 3) << MODEL_TENANT_SHIFT | low | 1;
+static uint32_t fill_of(const model* m, const model_seq* seq, uint32_t position) {
+    const uint32_t low = seq->chains[position] & ((1U << MODEL_OWNER_SHIFT) - 1);
+    return model_owner(m, seq->tenant) << MODEL_OWNER_SHIFT | low | 1;
 }
 
 static void copy_tokens(model_seq* to, const model_seq* from) {
@@ -589,7 +611,7 @@ pkv_match model_lookup(const model* m, uint32_t seq, const uint32_t* tokens, uin
         if (parent == MODEL_NONE) break;
         if (m->blocks[parent].holders == 0) {
             need[model_account(m, m->blocks[parent].tenant)]++;
-            if ((model_need_errors(m, need) & MODEL_BIT(PKV_ENOBLOCKS)) != 0) break;
+            if ((model_quota_errors(m, need) & MODEL_BIT(PKV_ENOBLOCKS)) != 0) break;
         }
         match.matched += common;
     }
@@ -874,7 +896,7 @@ model_verdict model_write_errors(const model* m, uint32_t seq) {
 void model_write(model* m, uint32_t seq) {
     model_seq* s = &m->seqs[seq];
     for (uint32_t i = s->length; i < s->length + s->reserved; i++)
-        s->fills[i] = fill_of(s, i);
+        s->fills[i] = fill_of(m, s, i);
 }
 
 void model_spoil(model* m, uint32_t seq) {
@@ -934,7 +956,7 @@ static bool index_page(model* m, model_seq* seq, uint32_t page) {
     const place at = {seq, parent, begin, false};
     const uint32_t equal = index_find(m, at, seq->tokens + begin, m->block_tokens);
     if (equal != MODEL_NONE) {
-        if (m->canary) return true;
+        if (m->canary == MODEL_FORGETS_EQUALS) return true;
         if (!may_share(m, own, equal)) return false;
         block_hold(m, equal);
         leave_terms(&m->blocks[own], &m->blocks[equal]);
@@ -1108,8 +1130,8 @@ const char* model_compare_stats(const model* m, const pkv_stats* stats, uint64_t
         const char* name;
         uint64_t want, got;
     } lines[] = {
-        {"blocks_total", m->config.blocks, stats->blocks_total},
-        {"blocks_free", m->blocks_free, stats->blocks_free},
+        {"blocks_total", model_used_blocks(m) + model_free_blocks(m), stats->blocks_total},
+        {"blocks_free", model_free_blocks(m), stats->blocks_free},
         {"blocks_active", m->blocks_active, stats->blocks_active},
         {"blocks_cached", m->blocks_cached, stats->blocks_cached},
         {"blocks_peak", m->counters.blocks_peak, stats->blocks_peak},
@@ -1137,6 +1159,9 @@ const char* model_compare_stats(const model* m, const pkv_stats* stats, uint64_t
         {"transfers_cancelled", m->counters.transfers_cancelled, stats->transfers_cancelled},
         {"swap_out_bytes", m->counters.swap_out_bytes, stats->swap_out_bytes},
         {"swap_in_bytes", m->counters.swap_in_bytes, stats->swap_in_bytes},
+        {"extents_claimed", m->counters.extents_claimed, stats->extents_claimed},
+        {"extents_ceded", m->counters.extents_ceded, stats->extents_ceded},
+        {"blocks_moved", m->counters.blocks_moved, stats->blocks_moved},
         {"table rows", m->plan_rows, stats->table_rows_extended + stats->table_rows_rewritten},
     };
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {

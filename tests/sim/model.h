@@ -30,6 +30,8 @@ enum {
     MODEL_ORPHAN = 0x7ffffffd, /* in place of a parent: it has left the index */
     MODEL_UNSEEN = 0x7ffffffc, /* block number of the library not yet looked up */
     MODEL_ACCOUNTS = 5,        /* tenants with a quota, and all others in the first place */
+    MODEL_CACHES = 3,          /* that can share an arena, */
+    MODEL_EXTENTS = 1024,      /* of so many extents at most */
 };
 
 /* How long a cached block is kept; see pkv_seq_retain. */
@@ -118,15 +120,37 @@ enum { MODEL_SIBLINGS = 16 };
 
 #define MODEL_BIT(status) (1U << (unsigned)-(status))
 
-/* Bits [18, 20) of a fill say whose it is, so that residue of another tenant is recognised. */
-enum { MODEL_TENANT_SHIFT = 18 };
+/* Bits [16, 20) of a fill say whose it is, so that residue of others is recognised. */
+enum { MODEL_OWNER_SHIFT = 16 };
 
-typedef struct model {
-    pkv_config config; /* every field set, none at its default */
+/* An error that is planted, and has to be noticed. */
+enum model_canary {
+    MODEL_SOUND,
+    MODEL_FORGETS_EQUALS, /* commit does not share duplicate blocks */
+    MODEL_SEES_MEMORY,    /* of a shared arena: one extent more than there is */
+};
+
+typedef struct model model;
+
+/* Memory that several caches share. Who holds which extent follows from the numbers of their blocks:
+ * those of one extent follow each other, and an extent goes back when its last block is free. */
+typedef struct model_arena {
+    uint64_t extent_bytes;
+    uint32_t extent_max;   /* of the address space */
+    uint32_t extent_count; /* that it has now */
+    uint32_t cache_count;
+    model* caches[MODEL_CACHES];
+    uint64_t claims; /* extents that caches have given up for others, or for nobody */
+} model_arena;
+
+struct model {
+    pkv_config config;   /* every field set, none at its default */
+    model_arena* arena;  /* NULL: one of its own, which has memory for all blocks */
+    uint32_t per_extent; /* blocks of an extent, in a shared arena */
+    uint32_t number;     /* of the cache, among those of a round */
     uint32_t block_tokens;
     bool leaves_are_tight; /* table_leaves_max is below the default: ENOLEAVES may happen */
-    bool canary;           /* plant an error: commit forgets to share duplicate blocks */
-    uint32_t blocks_free;
+    enum model_canary canary;
     uint32_t blocks_active;
     uint32_t blocks_cached;
     uint32_t plans;
@@ -144,10 +168,14 @@ typedef struct model {
     uint32_t fresh_count;
     uint32_t* fresh; /* [blocks] blocks that the last reservation took */
     model_quota quotas[MODEL_ACCOUNTS];
-    /* Which block of an account has gone, MODEL_NONE after a failure; NULL: the longest idle. */
+    /* What the library has decided, where the header leaves that to it. Which block of an account has
+     * gone, MODEL_NONE after a failure; has one of this account gone; others have given up so many
+     * extents. */
     uint32_t (*victim)(void* ctx, uint32_t account);
-    void* victim_ctx;
-} model;
+    bool (*is_victim_of)(void* ctx, uint32_t account);
+    void (*claim)(void* ctx, uint32_t extents);
+    void* ctx;
+};
 
 /* Memory of the model itself comes from malloc; running out of it ends the test. */
 void model_open(model* m, const pkv_config* config);
@@ -215,6 +243,9 @@ void model_swap_end(model* m, uint32_t seq, bool is_done);
 /* Of pkv_seq_write; pkv_write cannot fail by itself. */
 model_verdict model_write_errors(const model* m, uint32_t seq);
 
+/* What the fills of a tenant's tokens begin with. */
+uint32_t model_owner(const model* m, uint64_t tenant);
+
 /* The reserved tokens of a sequence now hold what they should, or nothing known. */
 void model_write(model* m, uint32_t seq);
 void model_spoil(model* m, uint32_t seq);
@@ -237,7 +268,9 @@ uint32_t model_available(const model* m, uint32_t account);
 uint32_t model_seqs_of(const model* m, uint32_t account);
 uint32_t model_slots_of(const model* m, uint32_t account);
 
-/* Of reservations that need so many blocks for each account. */
+/* Of reservations that need so many blocks for each account: what the quotas say, and what memory
+ * says besides. */
+uint32_t model_quota_errors(const model* m, const uint32_t* need);
 uint32_t model_need_errors(const model* m, const uint32_t* need);
 bool model_may_activate(const model* m, uint64_t tenant);
 bool model_is_above_limit(const model* m, uint32_t account, uint32_t need);
@@ -245,6 +278,25 @@ uint32_t model_richest(const model* m, const uint32_t* need); /* whose cached bl
 /* The idle block of an account that goes first under "lru". */
 uint32_t model_first_to_go(const model* m, uint32_t account);
 void model_evict(model* m, uint32_t account);
+void model_lose(model* m, uint32_t block); /* an idle one, for others */
+
+/* Memory. Held extents are those with a block in use; spare ones are of these, and their blocks in use
+ * are all only cached. */
+bool model_is_used(const model_block* block);
+uint32_t model_extent_of(const model* m, uint32_t block);
+uint32_t model_held_extents(const model* m);
+uint32_t model_spare_extents(const model* m);
+uint32_t model_free_extents(const model_arena* arena);
+uint32_t model_used_blocks(const model* m);
+uint32_t model_free_blocks(const model* m); /* that it can take now */
+uint32_t model_givable(const model* m, const uint32_t* need);
+bool model_fits_memory(const model* m, const uint32_t* need);
+/* Make room for `blocks` of memory by claims, when all that the cache can evict has gone. */
+void model_claim(model* m, uint32_t blocks);
+
+/* Of pkv_arena_resize, and how many extents have to be given up for it. */
+model_verdict model_resize_errors(const model_arena* arena, uint64_t bytes);
+uint32_t model_resize_claims(const model_arena* arena, uint64_t bytes);
 
 /* Retention; `terms` may be NULL. Settling lets what has come due by clock_us take effect. */
 model_verdict model_retain_errors(const model* m, uint32_t seq, uint32_t begin, uint32_t end,

@@ -47,13 +47,18 @@ bool model_may_activate(const model* m, uint64_t tenant) {
     return claims(m, need) <= m->config.blocks;
 }
 
-uint32_t model_need_errors(const model* m, const uint32_t* need) {
+uint32_t model_quota_errors(const model* m, const uint32_t* need) {
     uint32_t errors = 0;
     for (uint32_t i = 1; i <= m->config.tenants_max; i++)
         if (need[i] > 0 && model_active(m, i) + need[i] > most_of(&m->quotas[i]))
             errors |= MODEL_BIT(PKV_EQUOTA);
     if (claims(m, need) > m->config.blocks) errors |= MODEL_BIT(PKV_ENOBLOCKS);
     return errors;
+}
+
+uint32_t model_need_errors(const model* m, const uint32_t* need) {
+    const uint32_t errors = model_quota_errors(m, need);
+    return model_fits_memory(m, need) ? errors : errors | MODEL_BIT(PKV_ENOBLOCKS);
 }
 
 bool model_is_above_limit(const model* m, uint32_t account, uint32_t need) {

@@ -60,12 +60,13 @@ static void op_match(sim* s) {
     if (matched != want) sim_fail(s, "matched %u tokens, want %u", matched, want);
 }
 
-/* After a failed device the evictions may have happened or not; whichever it was, wholly. */
-static uint32_t failed_evictions(sim* s, int status) {
-    if (status != PKV_EIO && status != PKV_ETIMEDOUT) return 0;
+/* After a failed device the room may have been made or not; whichever it was, wholly. */
+bool sim_has_made_room(sim* s, int status, uint32_t* evicted) {
+    if (status != PKV_EIO && status != PKV_ETIMEDOUT) return false;
     pkv_stats stats = {.struct_size = sizeof stats};
     pkv_cache_stats(s->cache, &stats);
-    return (uint32_t)(stats.evictions - s->model.counters.evictions);
+    *evicted = (uint32_t)(stats.evictions - s->model.counters.evictions);
+    return *evicted > 0 || stats.extents_claimed > s->model.counters.extents_claimed;
 }
 
 static void expect_evictions(sim* s, uint32_t evicted, uint32_t needed) {
@@ -73,8 +74,8 @@ static void expect_evictions(sim* s, uint32_t evicted, uint32_t needed) {
 }
 
 static void adopt_evictions(sim* s, uint32_t count, int status) {
-    const uint32_t evicted = failed_evictions(s, status);
-    if (evicted == 0) return;
+    uint32_t evicted;
+    if (!sim_has_made_room(s, status, &evicted)) return;
     expect_evictions(s, evicted, model_make_room(&s->model, s->model_entries, count));
 }
 
@@ -85,8 +86,9 @@ static void op_fork(sim* s) {
     sim_before(s, verdict);
     const int status = pkv_seq_fork(s->cache, sim_handle(s, seq), &handle);
     if (!sim_judge(s, "seq.fork", verdict, status, seq, 0)) {
-        const uint32_t evicted = verdict.must == 0 ? failed_evictions(s, status) : 0;
-        if (evicted > 0) expect_evictions(s, evicted, model_fork_room(&s->model, seq));
+        uint32_t evicted;
+        if (verdict.must == 0 && sim_has_made_room(s, status, &evicted))
+            expect_evictions(s, evicted, model_fork_room(&s->model, seq));
         return;
     }
     const uint32_t child = model_fork(&s->model, seq);
@@ -359,7 +361,16 @@ static void op_end(sim* s) {
     }
     if (!plan->written && sim_percent(s, 95)) sim_write_plan(s, plan);
     const bool is_fit = plan->written || sim_percent(s, 10);
-    if (s->failure[0] == '\0') sim_end_plan(s, plan, is_fit && !sim_percent(s, 12));
+    if (sim_is_well(s)) sim_end_plan(s, plan, is_fit && !sim_percent(s, 12));
+}
+
+/* Most sequences end: what they had is only cached from then on, and others may claim it. */
+void sim_rest(sim* s) {
+    for (uint32_t i = 0; i < s->config.plans_max && sim_is_well(s); i++)
+        if (s->plans[i].handle.id != 0 && sim_percent(s, 80))
+            sim_end_plan(s, &s->plans[i], s->plans[i].written);
+    for (uint32_t i = 0; i < s->config.sequences_max && sim_is_well(s); i++)
+        if (s->model.seqs[i].alive && sim_percent(s, 80)) sim_free_seq(s, i);
 }
 
 /* ---- The rest -------------------------------------------------------------------------------- */

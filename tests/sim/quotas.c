@@ -81,6 +81,6 @@ void sim_op_quota(sim* s) {
 }
 
 void sim_end_quotas(sim* s) {
-    for (uint32_t i = 1; i <= s->config.tenants_max && s->failure[0] == '\0'; i++)
+    for (uint32_t i = 1; i <= s->config.tenants_max && sim_is_well(s); i++)
         if (s->model.quotas[i].is_set) drop(s, s->model.quotas[i].tenant);
 }

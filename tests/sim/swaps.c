@@ -1,6 +1,6 @@
 /* swaps.c - sequences to the host tier and back. What the simulated device decides by itself is when a
  * transfer is done, so that the model is told at its end how it ended. */
-#include "sim/driver.h"
+#include "sim/round.h"
 
 static sim_transfer* find_transfer(sim* s, bool open) {
     const uint32_t first = sim_below(s, s->config.transfers_max);
@@ -43,13 +43,9 @@ void sim_op_swap_out(sim* s) {
     note_transfer(s, handle, seq);
 }
 
-/* After a failed device the evictions may have happened or not. */
 static void adopt_evictions(sim* s, uint32_t seq, int status) {
-    pkv_stats stats = {.struct_size = sizeof stats};
-    if (status != PKV_EIO) return;
-    pkv_cache_stats(s->cache, &stats);
-    if (stats.evictions == s->model.counters.evictions) return;
-    model_swap_in_room(&s->model, seq);
+    uint32_t evicted;
+    if (sim_has_made_room(s, status, &evicted)) model_swap_in_room(&s->model, seq);
 }
 
 void sim_op_swap_in(sim* s) {
@@ -96,14 +92,15 @@ static void end_transfer(sim* s, sim_transfer* transfer, uint32_t which, int sta
 /* How a transfer ends was decided when it was first asked for, perhaps by faults that are over. */
 static void call_transfer(sim* s, sim_transfer* transfer, uint32_t which) {
     static const char* const names[] = {"transfer.poll", "transfer.wait", "transfer.cancel"};
-    const bool may_fail = s->faults_have_been && which != CANCEL;
+    const bool may_fail = s->round->faults_have_been && which != CANCEL;
     const uint32_t failures = MODEL_BIT(PKV_EIO) | MODEL_BIT(PKV_ETIMEDOUT);
     const model_verdict verdict = {0, may_fail ? failures : 0};
     uint32_t done;
-    s->has_before = false; /* a failure, too, ends the transfer, and is judged by the model */
+    s->round->has_before =
+        false; /* a failure, too, ends the transfer, and is judged by the model */
     const int status = sim_call_transfer(s, transfer->handle, which, &done);
     sim_judge(s, names[which], verdict, status, transfer->seq, done);
-    if (s->failure[0] != '\0') return;
+    if (!sim_is_well(s)) return;
     if (status != PKV_OK || done) end_transfer(s, transfer, which, status);
 }
 

@@ -1,8 +1,9 @@
-/* victims.c - which blocks were evicted, in rounds whose policy the model does not know.
+/* victims.c - which blocks were evicted and which have moved: the trace names them.
  *
- * The trace names them. Each must be a block that the model could have evicted then: cached, held by
- * nobody, of the account that has to give one; and there must be as many as the model needs. */
-#include "sim/driver.h"
+ * Each victim must be a block that the model could have evicted then: cached, held by nobody, of the
+ * account that has to give one; and there must be as many as the model needs. Under "lru" it must be
+ * the very one that the model would choose. */
+#include "sim/round.h"
 
 #include <string.h>
 
@@ -25,26 +26,48 @@ static uint32_t choose(void* ctx, const pkv_candidate* candidates, uint32_t offe
 
 void sim_draw_policy(sim* s) {
     const uint32_t kind = sim_below(s, 10);
-    s->config.eviction = "lru"; /* whose victims the model predicts */
-    if (kind < 4) return;
-    s->names_victims = true;
+    s->config.eviction = "lru";
+    s->predicts_victims = kind < 4;
+    if (s->predicts_victims) return;
     s->config.eviction = policies[sim_below(s, sizeof policies / sizeof *policies)];
     if (kind < 8) return;
     s->config.eviction_hook = (pkv_eviction_hook){choose, s, sim_below(s, s->config.blocks)};
 }
 
-/* Append the victims of events that have not been looked at. */
-static void read_trace(sim* s) {
+static void read_event(sim* s, const pkv_trace_event* event) {
+    if (strcmp(event->what, "prefix.evict") == 0)
+        s->victims[s->victim_count++] = (uint32_t)event->subject;
+    if (strcmp(event->what, "cache.move") == 0)
+        s->moves[s->move_count++] = (sim_move){(uint32_t)event->subject, (uint32_t)event->detail};
+}
+
+/* What events say that have not been looked at. */
+void sim_read_trace(sim* s) {
+    pkv_trace_event newest;
     uint32_t count = 0;
-    pkv_trace_read(s->cache, s->events, SIM_EVENTS, &count);
-    for (uint32_t i = 0; i < count; i++) {
-        const pkv_trace_event* event = &s->events[i];
-        if (event->number < s->events_seen) continue;
-        if (event->number > s->events_seen) sim_fail(s, "the trace is too short for this test");
-        s->events_seen = event->number + 1;
-        if (strcmp(event->what, "prefix.evict") == 0)
-            s->victims[s->victim_count++] = (uint32_t)event->subject;
-    }
+    pkv_trace_read(s->cache, &newest, 1, &count);
+    if (count == 0 || newest.number < s->events_seen) return;
+    const uint64_t missed = newest.number + 1 - s->events_seen;
+    if (missed > SIM_EVENTS) sim_fail(s, "the trace is too short for this test");
+    pkv_trace_read(s->cache, s->events, missed < SIM_EVENTS ? (uint32_t)missed : SIM_EVENTS,
+                   &count);
+    for (uint32_t i = 0; i < count; i++)
+        read_event(s, &s->events[i]);
+    s->events_seen = newest.number + 1;
+}
+
+static void remove_victim(sim* s, uint32_t i) {
+    s->victim_count--;
+    memmove(s->victims + i, s->victims + i + 1, (s->victim_count - i) * sizeof *s->victims);
+}
+
+bool sim_take_victim(sim* s, uint32_t real) {
+    uint32_t i = 0;
+    while (i < s->victim_count && s->victims[i] != real)
+        i++;
+    if (i == s->victim_count) return false;
+    remove_victim(s, i);
+    return true;
 }
 
 /* The block of the model behind a number, when it could go. */
@@ -67,31 +90,53 @@ static void check_priority(sim* s, uint32_t victim, uint32_t account) {
         sim_fail(s, "of two blocks of priority %u the younger went", priority);
 }
 
-/* Accounts give in another order than the model asks them, each in order. */
+static void check_victim(sim* s, uint32_t victim, uint32_t account) {
+    const uint32_t first = model_first_to_go(&s->model, account);
+    if (!s->predicts_victims)
+        check_priority(s, victim, account);
+    else if (victim != first)
+        sim_fail(s, "block %u was evicted before block %u", s->model.blocks[victim].real,
+                 s->model.blocks[first].real);
+    s->told += !s->predicts_victims;
+}
+
+/* The first victim of an account, by its place among them. Accounts give in another order than the
+ * model asks them, each in order. */
+static uint32_t find_victim(sim* s, uint32_t account) {
+    uint32_t i = 0;
+    sim_read_trace(s);
+    while (i < s->victim_count && evictable(s, s->victims[i], account) == MODEL_NONE)
+        i++;
+    return i;
+}
+
+static bool is_victim_of(void* ctx, uint32_t account) {
+    sim* s = ctx;
+    return find_victim(s, account) < s->victim_count;
+}
+
 static uint32_t next_victim(void* ctx, uint32_t account) {
     sim* s = ctx;
-    read_trace(s);
-    for (uint32_t i = 0; i < s->victim_count; i++) {
-        const uint32_t block = evictable(s, s->victims[i], account);
-        if (block == MODEL_NONE) continue;
-        s->victim_count--;
-        memmove(s->victims + i, s->victims + i + 1, (s->victim_count - i) * sizeof *s->victims);
-        s->told++;
-        check_priority(s, block, account);
-        return block;
+    const uint32_t i = find_victim(s, account);
+    if (i == s->victim_count) {
+        sim_fail(s, "account %u: no block was evicted that could go, of %u", account,
+                 s->victim_count);
+        return MODEL_NONE;
     }
-    sim_fail(s, "account %u: no block was evicted that could go, of %u", account, s->victim_count);
-    return MODEL_NONE;
+    const uint32_t block = evictable(s, s->victims[i], account);
+    remove_victim(s, i);
+    check_victim(s, block, account);
+    return block;
 }
 
 void sim_watch_victims(sim* s) {
-    if (!s->names_victims) return;
     s->model.victim = next_victim;
-    s->model.victim_ctx = s;
+    s->model.is_victim_of = is_victim_of;
+    s->model.ctx = s;
 }
 
 void sim_check_victims(sim* s) {
-    if (!s->names_victims) return;
-    read_trace(s);
+    sim_read_trace(s);
     if (s->victim_count > 0) sim_fail(s, "block %u was evicted for nothing", s->victims[0]);
+    if (s->move_count > 0) sim_fail(s, "block %u moved for nothing", s->moves[0].from);
 }
