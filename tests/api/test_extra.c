@@ -213,3 +213,109 @@ TEST(a_block_that_two_have_computed_is_found_by_the_keys_that_live) {
     ASSERT_EQ(found(cache, live), 12);
     pkv_cache_destroy(cache);
 }
+
+/* An image that begins with a block, ends with it, or is its last token. */
+TEST(keys_that_begin_or_end_with_a_block_count_for_just_that_block) {
+    const uint32_t ranges[5][2] = {{4, 8}, {7, 8}, {8, 12}, {4, 5}, {0, 4}};
+    for (uint32_t i = 0; i < 5; i++) {
+        const uint32_t begin = ranges[i][0];
+        const uint32_t end = ranges[i][1];
+        pkv_cache* cache = fixture_open();
+        put(cache, (struct keys){.list = {key(begin, end, "cat")}, .count = 1}, 12);
+        ASSERT_EQ(found(cache, (struct keys){.list = {key(begin, end, "cat")}, .count = 1}), 12);
+        ASSERT_EQ(found(cache, (struct keys){.list = {key(begin, end, "dog")}, .count = 1}), begin);
+        ASSERT_EQ(found(cache, (struct keys){.salt = NULL}), begin);
+        ASSERT_EQ(found(cache, (struct keys){.list = {key(end, end + 1, "cat")}, .count = 1}),
+                  begin);
+        pkv_cache_destroy(cache);
+    }
+}
+
+/* Its K and V have seen the image. */
+TEST(the_text_behind_another_image_is_another) {
+    pkv_cache* cache = fixture_open();
+    put(cache, (struct keys){.list = {key(0, 4, "cat")}, .count = 1}, 12);
+    put(cache, (struct keys){.list = {key(0, 4, "dog")}, .count = 1}, 8);
+    ASSERT_EQ(fixture_stats(cache).blocks_cached, 5);
+    ASSERT_EQ(found(cache, (struct keys){.list = {key(0, 4, "dog")}, .count = 1}), 8);
+    ASSERT_EQ(found(cache, (struct keys){.list = {key(0, 4, "cow")}, .count = 1}), 0);
+    pkv_cache_destroy(cache);
+}
+
+TEST(images_that_change_places_are_not_the_same) {
+    pkv_cache* cache = fixture_open();
+    put(cache, (struct keys){.list = {key(2, 5, "cat"), key(6, 9, "dog")}, .count = 2}, 12);
+    ASSERT_EQ(found(cache, (struct keys){.list = {key(2, 5, "dog"), key(6, 9, "cat")}, .count = 2}),
+              2);
+    ASSERT_EQ(found(cache, (struct keys){.list = {key(2, 5, "cat"), key(6, 9, "cow")}, .count = 2}),
+              6);
+    pkv_cache_destroy(cache);
+}
+
+TEST(no_salt_and_a_salt_of_no_bytes_are_the_same) {
+    pkv_cache* cache = fixture_open();
+    put(cache, (struct keys){.salt = NULL}, 12);
+    const pkv_seq seq = fixture_seq(cache, 0);
+    uint32_t matched;
+    ASSERT_OK(pkv_seq_set_keys(cache, seq, "anything", 0, NULL, 0));
+    ASSERT_OK(pkv_seq_match(cache, seq, text, 12, &matched));
+    ASSERT_EQ(matched, 12);
+    pkv_cache_destroy(cache);
+}
+
+TEST(a_salt_may_be_long_and_each_byte_of_it_counts) {
+    enum { SALT = 65536 };
+    static char salt[SALT];
+    pkv_config config = fixture_config();
+    config.key_bytes_max = SALT + 12;
+    pkv_cache* cache = fixture_create(&config);
+    uint32_t matched;
+    memset(salt, 's', SALT);
+    const pkv_seq owner = fixture_seq(cache, 0);
+    ASSERT_OK(pkv_seq_set_keys(cache, owner, salt, SALT, NULL, 0));
+    fixture_extend(cache, owner, text, 12);
+    ASSERT_OK(pkv_seq_free(cache, owner));
+    const uint32_t places[3] = {0, SALT / 2, SALT - 1};
+    for (uint32_t i = 0; i < 3; i++) {
+        const pkv_seq other = fixture_seq(cache, 0);
+        salt[places[i]] = 't';
+        ASSERT_OK(pkv_seq_set_keys(cache, other, salt, SALT, NULL, 0));
+        ASSERT_OK(pkv_seq_match(cache, other, text, 12, &matched));
+        ASSERT_EQ(matched, 0);
+        ASSERT_OK(pkv_seq_free(cache, other));
+        salt[places[i]] = 's';
+    }
+    const pkv_seq shorter = fixture_seq(cache, 0);
+    ASSERT_OK(pkv_seq_set_keys(cache, shorter, salt, SALT - 1, NULL, 0));
+    ASSERT_OK(pkv_seq_match(cache, shorter, text, 12, &matched));
+    ASSERT_EQ(matched, 0);
+    ASSERT_OK(pkv_seq_free(cache, shorter));
+    const pkv_seq same = fixture_seq(cache, 0);
+    ASSERT_OK(pkv_seq_set_keys(cache, same, salt, SALT, NULL, 0));
+    ASSERT_OK(pkv_seq_match(cache, same, text, 12, &matched));
+    ASSERT_EQ(matched, 12);
+    fixture_check(cache);
+    pkv_cache_destroy(cache);
+}
+
+/* An adapter is a salt, and what is found within a block obeys it too. */
+TEST(no_part_of_a_block_is_found_under_another_salt) {
+    pkv_cache* cache = fixture_open();
+    put(cache, (struct keys){.salt = "adapter 1"}, 7);
+    put(cache, (struct keys){.salt = "adapter 2"}, 3);
+    ASSERT_EQ(found(cache, (struct keys){.salt = "adapter 1"}), 7);
+    ASSERT_EQ(found(cache, (struct keys){.salt = "adapter 2"}), 3);
+    ASSERT_EQ(found(cache, (struct keys){.salt = NULL}), 0);
+    pkv_cache_destroy(cache);
+}
+
+TEST(the_same_salt_of_another_tenant_finds_nothing) {
+    pkv_cache* cache = fixture_open();
+    put(cache, (struct keys){.salt = "a"}, 12);
+    const pkv_seq stranger = fixture_seq(cache, 1);
+    uint32_t matched;
+    ASSERT_OK(pkv_seq_set_keys(cache, stranger, "a", 1, NULL, 0));
+    ASSERT_OK(pkv_seq_match(cache, stranger, text, 12, &matched));
+    ASSERT_EQ(matched, 0);
+    pkv_cache_destroy(cache);
+}
