@@ -581,6 +581,7 @@ PKV_API int pkv_seq_set_keys(pkv_cache* cache, pkv_seq seq, const void* salt, ui
 /* Attach the longest cached prefix of `tokens` [count] to an empty sequence. Token ids are
  * compared, one by one; only blocks that the same tenant committed, or any tenant has published,
  * are found. Pass one token less than the prompt has when you need the logits of its last token.
+ * Behind a window too, all blocks from the first one on must be cached, as they prove each other.
  * The prefix may end within a block, where a cached text and `tokens` part, or where one ended:
  * such a block is shared like others, and copied when this sequence writes to it. For the end of
  * the prefix the 16 newest blocks that come into question are looked at.
@@ -646,7 +647,9 @@ PKV_API int pkv_seq_truncate(pkv_cache* cache, pkv_seq seq, uint32_t length);
 
 /* End a sequence, also one that is away. Its committed blocks of known tokens stay cached until
  * they are evicted, the last, partly filled one included, unless a cached block has all of its
- * tokens; those of the host tier are free at once. A zero handle is allowed and does nothing.
+ * tokens; those of the host tier are free at once. They become idle from the last page to the first,
+ * those that have rolled off behind the window and are still cached once more in their turn, so that
+ * a text is evicted from its end. A zero handle is allowed and does nothing.
  * Errors  PKV_EINVAL, PKV_ESTALE, PKV_EBUSY (in a plan). */
 PKV_API int pkv_seq_free(pkv_cache* cache, pkv_seq seq);
 
@@ -724,8 +727,9 @@ PKV_API int pkv_pins_release(pkv_cache* cache, uint64_t owner, uint32_t* release
  *   ttl       a block that has been cached for so long without being used is dropped: no match finds
  *             it, and its memory is free
  *
- * Both times begin when the last sequence, or pin, lets go of a block, and anew each time. They are
- * noticed when somebody looks for a prefix, needs room, or asks for statistics.
+ * Both times begin when the last sequence, or pin, lets go of a block, and anew each time; of one that
+ * has rolled off behind a window also when its sequence ends. They are noticed when somebody looks
+ * for a prefix, needs room, or asks for statistics.
  *
  * Priorities are an order and no reservation: blocks that are not in use always go when they have
  * to, and no call fails for one. They order the blocks of one account (see QUOTAS) among each other;

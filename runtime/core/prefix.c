@@ -316,6 +316,16 @@ void pkvi_prefix_lapse(struct pkvi_prefix* prefix, uint32_t block) {
     pkvi_domain_lapse(domain_of(prefix, block), block, page_of(prefix, block));
 }
 
+void pkvi_prefix_rest_again(struct pkvi_prefix* prefix, uint32_t block) {
+    struct pkvi_domain* domain = domain_of(prefix, block);
+    assert(pkvi_prefix_is_idle(prefix, block));
+    if (pkvi_is_retained(&prefix->shared.retention, block))
+        pkvi_domain_hold(domain, block); /* times begin anew */
+    else
+        pkvi_domain_leave(domain, block); /* nobody has asked for it: nothing to learn from */
+    pkvi_domain_rest(domain, block, page_of(prefix, block));
+}
+
 void pkvi_prefix_evict(struct pkvi_prefix* prefix, uint32_t account, uint32_t count,
                        uint32_t* blocks) {
     struct pkvi_domain* domain = &prefix->domains[account];

@@ -161,6 +161,13 @@ static inline uint32_t pkvi_prefix_generation(const struct pkvi_prefix* prefix, 
     return parent == PKVI_NONE ? 0 : prefix->nodes[parent].generation;
 }
 
+/* The node before node `block`, or PKVI_NONE: there is none, or it has left the index. */
+static inline uint32_t pkvi_prefix_parent(const struct pkvi_prefix* prefix, uint32_t block) {
+    const struct pkvi_node* node = &prefix->nodes[block];
+    const bool is_there = node->parent_generation == pkvi_prefix_generation(prefix, node->parent);
+    return is_there ? node->parent : PKVI_NONE;
+}
+
 static inline bool pkvi_prefix_is_full(const struct pkvi_prefix* prefix, uint32_t block) {
     const struct pkvi_node* node = &prefix->nodes[block];
     return node->indexed && pkvi_pool_offset(prefix->pool, node->end) == 0;
@@ -207,6 +214,9 @@ void pkvi_prefix_renew(struct pkvi_prefix* prefix, uint32_t account);
 
 /* Count a block that is taken on another account from now on; its policy begins anew with it. */
 void pkvi_prefix_move(struct pkvi_prefix* prefix, uint32_t block, uint32_t account);
+
+/* `block`, which is idle, takes the place of one that becomes so now. */
+void pkvi_prefix_rest_again(struct pkvi_prefix* prefix, uint32_t block);
 
 /* Drop `block`, which is idle, whatever its turn. */
 void pkvi_prefix_drop(struct pkvi_prefix* prefix, uint32_t block);

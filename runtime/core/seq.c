@@ -4,6 +4,7 @@
 #include "core/cache.h"
 #include "core/sibling.h"
 #include "core/walk.h"
+#include "core/window.h"
 #include <assert.h>
 
 /* ---- Slots and handles ----------------------------------------------------------------------- */
@@ -139,7 +140,7 @@ int pkvi_seq_free(pkv_cache* cache, struct pkvi_seq* seq) {
     if (seq->residence != PKV_AWAY) PKVI_TRY(pkvi_seq_check_idle(seq));
     pkvi_trace_note(&cache->trace, "seq.free", pkvi_seq_handle(&cache->seqs, seq).id, seq->length);
     if (seq->residence == PKV_RESIDENT) pkvi_seq_index_tail(cache, seq);
-    pkvi_table_cut(&cache->leaves, &seq->table, 0);
+    pkvi_window_leave(cache, seq);
     pkvi_seq_give_slots(cache, seq);
     pkvi_pending_release(&cache->pending, seq, UINT32_MAX);
     pkvi_extra_release(&cache->prefix.extras, seq->extra);
@@ -248,25 +249,6 @@ int pkvi_seq_match(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* token
 
 /* ---- Truncate -------------------------------------------------------------------------------- */
 
-/* Tokens before this position are behind the window of a sequence of `length` tokens. */
-static uint32_t window_begin(const pkv_cache* cache, uint32_t length) {
-    const uint32_t window = cache->layout.group.window;
-    return window > 0 && length > window ? length - window : 0;
-}
-
-/* First page that may roll off: the sinks stay. */
-static uint32_t first_rollable_page(const pkv_cache* cache) {
-    return pkvi_pool_pages(&cache->pool, cache->layout.group.sinks);
-}
-
-/* Have pages gone that a sequence of `length` tokens would need? */
-static bool has_rolled_past(const pkv_cache* cache, const struct pkvi_seq* seq, uint32_t length) {
-    const uint32_t first = first_rollable_page(cache);
-    if (seq->rolled_end <= first) return false;
-    if (length <= (uint64_t)first * cache->pool.block_tokens) return false; /* sinks only */
-    return (uint64_t)seq->rolled_end * cache->pool.block_tokens > window_begin(cache, length);
-}
-
 static void cut_to(pkv_cache* cache, struct pkvi_seq* seq, uint32_t length) {
     const uint32_t pages = pkvi_pool_pages(&cache->pool, length);
     if (pages < seq->table.pages) seq->version++;
@@ -280,7 +262,7 @@ static void cut_to(pkv_cache* cache, struct pkvi_seq* seq, uint32_t length) {
 int pkvi_seq_truncate(pkv_cache* cache, struct pkvi_seq* seq, uint32_t length) {
     PKVI_TRY(pkvi_seq_check_idle(seq));
     if (length > seq->length) return PKV_ERANGE;
-    if (has_rolled_past(cache, seq, length)) return PKV_ERANGE;
+    if (pkvi_window_is_past(cache, seq, length)) return PKV_ERANGE;
     const uint32_t pages = pkvi_pool_pages(&cache->pool, length);
     if (pkvi_table_cut_needs_leaf(&cache->leaves, &seq->table, pages)) {
         PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_TABLE_LEAF));
@@ -386,26 +368,6 @@ void pkvi_seq_index_tail(pkv_cache* cache, struct pkvi_seq* seq) {
     cache->stats.prefix_inserts += node == block;
 }
 
-/* Drop the blocks that no later token can see. Best effort where a leaf is shared and none is
- * free. */
-static void roll_off(pkv_cache* cache, struct pkvi_seq* seq) {
-    const uint32_t end = pkvi_pool_page(&cache->pool, window_begin(cache, seq->length));
-    const uint32_t first = first_rollable_page(cache);
-    if (seq->rolled_end < first) seq->rolled_end = first;
-    for (; seq->rolled_end < end; seq->rolled_end++) {
-        const uint32_t page = seq->rolled_end;
-        if (pkvi_table_is_shared(&cache->leaves, &seq->table, page)) {
-            if (cache->leaves.free_count == 0) return;
-            pkvi_table_own(&cache->leaves, &seq->table, page);
-        }
-        const uint32_t block = pkvi_table_get(&cache->leaves, &seq->table, page);
-        pkvi_table_set(&cache->leaves, &seq->table, page, PKV_NO_BLOCK);
-        pkvi_prefix_unref(&cache->prefix, block);
-        seq->version++;
-        cache->stats.rolled_blocks++;
-    }
-}
-
 void pkvi_seq_commit(pkv_cache* cache, struct pkvi_seq* seq) {
     const uint32_t old_length = seq->length;
     cache->stats.tokens_committed += seq->reserved;
@@ -413,7 +375,7 @@ void pkvi_seq_commit(pkv_cache* cache, struct pkvi_seq* seq) {
     seq->reserved = 0;
     index_new_pages(cache, seq, old_length);
     pkvi_pending_release(&cache->pending, seq, pkvi_pool_page(&cache->pool, seq->length));
-    if (cache->layout.group.window > 0) roll_off(cache, seq);
+    if (cache->layout.group.window > 0) pkvi_window_roll(cache, seq);
     pkvi_trace_note_often(&cache->trace, "seq.commit", pkvi_seq_handle(&cache->seqs, seq).id,
                           seq->length);
 }

@@ -2,6 +2,7 @@
 #include "core/swap.h"
 
 #include "core/cache.h"
+#include "core/window.h"
 #include <assert.h>
 #include <string.h>
 
@@ -204,7 +205,7 @@ int pkvi_seq_swap_in(pkv_cache* cache, struct pkvi_seq* seq, pkv_transfer* handl
 /* ---- End ------------------------------------------------------------------------------------- */
 
 static void drop_blocks(pkv_cache* cache, struct pkvi_seq* seq) {
-    pkvi_table_cut(&cache->leaves, &seq->table, 0);
+    pkvi_window_leave(cache, seq);
     seq->version++;
     seq->residence = PKV_AWAY;
 }

@@ -144,7 +144,7 @@ TEST(a_block_that_is_used_for_other_tokens_is_found_under_the_new_ones_only) {
     pkv_cache_destroy(cache);
 }
 
-/* Of sequences that end in the same call of the clock the call order counts, here backwards. */
+/* The clock stands still, and four sequences end, the youngest first. */
 TEST(equal_times_are_told_apart_by_the_order_of_the_calls) {
     pkv_cache* cache = fixture_open();
     pkv_seq seqs[4];

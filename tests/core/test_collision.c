@@ -73,8 +73,8 @@ static uint32_t committed_block(pkv_cache* cache, const uint32_t* tokens, uint32
     uint32_t block;
     const pkv_seq seq = fixture_seq(cache, 0);
     fixture_extend(cache, seq, tokens, count);
-    ASSERT_OK(pkv_seq_blocks(cache, seq, 0, count / FIXTURE_BLOCK - 1, count / FIXTURE_BLOCK,
-                             &block));
+    ASSERT_OK(
+        pkv_seq_blocks(cache, seq, 0, count / FIXTURE_BLOCK - 1, count / FIXTURE_BLOCK, &block));
     ASSERT_OK(pkv_seq_free(cache, seq));
     return block;
 }

@@ -460,13 +460,34 @@ static void announce_from(model_seq* seq, uint32_t begin) {
 
 static void index_tail(model* m, model_seq* seq);
 
+/* The last page behind the rolled-off ones that is in the index, when there are any. */
+static uint32_t last_entry(const model* m, const model_seq* seq) {
+    uint32_t last = MODEL_NONE;
+    for (uint32_t page = seq_pages(m, seq); page-- > 0;) {
+        if (seq->blocks[page] == MODEL_ROLLED) return last;
+        if (last == MODEL_NONE && m->blocks[seq->blocks[page]].indexed) last = seq->blocks[page];
+    }
+    return MODEL_NONE; /* nothing has rolled off */
+}
+
+/* What the sequence has let go of, and what rolled off before, is young again, last page first. */
+static void rest_again(model* m, uint32_t entry) {
+    for (; entry != MODEL_NONE && entry != MODEL_ORPHAN; entry = m->blocks[entry].parent) {
+        if (m->blocks[entry].holders > 0) continue;
+        m->blocks[entry].idle_since = ++m->now;
+        m->blocks[entry].idle_us = m->clock_us;
+    }
+}
+
 void model_free(model* m, uint32_t seq) {
     model_seq* s = &m->seqs[seq];
     if (s->residence == PKV_AWAY) {
         m->host_free += kept_pages(m, s);
     } else {
         index_tail(m, s);
+        const uint32_t last = last_entry(m, s);
         cut(m, s, 0);
+        rest_again(m, last);
     }
     announce_from(s, UINT32_MAX);
     s->alive = false;
@@ -1089,8 +1110,10 @@ void model_swap_in(model* m, uint32_t seq) {
 
 /* Let the blocks go, last page first. */
 static void leave(model* m, model_seq* seq) {
+    const uint32_t last = last_entry(m, seq);
     for (uint32_t page = seq_pages(m, seq); page-- > 0;)
         if (seq->blocks[page] != MODEL_ROLLED) block_release(m, seq->blocks[page]);
+    rest_again(m, last);
     seq->residence = PKV_AWAY;
 }
 
