@@ -40,9 +40,10 @@ def ensure(*extras: str) -> None:
     if installed_digest == digest and installed_extras.issuperset(extras):
         return
     wanted = sorted(installed_extras.union(extras))
-    print(f"Building and installing pagedkv with {', '.join(wanted)}", flush=True)
+    package = f"pagedkv[{','.join(wanted)}]" if wanted else "pagedkv"
+    print(f"Building and installing {package}", flush=True)
     _STAMP.unlink(missing_ok=True)
-    log_run("install", [PYTHON, "-m", "pip", "install", f"{ROOT}[{','.join(wanted)}]"])
+    log_run("install", [PYTHON, "-m", "pip", "install", f"{package} @ {ROOT.as_uri()}"])
     _STAMP.write_text(json.dumps({"digest": digest, "extras": wanted}))
 
 

@@ -6,6 +6,7 @@ import threading
 from typing import Any, Final
 
 from ._config import allocator_code
+from ._eviction import refuse_inside
 from ._ffi import check, ffi, lib, text
 from ._stats import ArenaStats, read_arena_stats
 from ._values import unsigned
@@ -136,6 +137,7 @@ class Arena:
     def _live(self) -> Any:
         if self._handle is None:
             raise StaleHandle("Arena: it has been closed")
+        refuse_inside(self._holders)
         return self._handle
 
 

@@ -11,7 +11,7 @@ from . import _arrays as arrays
 from ._arena import Arena, Holders
 from ._capture import Capture
 from ._config import Config
-from ._eviction import Chooser
+from ._eviction import Chooser, refuse_inside
 from ._faults import FaultSpec, current, describe, own_spec, register
 from ._ffi import check, ffi, lib, text
 from ._sequence import Sequence
@@ -123,7 +123,8 @@ class Cache:
 
     A function of eviction is asked once for each step that needs room: function(candidates, count)
     gets a NumPy record array of all blocks that may go, least recently used first, with fields
-    block, page, uses and age, and returns up to `count` block numbers. It must not use the cache.
+    block, page, uses and age, and returns up to `count` block numbers. It must not use the cache,
+    nor another one of its arena: that raises Busy.
     Where it raises, or names blocks that may not go, the least recently used go instead, which
     Stats.eviction_fallbacks counts; eviction_error has the last exception, and KeyboardInterrupt is
     raised once the call is done.
@@ -206,6 +207,9 @@ class Cache:
         self._trace_capacity = max(trace_events, 1024)
         self._tenants_max = tenants
         self._owner = _Owner(None if arena is None else arena._holders)
+        self._mutex = self._owner if arena is None else arena._holders
+        if self._eviction is not None:
+            self._eviction.mutex = self._mutex
         try:
             sizes = self._create(config, own_spec(faults, fault_seed))
         except BaseException:
@@ -504,10 +508,11 @@ class Cache:
         )
 
     def _live(self) -> Any:
-        """The handle, or StaleHandle after close()."""
+        """The handle, or StaleHandle after close(), or Busy in its own eviction function."""
         handle = self._handle
         if handle is None or self._owner.ended:
             raise StaleHandle("cache: it has been closed")
+        refuse_inside(self._mutex)
         return handle
 
     def _live_sequence(self, sequence: Sequence) -> Any:

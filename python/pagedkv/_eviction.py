@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 
 from ._ffi import ffi, lib
 from ._tokens import uint32_array
+from .errors import Busy
 
-__all__ = ["EVICTION_POLICIES", "Chooser", "EvictionHook"]
+__all__ = ["EVICTION_POLICIES", "Chooser", "EvictionHook", "refuse_inside"]
 
 # The policies that are built in, the default first.
 EVICTION_POLICIES = ("reuse", "lru", "fifo", "lfu", "slru", "s3fifo", "arc", "greedydual")
@@ -23,8 +25,29 @@ Chooser = Callable[[NDArray[Any], int], Iterable[int]]
 _CANDIDATE = np.dtype([(name, np.uint32) for name in ("block", "page", "uses", "age")])
 
 
+class _Asked(threading.local):
+    """The mutex that is held while this thread is inside an eviction function."""
+
+    mutex: object = None
+
+
+_asked = _Asked()
+
+
+def refuse_inside(mutex: object) -> None:
+    """Raise Busy inside the eviction function of a cache with that mutex: the call would wait for
+    ever."""
+    if _asked.mutex is mutex:
+        raise Busy("an eviction function must not use its cache, nor another one of its arena")
+
+
 class EvictionHook:
-    """A function as a pkv_eviction_hook, for as long as this object lives."""
+    """A function as a pkv_eviction_hook, for as long as this object lives.
+
+    mutex   stands for that of the cache
+    """
+
+    mutex: object
 
     def __init__(self, chooser: Chooser) -> None:
         self.chooser = chooser
@@ -56,6 +79,7 @@ def pkv_python_name(context: Any, candidates: Any, offered: int, count: int, vic
     hook: EvictionHook = ffi.from_handle(context)
     was_enabled = gc.isenabled()
     gc.disable()
+    _asked.mutex = hook.mutex
     try:
         return hook.name(candidates, offered, count, victims)
     except BaseException as error:
@@ -63,5 +87,6 @@ def pkv_python_name(context: Any, candidates: Any, offered: int, count: int, vic
         interrupted: int = lib.PKV_PYTHON_INTERRUPTED
         return interrupted if isinstance(error, KeyboardInterrupt) else 0
     finally:
+        _asked.mutex = None
         if was_enabled:
             gc.enable()

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 Chooser = Callable[[NDArray[Any], int], Any]
 
 
-def cache_of(eviction: str | Chooser | None) -> pagedkv.Cache:
+def cache_of(eviction: str | Chooser | None, arena: pagedkv.Arena | None = None) -> pagedkv.Cache:
     return pagedkv.Cache(
-        layers=1, kv_heads=1, head_dim=16, blocks=16, block_tokens=1, eviction=eviction, seed=1
-    )
+        layers=1, kv_heads=1, head_dim=16, blocks=16, block_tokens=1, eviction=eviction, seed=1,
+        arena=arena,
+    )  # fmt: skip
 
 
 def ask(cache: pagedkv.Cache, tokens: range) -> int:
@@ -123,6 +124,36 @@ def test_an_interrupt_reaches_the_caller() -> None:
         assert isinstance(cache.eviction_error, KeyboardInterrupt)
         assert cache.stats().evictions == 4
         cache.check()
+
+
+@pytest.mark.parametrize("use", ["stats", "sequence", "arena", "other"])
+def test_a_function_that_uses_its_cache_is_told_so(use: str) -> None:
+    """It would wait for itself."""
+
+    def chooser(candidates: NDArray[Any], count: int) -> Any:
+        calls[use]()
+        return candidates["block"][:count]
+
+    with (
+        pagedkv.Arena(bytes=1 << 20, extent_bytes=4096) as arena,
+        cache_of(chooser, arena=arena) as cache,
+        cache_of(None, arena=arena) as other,
+        cache_of(None) as stranger,
+    ):
+        calls: dict[str, Callable[[], Any]] = {
+            "stats": cache.stats,
+            "sequence": cache.sequence,
+            "arena": arena.stats,
+            "other": other.stats,
+            "none": stranger.stats,
+        }
+        ask(cache, range(16))
+        ask(cache, range(100, 101))
+        assert isinstance(cache.eviction_error, pagedkv.Busy)
+        assert cache.stats().eviction_fallbacks == 1
+        use = "none"
+        ask(cache, range(200, 201))
+        assert cache.stats().eviction_fallbacks == 1
 
 
 def test_a_block_in_use_stays() -> None:
