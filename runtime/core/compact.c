@@ -8,7 +8,7 @@
 int pkvi_compactor_open(struct pkvi_compactor* compactor, struct pkvi_mem* mem,
                         const struct pkvi_pool* pool) {
     const uint64_t extents = pool->arena->extent_max;
-    const uint64_t weights = (uint64_t)pool->space.blocks_per_extent + 1;
+    const uint64_t weights = (uint64_t)pool->space.blocks_per_extent + 2;
     PKVI_TRY(pkvi_mem_take(mem, extents, sizeof(uint32_t), (void**)&compactor->order));
     PKVI_TRY(pkvi_mem_take(mem, weights, sizeof(uint32_t), (void**)&compactor->counts));
     return pkvi_mem_take(mem, extents, sizeof(uint8_t), (void**)&compactor->pinned);
@@ -53,10 +53,11 @@ struct choice {
     uint32_t moves;
 };
 
-/* How late an extent comes: the pinned, which cannot become empty, take first of all. */
+/* How late an extent comes: the pinned, which cannot become empty, take first of all, and never stand
+ * before a full one, which can. */
 static uint32_t weight_of(const pkv_cache* cache, uint32_t extent) {
     const struct pkvi_pool* pool = &cache->pool;
-    if (cache->compactor.pinned[extent]) return pool->space.blocks_per_extent;
+    if (cache->compactor.pinned[extent]) return pool->space.blocks_per_extent + 1;
     return pool->extents[extent].used;
 }
 
@@ -68,7 +69,7 @@ static bool is_held(const pkv_cache* cache, uint32_t extent) {
 static uint32_t sort_extents(pkv_cache* cache) {
     struct pkvi_compactor* compactor = &cache->compactor;
     const uint32_t extents = cache->arena->extent_max;
-    const uint32_t weights = cache->pool.space.blocks_per_extent + 1;
+    const uint32_t weights = cache->pool.space.blocks_per_extent + 2;
     uint32_t* const counts = compactor->counts;
     memset(counts, 0, weights * sizeof *counts);
     for (uint32_t e = 0; e < extents; e++)

@@ -23,7 +23,7 @@
  * judge (check.h). */
 struct pkvi_compactor {
     uint32_t* order;  /* [extents] that the pool holds, emptiest first */
-    uint32_t* counts; /* [blocks_per_extent + 1] */
+    uint32_t* counts; /* [blocks_per_extent + 2] */
     uint8_t* pinned;  /* [extents] */
 };
 

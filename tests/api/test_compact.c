@@ -235,6 +235,30 @@ TEST(blocks_of_open_plans_stay) {
     yard_close(&y);
 }
 
+/* A full extent can become empty too, when those that stay have room for all of it. */
+TEST(a_full_extent_goes_where_blocks_stay) {
+    struct yard y;
+    const uint32_t tokens[] = {7, 8};
+    pkv_plan plan;
+    yard_open(&y, 4);
+    yard_add(&y, 0, 3);
+    const pkv_seq first = fixture_seq(y.cache, 0);
+    ASSERT_OK(reserve(y.cache, first, A_BLOCKS - 3));
+    yard_add(&y, 1, A_BLOCKS);
+    yard_add(&y, 2, 3);
+    ASSERT_OK(pkv_seq_free(y.cache, first));
+    const pkv_entry entries[] = {{y.seqs[0], &tokens[0], 1}, {y.seqs[2], &tokens[1], 1}};
+    ASSERT_OK(pkv_plan_begin(y.cache, entries, 2, &plan));
+    ASSERT_EQ(held(&y), 3);
+    ASSERT_EQ(compact(&y, A_BLOCKS - 1), 0);
+    ASSERT_EQ(compact(&y, A_BLOCKS), A_BLOCKS);
+    ASSERT_EQ(held(&y), 2);
+    ASSERT_OK(pkv_plan_abort(y.cache, plan));
+    for (uint32_t i = 0; i < 3; i++)
+        yard_expect(&y, i);
+    yard_close(&y);
+}
+
 /* The rows of the next plan show where blocks are now. */
 TEST(the_next_plan_sees_the_new_blocks) {
     struct yard y;

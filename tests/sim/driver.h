@@ -88,15 +88,15 @@ typedef struct sim {
 
     uint32_t injected; /* statuses that the faults in force may cause */
     pkv_report before;
-    uint64_t scrubs;         /* predicted */
-    uint64_t* real_tenant;   /* [number_count] whose bytes are in the library's block */
-    bool* real_written;      /* [number_count] */
-    bool* real_mixed;        /* [number_count] an arrival that failed has left bytes there */
-    uint32_t* model_of_real; /* [number_count] */
-    uint64_t moved;          /* blocks, by compaction */
-    bool predicts_victims;   /* by the policy; else the model is told whom it evicts */
-    uint64_t events_seen;    /* of the trace */
-    uint64_t told;           /* victims that were not predicted */
+    uint64_t scrubs;          /* predicted */
+    uint64_t* real_tenant;    /* [number_count] whose bytes are in the library's block */
+    bool* real_written;       /* [number_count] */
+    bool* real_mixed;         /* [number_count] an arrival that failed has left bytes there */
+    uint32_t* model_of_real;  /* [number_count] */
+    uint64_t compacts_failed; /* copies of which have failed, so that nothing moved */
+    bool predicts_victims;    /* by the policy; else the model is told whom it evicts */
+    uint64_t events_seen;     /* of the trace */
+    uint64_t told;            /* victims that were not predicted */
     uint32_t victim_count;
     uint32_t victims[SIM_EVENTS]; /* evicted by the library, not yet by the model */
     uint32_t move_count;

@@ -1147,8 +1147,31 @@ model_verdict model_read_errors(const model* m, uint32_t seq, uint32_t begin, ui
     return verdict;
 }
 
+/* Of a cache in a shared arena; of others the header says little. */
+typedef struct memory_stats {
+    uint64_t total, used, bytes, bytes_used, bytes_loose, bytes_lost;
+} memory_stats;
+
+static memory_stats memory_of(const model* m, const pkv_stats* stats) {
+    if (m->arena == NULL)
+        return (memory_stats){stats->extents_total, stats->extents_used, stats->arena_bytes,
+                              stats->bytes_used,    stats->bytes_loose,  stats->bytes_lost};
+    const uint64_t held = model_held_extents(m);
+    const uint64_t blocks = held * m->per_extent;
+    const uint64_t used = model_used_blocks(m);
+    return (memory_stats){
+        .total = m->arena->extent_count,
+        .used = held,
+        .bytes = held * m->arena->extent_bytes,
+        .bytes_used = used * m->block_bytes,
+        .bytes_loose = (blocks - used) * m->block_bytes,
+        .bytes_lost = held * m->arena->extent_bytes - blocks * m->block_bytes,
+    };
+}
+
 const char* model_compare_stats(const model* m, const pkv_stats* stats, uint64_t* want,
                                 uint64_t* got) {
+    const memory_stats memory = memory_of(m, stats);
     const struct {
         const char* name;
         uint64_t want, got;
@@ -1184,6 +1207,13 @@ const char* model_compare_stats(const model* m, const pkv_stats* stats, uint64_t
         {"swap_in_bytes", m->counters.swap_in_bytes, stats->swap_in_bytes},
         {"extents_claimed", m->counters.extents_claimed, stats->extents_claimed},
         {"extents_ceded", m->counters.extents_ceded, stats->extents_ceded},
+        {"extents_total", memory.total, stats->extents_total},
+        {"extents_used", memory.used, stats->extents_used},
+        {"extents_emptied", m->counters.extents_emptied, stats->extents_emptied},
+        {"arena_bytes", memory.bytes, stats->arena_bytes},
+        {"bytes_used", memory.bytes_used, stats->bytes_used},
+        {"bytes_loose", memory.bytes_loose, stats->bytes_loose},
+        {"bytes_lost", memory.bytes_lost, stats->bytes_lost},
         {"blocks_moved", m->counters.blocks_moved, stats->blocks_moved},
         {"table rows", m->plan_rows, stats->table_rows_extended + stats->table_rows_rewritten},
     };
