@@ -79,6 +79,11 @@ static void expire(pkv_cache* cache, uint32_t block) {
     cache->stats.expirations++;
 }
 
+static void lapse(pkv_cache* cache, uint32_t block) {
+    pkvi_prefix_lapse(&cache->prefix, block);
+    pkvi_trace_note_often(&cache->trace, "prefix.lapse", block, 0);
+}
+
 void pkvi_retention_settle(pkv_cache* cache, uint64_t now_us) {
     const struct pkvi_retention* retention = &cache->prefix.shared.retention;
     uint32_t block;
@@ -86,6 +91,6 @@ void pkvi_retention_settle(pkv_cache* cache, uint64_t now_us) {
         if (pkvi_retain_is_over(retention, block, now_us))
             expire(cache, block);
         else
-            pkvi_prefix_lapse(&cache->prefix, block);
+            lapse(cache, block);
     }
 }

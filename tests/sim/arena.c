@@ -129,6 +129,17 @@ static void lose_extent(sim* s, uint32_t extent) {
     m->counters.extents_ceded++;
 }
 
+bool round_has_claims(sim* s) {
+    sim_round* r = s->round;
+    uint32_t victims = 0;
+    for (uint32_t i = 0; i < r->sim_count; i++) {
+        if (&r->sims[i] == s) continue;
+        sim_read_trace(&r->sims[i]);
+        victims += r->sims[i].victim_count;
+    }
+    return victims > 0;
+}
+
 /* Returns how many extents all caches but `claimer`, which may be NULL, have given up. */
 static uint32_t adopt_claims(sim_round* r, const sim* claimer) {
     uint32_t extents = 0;

@@ -95,6 +95,7 @@ typedef struct sim {
     uint32_t* model_of_real;  /* [number_count] */
     uint64_t compacts_failed; /* copies of which have failed, so that nothing moved */
     bool predicts_victims;    /* by the policy; else the model is told whom it evicts */
+    bool goes_from_the_end;   /* what a sequence has let go of, whatever its policy has learned */
     uint64_t events_seen;     /* of the trace */
     uint64_t told;            /* victims that were not predicted */
     uint32_t victim_count;

@@ -135,6 +135,7 @@ bool sim_judge(sim* s, const char* what, model_verdict verdict, int status, uint
     const bool was_delayed = s->model.clock_us != pkv_clock_us(s->cache);
     s->model.clock_us = pkv_clock_us(s->cache);
     sim_note(s, what, a, b, s->model.blocks_active, status);
+    if (was_delayed) sim_read_trace(s);
     if (status == PKV_OK) return judge_success(s, what, verdict);
     const uint32_t set = verdict.must | verdict.may | s->injected;
     if (status > 0 || status < -31 || (set & MODEL_BIT(status)) == 0) {

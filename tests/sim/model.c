@@ -97,15 +97,25 @@ static void block_hold(model* m, uint32_t i) {
     m->blocks_active++;
 }
 
-static void block_release(model* m, uint32_t i) {
+static void rest(model* m, model_block* block) {
+    block->idle_since = ++m->now;
+    block->idle_us = m->clock_us;
+    block->left_with = m->departures;
+}
+
+/* As one of several that a sequence lets go of together. */
+static void block_leave(model* m, uint32_t i) {
     model_block* block = &m->blocks[i];
     if (--block->holders > 0) return;
     m->blocks_active--;
-    if (block->indexed) {
-        block->idle_since = ++m->now;
-        block->idle_us = m->clock_us;
-        m->blocks_cached++;
-    }
+    if (!block->indexed) return;
+    rest(m, block);
+    m->blocks_cached++;
+}
+
+static void block_release(model* m, uint32_t i) {
+    m->departures++;
+    block_leave(m, i);
 }
 
 /* An index entry goes; those behind it are found no more. */
@@ -140,6 +150,17 @@ uint32_t model_first_to_go(const model* m, uint32_t account) {
         if (oldest == MODEL_NONE || goes_before(&m->blocks[i], &m->blocks[oldest])) oldest = i;
     }
     return oldest;
+}
+
+uint32_t model_later_page(const model* m, uint32_t block) {
+    const model_block* b = &m->blocks[block];
+    for (uint32_t i = 0; i < m->config.blocks; i++) {
+        const model_block* other = &m->blocks[i];
+        if (!other->indexed || other->holders > 0 || other->left_with != b->left_with) continue;
+        if (other->tenant != b->tenant || other->terms.priority != b->terms.priority) continue;
+        if (other->idle_since < b->idle_since) return i;
+    }
+    return MODEL_NONE;
 }
 
 void model_evict(model* m, uint32_t account) {
@@ -431,8 +452,9 @@ uint32_t model_fork(model* m, uint32_t seq) {
 
 /* Release the pages from `pages` on, last one first. */
 static void cut(model* m, model_seq* seq, uint32_t length) {
+    m->departures++;
     for (uint32_t page = seq_pages(m, seq); page-- > model_pages(m, length);)
-        if (seq->blocks[page] != MODEL_ROLLED) block_release(m, seq->blocks[page]);
+        if (seq->blocks[page] != MODEL_ROLLED) block_leave(m, seq->blocks[page]);
     seq->length = length;
     seq->reserved = 0;
     seq->known = min_u32(seq->known, length);
@@ -472,11 +494,8 @@ static uint32_t last_entry(const model* m, const model_seq* seq) {
 
 /* What the sequence has let go of, and what rolled off before, is young again, last page first. */
 static void rest_again(model* m, uint32_t entry) {
-    for (; entry != MODEL_NONE && entry != MODEL_ORPHAN; entry = m->blocks[entry].parent) {
-        if (m->blocks[entry].holders > 0) continue;
-        m->blocks[entry].idle_since = ++m->now;
-        m->blocks[entry].idle_us = m->clock_us;
-    }
+    for (; entry != MODEL_NONE && entry != MODEL_ORPHAN; entry = m->blocks[entry].parent)
+        if (m->blocks[entry].holders == 0) rest(m, &m->blocks[entry]);
 }
 
 void model_free(model* m, uint32_t seq) {
@@ -1111,8 +1130,9 @@ void model_swap_in(model* m, uint32_t seq) {
 /* Let the blocks go, last page first. */
 static void leave(model* m, model_seq* seq) {
     const uint32_t last = last_entry(m, seq);
+    m->departures++;
     for (uint32_t page = seq_pages(m, seq); page-- > 0;)
-        if (seq->blocks[page] != MODEL_ROLLED) block_release(m, seq->blocks[page]);
+        if (seq->blocks[page] != MODEL_ROLLED) block_leave(m, seq->blocks[page]);
     rest_again(m, last);
     seq->residence = PKV_AWAY;
 }

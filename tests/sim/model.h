@@ -48,6 +48,7 @@ typedef struct model_block {
     uint32_t parent; /* of an index entry: block, MODEL_NONE for a first page, or MODEL_ORPHAN */
     uint64_t idle_since; /* a stamp, for the order */
     uint64_t idle_us;    /* the time */
+    uint64_t left_with;  /* blocks of one sequence that became idle together have the same number */
     model_terms terms;
     uint32_t real; /* the library's number for it */
     uint32_t fill; /* of an index entry: how many tokens it has */
@@ -159,6 +160,7 @@ struct model {
     uint64_t block_bytes;
     uint64_t clock_us;      /* the library's, after its last call */
     uint64_t now;           /* stamps of idle blocks and of index entries */
+    uint64_t departures;    /* of sequences from their blocks */
     uint64_t nonce;         /* stands in for unknown tokens */
     uint64_t plan_rows;     /* rows of all plans so far */
     pkv_stats counters;     /* the cumulative ones */
@@ -277,6 +279,8 @@ bool model_is_above_limit(const model* m, uint32_t account, uint32_t need);
 uint32_t model_richest(const model* m, const uint32_t* need); /* whose cached block goes next */
 /* The idle block of an account that goes first under "lru". */
 uint32_t model_first_to_go(const model* m, uint32_t account);
+/* Of the blocks that became idle together with this one, one that stands behind it, or MODEL_NONE. */
+uint32_t model_later_page(const model* m, uint32_t block);
 void model_evict(model* m, uint32_t account);
 void model_lose(model* m, uint32_t block); /* an idle one, for others */
 
@@ -307,6 +311,7 @@ bool model_is_retained(const model_block* block);
 uint32_t model_retained_count(const model* m);
 void model_set_terms(model_block* block, const model_terms* terms); /* what somebody asks for it */
 void model_settle(model* m);
+void model_come_due(model* m, uint32_t block); /* an idle one, if it is */
 void model_expire(model* m, uint32_t block);
 
 /* Compare the numbers that the model predicts. Returns the name of the first that differs, or

@@ -116,6 +116,12 @@ model_verdict model_set_errors(const model* m, const model_quota* quota) {
     return (model_verdict){errors, 0};
 }
 
+/* Their policy begins anew with what it is told then. */
+static void forget_departures(model* m, uint64_t tenant) {
+    for (uint32_t i = 0; i < m->config.blocks; i++)
+        if (m->blocks[i].tenant == tenant) m->blocks[i].left_with = ++m->departures;
+}
+
 void model_set(model* m, const model_quota* quota) {
     uint32_t account = model_account(m, quota->tenant);
     if (account == 0) {
@@ -123,6 +129,7 @@ void model_set(model* m, const model_quota* quota) {
         while (m->quotas[account].is_set)
             account++;
         m->quotas[account] = (model_quota){.tenant = quota->tenant, .is_set = true};
+        forget_departures(m, quota->tenant);
     }
     m->quotas[account].guaranteed = quota->guaranteed;
     m->quotas[account].limit = quota->limit;

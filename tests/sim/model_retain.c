@@ -120,15 +120,20 @@ static uint32_t next_due(const model* m) {
     return next;
 }
 
-void model_settle(model* m) {
-    for (uint32_t i = next_due(m); i != MODEL_NONE; i = next_due(m)) {
-        model_block* block = &m->blocks[i];
-        if (later(block->idle_us, block->terms.ttl_us) <= m->clock_us) {
-            model_expire(m, i);
-        } else {
-            block->terms.priority = PKV_PRIORITY_DEFAULT;
-            block->terms.duration_us = UINT64_MAX;
-            block->idle_since = ++m->now;
-        }
+void model_come_due(model* m, uint32_t i) {
+    model_block* block = &m->blocks[i];
+    if (due_us(block) > m->clock_us) return;
+    if (later(block->idle_us, block->terms.ttl_us) <= m->clock_us) {
+        model_expire(m, i);
+    } else {
+        block->terms.priority = PKV_PRIORITY_DEFAULT;
+        block->terms.duration_us = UINT64_MAX;
+        block->idle_since = ++m->now;
+        block->left_with = ++m->departures;
     }
+}
+
+void model_settle(model* m) {
+    for (uint32_t i = next_due(m); i != MODEL_NONE; i = next_due(m))
+        model_come_due(m, i);
 }

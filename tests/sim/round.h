@@ -56,6 +56,7 @@ uint64_t round_next(uint64_t* random);        /* SplitMix64 */
 void round_draw_arena(sim_round* r);
 void round_watch_claims(sim_round* r);
 void round_note_extent(sim* s, uint32_t real);
+bool round_has_claims(sim* s); /* has another cache just given up extents? */
 void round_resize(sim_round* r);
 void round_regrow(sim_round* r); /* to all the memory that there can be */
 void round_check_memory(sim_round* r);

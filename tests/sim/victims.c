@@ -28,17 +28,42 @@ void sim_draw_policy(sim* s) {
     const uint32_t kind = sim_below(s, 10);
     s->config.eviction = "lru";
     s->predicts_victims = kind < 4;
+    s->goes_from_the_end = kind < 4;
     if (s->predicts_victims) return;
     s->config.eviction = policies[sim_below(s, sizeof policies / sizeof *policies)];
+    s->goes_from_the_end = kind < 8 && s->config.groups[0].window == 0 &&
+                           strcmp(s->config.eviction, "greedydual") == 0;
     if (kind < 8) return;
     s->config.eviction_hook = (pkv_eviction_hook){choose, s, sim_below(s, s->config.blocks)};
 }
 
+/* The block of the model behind a number, when it is only cached; else MODEL_NONE. */
+static uint32_t find_idle(const sim* s, uint32_t real) {
+    const uint32_t i = real < s->number_count ? s->model_of_real[real] : MODEL_NONE;
+    if (i == MODEL_NONE || s->model.blocks[i].real != real) return MODEL_NONE;
+    return s->model.blocks[i].indexed && s->model.blocks[i].holders == 0 ? i : MODEL_NONE;
+}
+
+/* The same, when it could go for an account. */
+static uint32_t evictable(const sim* s, uint32_t real, uint32_t account) {
+    const uint32_t i = find_idle(s, real);
+    if (i == MODEL_NONE) return MODEL_NONE;
+    return model_account(&s->model, s->model.blocks[i].tenant) == account ? i : MODEL_NONE;
+}
+
+/* What comes due while a call is delayed, the library notices in time for its end, or later. */
+static void settle_block(sim* s, uint32_t real) {
+    const uint32_t i = find_idle(s, real);
+    if (i != MODEL_NONE) model_come_due(&s->model, i);
+}
+
 static void read_event(sim* s, const pkv_trace_event* event) {
-    if (strcmp(event->what, "prefix.evict") == 0)
-        s->victims[s->victim_count++] = (uint32_t)event->subject;
+    const uint32_t block = (uint32_t)event->subject;
+    if (strcmp(event->what, "prefix.evict") == 0) s->victims[s->victim_count++] = block;
+    if (strcmp(event->what, "prefix.expire") == 0) settle_block(s, block);
+    if (strcmp(event->what, "prefix.lapse") == 0) settle_block(s, block);
     if (strcmp(event->what, "cache.move") == 0)
-        s->moves[s->move_count++] = (sim_move){(uint32_t)event->subject, (uint32_t)event->detail};
+        s->moves[s->move_count++] = (sim_move){block, (uint32_t)event->detail};
 }
 
 /* What events say that have not been looked at. */
@@ -70,13 +95,15 @@ bool sim_take_victim(sim* s, uint32_t real) {
     return true;
 }
 
-/* The block of the model behind a number, when it could go. */
-static uint32_t evictable(const sim* s, uint32_t real, uint32_t account) {
-    const uint32_t i = real < s->number_count ? s->model_of_real[real] : MODEL_NONE;
-    if (i == MODEL_NONE || s->model.blocks[i].real != real) return MODEL_NONE;
-    const model_block* block = &s->model.blocks[i];
-    if (!block->indexed || block->holders > 0) return MODEL_NONE;
-    return model_account(&s->model, block->tenant) == account ? i : MODEL_NONE;
+/* Of what a sequence has let go of together, its end goes first: under "lru", and under "greedydual",
+ * which looks at what is behind a block, when there is no window behind which others still hold some
+ * of it. Other policies ask how often and since when a block was used, so that its beginning can go
+ * first; "reuse" takes care that this is rare, but its ages are those of groups. */
+static void check_tail(sim* s, uint32_t victim) {
+    const uint32_t later = model_later_page(&s->model, victim);
+    if (s->goes_from_the_end && later != MODEL_NONE)
+        sim_fail(s, "block %u was evicted before block %u, which is behind it",
+                 s->model.blocks[victim].real, s->model.blocks[later].real);
 }
 
 /* What was retained goes by its priority whatever the policy is. */
@@ -92,6 +119,7 @@ static void check_priority(sim* s, uint32_t victim, uint32_t account) {
 
 static void check_victim(sim* s, uint32_t victim, uint32_t account) {
     const uint32_t first = model_first_to_go(&s->model, account);
+    check_tail(s, victim);
     if (!s->predicts_victims)
         check_priority(s, victim, account);
     else if (victim != first)
