@@ -294,6 +294,8 @@ typedef struct pkv_config {
     uint32_t graph_query_heads;         /* of captured attention: required with them */
     uint32_t retained_max; /* blocks that can be retained at once (see RETENTION), 0..2^24; default
                               none */
+    uint32_t cow_whole; /* nonzero: copy on write copies whole blocks; default: the 16-token tiles
+                              of them that are filled. "cuda" copies whole blocks anyway */
 } pkv_config;
 
 /* What a config will take. */
@@ -460,7 +462,7 @@ typedef struct pkv_stats {
     uint64_t reserve_p50_ns;     /* half of them at most, to about an eighth */
     uint64_t reserve_p99_ns;
     uint64_t reserve_max_ns;
-    uint64_t cow_bytes;   /* of all cow_copies */
+    uint64_t cow_bytes;   /* that they were: of what is filled, or whole (config.cow_whole) */
     uint32_t cow_peak;    /* the most blocks that one plan, append or fork has copied */
     uint32_t retained;    /* blocks that have a priority or a time to live */
     uint64_t expirations; /* cached blocks that were dropped since their time to live was over */

@@ -111,6 +111,8 @@ class Cache:
                         what the cache may have at most, 0: all that fit, and `device` the arena's
     cow                 when the partly filled last block that forks share is copied: "write", at
                         the first write, or "fork", at once, so that no step copies
+    cow_whole           copy all of such a block, not only its filled tiles of 16 tokens; always on
+                        "cuda"
     graph_sequences, graph_sequence_tokens, graph_heads
                         of device "cuda": sequences of a captured step (see capture()), new tokens
                         of each of them (default 1), and query heads; default none
@@ -192,6 +194,7 @@ class Cache:
         allocator: str | None = None,
         arena: Arena | None = None,
         cow: str = "write",
+        cow_whole: bool = False,
         graph_sequences: int = 0,
         graph_sequence_tokens: int = 0,
         graph_heads: int = 0,

@@ -62,6 +62,7 @@ class CacheOptions(TypedDict, total=False):
     allocator: str | None
     arena: Arena | None
     cow: str
+    cow_whole: bool
     graph_sequences: int
     graph_sequence_tokens: int
     graph_heads: int
@@ -137,6 +138,7 @@ class Config:
         self.pointer.allocator = allocator_code(given.get("allocator"))
         self._set_arena(given.get("arena"))
         self.pointer.cow = _cow_code(given.get("cow", "write"))
+        self.pointer.cow_whole = bool(given.get("cow_whole", False))
         self.pointer.prefix_off = not given.get("prefix", True)
         if self.pointer.threads == 0:
             self.pointer.threads = _processors()

@@ -159,8 +159,10 @@ static void return_targets(pkv_cache* cache, struct choice choice, const uint32_
 static int submit_copy(pkv_cache* cache, uint32_t from, uint32_t to, uint64_t* ticket) {
     const struct pkvi_space* space = &cache->pool.space;
     cache->pool.blocks[to].written = PKVI_BYTES_MIXED; /* until all has been well */
-    return cache->device->ops->copy(cache->device, pkvi_space_block(space, to),
-                                    pkvi_space_block(space, from), space->block_bytes, ticket);
+    const struct pkvi_copy_job job = {.to = pkvi_space_block(space, to),
+                                      .from = pkvi_space_block(space, from),
+                                      .bytes = space->block_bytes};
+    return cache->device->ops->copy(cache->device, &job, ticket);
 }
 
 /* As many at once as the device has room for; waits for each, also after a failure. */

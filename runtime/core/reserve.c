@@ -16,6 +16,7 @@
 
 #include "core/cache.h"
 #include "core/reclaim.h"
+#include "device/copy.h"
 #include <assert.h>
 #include <string.h>
 
@@ -296,13 +297,24 @@ static int scrub_blocks(pkv_cache* cache, uint32_t count) {
     return PKV_OK;
 }
 
+/* The copy of the last block of `seq`, which is partly filled, to block `to`. */
+static struct pkvi_copy_job copy_of_tail(const pkv_cache* cache, const struct pkvi_seq* seq,
+                                         uint32_t to) {
+    const struct pkvi_space* space = &cache->pool.space;
+    const uint32_t from = pkvi_table_get(&cache->leaves, &seq->table, seq->table.pages - 1);
+    const uint32_t filled = pkvi_pool_offset(&cache->pool, seq->length + seq->reserved);
+    return pkvi_copy_tokens(&cache->layout, pkvi_space_block(space, to),
+                            pkvi_space_block(space, from),
+                            cache->config.cow_whole ? cache->pool.block_tokens : filled);
+}
+
 static int submit_copy(pkv_cache* cache, const struct pkvi_seq* seq, uint32_t to,
                        uint64_t* ticket) {
-    const uint32_t from = pkvi_table_get(&cache->leaves, &seq->table, seq->table.pages - 1);
-    const struct pkvi_space* space = &cache->pool.space;
+    const struct pkvi_copy_job job = copy_of_tail(cache, seq, to);
     cache->pool.blocks[to].written = PKVI_BYTES_OWNED;
-    return cache->device->ops->copy(cache->device, pkvi_space_block(space, to),
-                                    pkvi_space_block(space, from), space->block_bytes, ticket);
+    PKVI_TRY(cache->device->ops->copy(cache->device, &job, ticket));
+    cache->scratch.copied += job.bytes;
+    return PKV_OK;
 }
 
 /* Copy the shared tails, all in flight at once; waits for every copy, also after a failure. */
@@ -311,6 +323,7 @@ static int copy_tails(pkv_cache* cache, uint32_t count) {
     uint32_t submitted = 0;
     uint32_t block = 0;
     int status = PKV_OK;
+    scratch->copied = 0;
     for (uint32_t i = 0; i < count && status == PKV_OK; i++) {
         const struct pkvi_reservation* item = &scratch->items[i];
         if (item->copy_tail) {
@@ -341,7 +354,7 @@ static void replace_tail(pkv_cache* cache, struct pkvi_seq* seq, uint32_t block)
 
 static void count_copies(pkv_cache* cache, uint32_t copies) {
     cache->stats.cow_copies += copies;
-    cache->stats.cow_bytes += copies * cache->pool.space.block_bytes;
+    cache->stats.cow_bytes += cache->scratch.copied;
     if (copies > cache->stats.cow_peak) cache->stats.cow_peak = copies;
 }
 
@@ -416,6 +429,7 @@ int pkvi_reserve(pkv_cache* cache, uint32_t count) {
 static int copy_for_child(pkv_cache* cache, const struct pkvi_seq* seq) {
     const uint32_t block = cache->scratch.blocks[0];
     uint64_t ticket;
+    cache->scratch.copied = 0;
     PKVI_TRY(scrub_block(cache, block, seq->tenant));
     PKVI_TRY(submit_copy(cache, seq, block, &ticket));
     return cache->device->ops->wait(cache->device, ticket);

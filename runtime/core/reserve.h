@@ -25,6 +25,7 @@ struct pkvi_scratch {
     uint32_t* from;                 /* [plan_tokens_max] slots of tokens that move */
     uint32_t* to;                   /* [plan_tokens_max] */
     uint64_t serial;                /* of the last batch */
+    uint64_t copied;                /* bytes of its tails */
 };
 
 int pkvi_scratch_open(struct pkvi_scratch* scratch, struct pkvi_mem* mem, const pkv_config* config);

@@ -153,6 +153,16 @@ struct pkvi_move_job {
     const uint32_t* to;   /* [count] */
 };
 
+/* Bytes of the arena that are copied to another place: a run of them, or where `layout` is not NULL
+ * what the first tokens of a block take (copy.h); `bytes` in all. */
+struct pkvi_copy_job {
+    void* to;
+    const void* from;
+    uint64_t bytes;
+    const struct pkvi_layout* layout;
+    uint32_t tokens;
+};
+
 /* Blocks of the arena and blocks of the host tier that change places: blocks[i] of the space and
  * the slot slots[i] of `host`, which is cut into pieces of block_bytes. The blocks are different
  * from each other, and so are the slots. The arrays are read before the call returns.
@@ -191,10 +201,9 @@ struct pkvi_device_ops {
      * NULL: that is not possible. */
     int (*release)(struct pkvi_device* device, void* memory, uint64_t bytes);
 
-    /* Start copying; *ticket names the copy. Source and destination do not overlap. Copies may
+    /* Start copying; *ticket names the copy. May copy all of a block where less is asked for. Source and destination do not overlap. Copies may
      * complete in any order. Every ticket must be waited for, once. */
-    int (*copy)(struct pkvi_device* device, void* to, const void* from, uint64_t bytes,
-                uint64_t* ticket);
+    int (*copy)(struct pkvi_device* device, const struct pkvi_copy_job* job, uint64_t* ticket);
     /* Wait until a copy has completed and say how it ended. */
     int (*wait)(struct pkvi_device* device, uint64_t ticket);
     /* Fill with zeros. */

@@ -7,6 +7,7 @@
  * Copies are done when they are submitted; the ticket carries how they ended to wait(). Fault
  * points that speak of completions (drop, corrupt) do here what a DMA engine would do: nothing
  * arrives, or bits are wrong and the engine's checksum says so. */
+#include "device/copy.h"
 #include "device/cpu/attend.h"
 #include "device/device.h"
 #include "device/ending.h"
@@ -118,15 +119,14 @@ static int host_release(struct pkvi_device* device, void* memory, uint64_t bytes
 }
 
 /* A ticket is the status of the finished copy as a positive number. */
-static int host_copy(struct pkvi_device* device, void* to, const void* from, uint64_t bytes,
+static int host_copy(struct pkvi_device* device, const struct pkvi_copy_job* job,
                      uint64_t* ticket) {
     struct host* host = host_of(device);
-    unsigned char* copied = to;
     PKVI_TRY(pkvi_fault_check(host->faults, PKVI_FAULT_DEVICE_COPY_SUBMIT));
-    memcpy(to, from, bytes);
+    pkvi_copy_run(job);
     const struct pkvi_fault fault = pkvi_fault_visit(host->faults, PKVI_FAULT_DEVICE_COPY_DONE);
     if (fault.action == PKVI_ACT_DELAY) pkvi_clock_sleep(host->clock, fault.argument);
-    if (pkvi_ending_is_damage(fault)) copied[fault.random % bytes] ^= 1;
+    if (pkvi_ending_is_damage(fault)) *pkvi_copy_at(job, fault.random % job->bytes) ^= 1;
     *ticket = (uint64_t)-pkvi_ending_status(fault);
     return PKV_OK;
 }

@@ -33,6 +33,7 @@
  * batch has been waited for. A device that could land later than that would be beyond any defence.
  *
  * Threads: a mutex orders the queue; the jobs of write, read and attend run outside it. */
+#include "device/copy.h"
 #include "device/device.h"
 #include "device/transfer.h"
 
@@ -54,9 +55,7 @@ enum copy_state { FREE, IN_FLIGHT, LANDED, AGAIN };
 struct copy {
     enum copy_state state;
     uint64_t ticket; /* while in flight or landed; never used twice */
-    unsigned char* to;
-    const unsigned char* from;
-    uint64_t bytes;
+    struct pkvi_copy_job job;
     uint64_t due_us;
 };
 
@@ -116,7 +115,7 @@ static struct copy* earliest(struct sim* sim, uint64_t now_us) {
 }
 
 static void land(struct sim* sim, struct copy* copy) {
-    memcpy(copy->to, copy->from, copy->bytes);
+    pkvi_copy_run(&copy->job);
     set_state(sim, copy, copy->state == IN_FLIGHT ? LANDED : FREE);
 }
 
@@ -196,12 +195,10 @@ static struct copy* take_slot(struct sim* sim) {
     return find_free(sim);
 }
 
-static int submit(struct sim* sim, void* to, const void* from, uint64_t bytes, uint64_t* ticket) {
+static int submit(struct sim* sim, const struct pkvi_copy_job* job, uint64_t* ticket) {
     struct copy* copy = take_slot(sim);
     if (copy == NULL) return PKV_EIO; /* more in flight than was said at open */
-    copy->to = to;
-    copy->from = from;
-    copy->bytes = bytes;
+    copy->job = *job;
     copy->ticket = ++sim->last_ticket;
     copy->due_us = draw_due_us(sim);
     set_state(sim, copy, IN_FLIGHT);
@@ -209,21 +206,20 @@ static int submit(struct sim* sim, void* to, const void* from, uint64_t bytes, u
     return PKV_OK;
 }
 
-static int sim_copy(struct pkvi_device* device, void* to, const void* from, uint64_t bytes,
-                    uint64_t* ticket) {
+static int sim_copy(struct pkvi_device* device, const struct pkvi_copy_job* job, uint64_t* ticket) {
     struct sim* sim = sim_of(device);
     PKVI_TRY(pkvi_fault_check(sim->faults, PKVI_FAULT_DEVICE_COPY_SUBMIT));
     pthread_mutex_lock(&sim->lock);
-    const int status = submit(sim, to, from, bytes, ticket);
+    const int status = submit(sim, job, ticket);
     pthread_mutex_unlock(&sim->lock);
     return status;
 }
 
 static void flip_bits(const struct copy* copy, uint64_t count, uint64_t random) {
-    const uint64_t bits = copy->bytes * 8;
+    const uint64_t bits = copy->job.bytes * 8;
     for (uint64_t i = 0; i < count && i < bits; i++) {
         const uint64_t bit = pkvi_random_next(&random) % bits;
-        copy->to[bit / 8] ^= (unsigned char)(1U << bit % 8);
+        *pkvi_copy_at(&copy->job, bit / 8) ^= (unsigned char)(1U << bit % 8);
     }
 }
 
@@ -242,7 +238,7 @@ static int complete(struct sim* sim, struct copy* copy, struct pkvi_fault fault)
     set_state(sim, copy, FREE);
     switch (fault.action) {
     case PKVI_ACT_RETURN:
-        memset(copy->to, RUBBISH, copy->bytes);
+        pkvi_copy_fill(&copy->job, RUBBISH);
         return fault.status;
     case PKVI_ACT_CORRUPT:
         flip_bits(copy, fault.argument, fault.random);

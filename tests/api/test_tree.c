@@ -283,7 +283,7 @@ TEST(a_move_keeps_every_bit_of_every_type) {
     typed_for_all(keep_a_path);
     static const char* const devices[] = {"sim", "cpu"};
     for (uint32_t i = 0; i < 2 * 3; i++) {
-        const struct typed t = typed_open(devices[i % 2], i / 2, i / 2);
+        const struct typed t = typed_open(devices[i % 2], i / 2, i / 2, TYPED_BLOCK, false);
         keep_a_path(t);
         pkv_cache_destroy(t.cache);
     }

@@ -37,6 +37,47 @@ TEST(forks_that_copy_in_the_middle_of_a_block_keep_every_bit) {
     typed_for_all(fork_and_go_on);
 }
 
+/* What the copy of a block takes of which so many tokens are filled. */
+static uint64_t tail_bytes(struct typed t, uint32_t filled) {
+    const uint32_t tiles = t.cow_whole ? 4 : (filled + 15) / 16;
+    return tiles * t.block_bytes / 4;
+}
+
+/* In a block of four tiles: what is copied is what is filled, in whole tiles. */
+static void fork_within_a_block(struct typed t) {
+    uint32_t stem[60];
+    uint32_t ends[3];
+    uint32_t text[61];
+    typed_tokens(stem, 60, 1);
+    typed_tokens(ends, 3, 100);
+    const pkv_seq parent = fixture_seq(t.cache, 0);
+    uint64_t copied = 0;
+    for (uint32_t length = 1; length < 60; length += 11) {
+        pkv_seq child;
+        const uint32_t before = fixture_info(t.cache, parent).length;
+        typed_extend(t, parent, stem + before, length - before);
+        ASSERT_OK(pkv_seq_fork(t.cache, parent, &child));
+        typed_extend(t, child, ends, 1);
+        splice(text, stem, length, ends, 1);
+        typed_expect(t, child, text, length + 1);
+        typed_expect(t, parent, stem, length);
+        ASSERT_OK(pkv_seq_free(t.cache, child));
+        const uint64_t bytes = fixture_stats(t.cache).cow_bytes - copied;
+        ASSERT_EQ(bytes, tail_bytes(t, length));
+        copied += bytes;
+    }
+}
+
+TEST(a_fork_copies_the_tiles_that_are_filled) {
+    for (uint32_t pair = 0; pair < (PKV_I4 + 1) * (PKV_I4 + 1); pair++) {
+        const char* device = pair % 3 == 0 ? "sim" : "cpu";
+        const uint32_t k_dtype = pair % (PKV_I4 + 1);
+        const uint32_t v_dtype = pair / (PKV_I4 + 1);
+        typed_run(typed_open(device, k_dtype, v_dtype, 64, false), fork_within_a_block);
+        typed_run(typed_open(device, k_dtype, v_dtype, 64, true), fork_within_a_block);
+    }
+}
+
 /* In place: tokens 16 to 22 share words of i4 with those that are written again. */
 static void shorten_and_rewrite(struct typed t) {
     uint32_t old[30];

@@ -23,9 +23,12 @@ enum {
 struct typed {
     pkv_cache* cache;
     pkv_group_config group;
+    uint64_t block_bytes;
+    bool cow_whole;
 };
 
-static inline struct typed typed_open(const char* device, uint32_t k_dtype, uint32_t v_dtype) {
+static inline struct typed typed_open(const char* device, uint32_t k_dtype, uint32_t v_dtype,
+                                      uint32_t block_tokens, bool cow_whole) {
     pkv_config config = fixture_config();
     config.device = device;
     config.blocks = 4;
@@ -36,9 +39,18 @@ static inline struct typed typed_open(const char* device, uint32_t k_dtype, uint
         .value_dim = TYPED_V_DIM,
         .k_dtype = k_dtype,
         .v_dtype = v_dtype,
-        .block_tokens = TYPED_BLOCK,
+        .block_tokens = block_tokens,
     };
-    return (struct typed){fixture_create(&config), config.groups[0]};
+    config.cow_whole = cow_whole;
+    pkv_sizes sizes;
+    ASSERT_OK(pkv_config_check(&config, NULL, &sizes));
+    return (struct typed){fixture_create(&config), config.groups[0], sizes.block_bytes, cow_whole};
+}
+
+static inline void typed_run(struct typed t, void (*run)(struct typed t)) {
+    run(t);
+    fixture_check(t.cache);
+    pkv_cache_destroy(t.cache);
 }
 
 /* Run a test for every pair of types with scales among them, on both devices. */
@@ -48,10 +60,7 @@ static inline void typed_for_all(void (*run)(struct typed t)) {
         const uint32_t k_dtype = pair / 2 % (PKV_I4 + 1);
         const uint32_t v_dtype = pair / 2 / (PKV_I4 + 1);
         if (!row_is_scaled(k_dtype) && !row_is_scaled(v_dtype)) continue;
-        const struct typed t = typed_open(devices[pair % 2], k_dtype, v_dtype);
-        run(t);
-        fixture_check(t.cache);
-        pkv_cache_destroy(t.cache);
+        typed_run(typed_open(devices[pair % 2], k_dtype, v_dtype, TYPED_BLOCK, false), run);
     }
 }
 

@@ -206,7 +206,8 @@ TEST(zero_fills_with_zeros_and_can_fail) {
 
 static int copy_and_wait(void) {
     uint64_t ticket;
-    const int status = it.ops->copy(it.device, it.space.base, it.space.base + 100, 50, &ticket);
+    const struct pkvi_copy_job job = {it.space.base, it.space.base + 100, 50, NULL, 0};
+    const int status = it.ops->copy(it.device, &job, &ticket);
     return status == PKV_OK ? it.ops->wait(it.device, ticket) : status;
 }
 

@@ -77,9 +77,14 @@ static void set_faults(const char* spec) {
 #endif
 }
 
+static int copy(uint32_t to, uint32_t from, uint64_t* ticket) {
+    const struct pkvi_copy_job job = {piece(to), piece(from), PIECE, NULL, 0};
+    return it.ops->copy(it.device, &job, ticket);
+}
+
 static uint64_t submit(uint32_t to, uint32_t from) {
     uint64_t ticket;
-    ASSERT_OK(it.ops->copy(it.device, piece(to), piece(from), PIECE, &ticket));
+    ASSERT_OK(copy(to, from, &ticket));
     return ticket;
 }
 
@@ -186,7 +191,7 @@ TEST(as_many_copies_fly_as_was_said_at_open) {
     set_up();
     for (uint32_t i = 0; i < COPIES; i++)
         tickets[i] = submit(10 + i, i);
-    ASSERT_STATUS(it.ops->copy(it.device, piece(30), piece(31), PIECE, &refused), PKV_EIO);
+    ASSERT_STATUS(copy(30, 31, &refused), PKV_EIO);
     ASSERT_EQ(refused, 77);
     ASSERT_OK(wait_for(tickets[3]));
     tickets[3] = submit(30, 31);
@@ -285,7 +290,7 @@ TEST(a_refused_copy_takes_no_slot) {
     set_up();
     set_faults("device.copy.submit=20*return(EDEVICE)");
     for (int i = 0; i < 20; i++)
-        ASSERT_STATUS(it.ops->copy(it.device, piece(10), piece(0), PIECE, &refused), PKV_EDEVICE);
+        ASSERT_STATUS(copy(10, 0, &refused), PKV_EDEVICE);
     ASSERT_EQ(refused, 77);
     for (uint32_t i = 0; i < COPIES; i++)
         tickets[i] = submit(10 + i, i);

@@ -91,7 +91,7 @@ def test_every_field_of_the_config_has_a_keyword() -> None:
     reached = set(_config._GROUP_FIELDS.values()) | set(_config._CONFIG_FIELDS.values())
     assert "stream" in keywords  # set when the cache is there
     reached |= {"seed", "fault_seed", "device", "isa", "faults", "prefix_off", "k_dtype", "v_dtype"}
-    reached |= {"allocator", "arena", "cow", "eviction", "eviction_hook"}
+    reached |= {"allocator", "arena", "cow", "cow_whole", "eviction", "eviction_hook"}
     # Set by the library, fixed in this version, or of no use from Python.
     others = {"struct_size", "version", "group_count", "groups", "memory", "parallel"}
     assert config | group == reached | others

@@ -102,6 +102,20 @@ def test_fork_shares_and_then_diverges() -> None:
         np.testing.assert_array_equal(cache.read(child, 0, 0, 6)[0], vectors([1, 2, 3, 4, 5, 6], 0))
 
 
+@pytest.mark.parametrize(("cow_whole", "tiles"), [(False, 2), (True, 4)])
+def test_how_much_a_fork_copies(cow_whole: bool, tiles: int) -> None:
+    with make_cache(block_tokens=64, cow_whole=cow_whole) as cache:
+        parent = cache.sequence()
+        ids = list(range(1, 18))
+        grow(cache, parent, ids)
+        child = parent.fork()
+        grow(cache, child, [70])
+        tile = 2 * 4 * cache.layers * 16 * cache.kv_heads * cache.head_dim
+        assert cache.stats().cow_bytes == tiles * tile
+        np.testing.assert_array_equal(cache.read(child, 0)[0], vectors([*ids, 70], 0))
+        np.testing.assert_array_equal(cache.read(parent, 0)[0], vectors(ids, 0))
+
+
 def test_fork_that_copies_at_once() -> None:
     with make_cache(cow="fork") as cache:
         parent = cache.sequence()

@@ -41,7 +41,7 @@ static void draw_types(sim* s) {
     group->k_dtype = sim_below(s, PKV_I4 + 1);
     group->v_dtype = sim_below(s, PKV_I4 + 1);
     if (!row_is_scaled(group->k_dtype) && !row_is_scaled(group->v_dtype)) return;
-    group->block_tokens = 16;
+    group->block_tokens = sim_percent(s, 50) ? 16 : 32;
     s->config.blocks = sim_between(s, 2, 12);
     if (sim_percent(s, 30)) group->key_dim = 48; /* i4: more than one scale */
     if (sim_percent(s, 30)) group->value_dim = 48;
@@ -99,6 +99,7 @@ void sim_draw_config(sim* s) {
     draw_window(s, &s->config.groups[0]);
     draw_limits(s);
     if (sim_percent(s, 25)) s->config.cow = PKV_COW_FORK;
+    s->config.cow_whole = sim_percent(s, 50);
     sim_draw_policy(s);
     s->tenants = sim_between(s, 1, SIM_TENANTS);
     s->vocabulary = sim_between(s, 1, 4);

@@ -414,7 +414,15 @@ uint32_t model_fork_room(model* m, uint32_t seq) {
     return make_room(m, need);
 }
 
+/* Of the last block the tiles of 16 tokens that are filled; blocks have no bytes between them. */
+static uint64_t tail_bytes(const model* m, const model_seq* seq) {
+    const uint32_t tiles = (m->block_tokens + 15) / 16;
+    const uint32_t filled = (seq->length + seq->reserved) % m->block_tokens;
+    return m->config.cow_whole ? m->block_bytes : m->block_bytes / tiles * ((filled + 15) / 16);
+}
+
 static void copy_tail(model* m, model_seq* seq) {
+    m->counters.cow_bytes += tail_bytes(m, seq);
     uint32_t* tail = &seq->blocks[seq_pages(m, seq) - 1];
     const uint32_t shared = *tail;
     *tail = block_take(m, seq->tenant);
@@ -1216,7 +1224,7 @@ const char* model_compare_stats(const model* m, const pkv_stats* stats, uint64_t
         {"forks", m->counters.forks, stats->forks},
         {"cow_copies", m->counters.cow_copies, stats->cow_copies},
         {"cow_peak", m->counters.cow_peak, stats->cow_peak},
-        {"cow_bytes", m->counters.cow_copies * m->block_bytes, stats->cow_bytes},
+        {"cow_bytes", m->counters.cow_bytes, stats->cow_bytes},
         {"rolled_blocks", m->counters.rolled_blocks, stats->rolled_blocks},
         {"host_blocks_free", m->host_free, stats->host_blocks_free},
         {"transfers", m->transfers, stats->transfers},

@@ -109,6 +109,7 @@ struct Config {
     graph_sequence_tokens_max: u32,
     graph_query_heads: u32,
     retained_max: u32,
+    cow_whole: u32,
 }
 
 #[repr(C)]
