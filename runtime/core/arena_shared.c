@@ -201,7 +201,9 @@ int pkvi_arena_resize(pkv_arena* arena, uint64_t bytes) {
 
 /* ---- Statistics ------------------------------------------------------------------------------ */
 
-void pkvi_arena_stats(const pkv_arena* arena, pkv_arena_stats* stats) {
+void pkvi_arena_stats(pkv_arena* arena, pkv_arena_stats* stats) {
+    for (pkv_cache* cache = arena->caches; cache != NULL; cache = cache->arena_next)
+        pkvi_settle(cache);
     *stats = (pkv_arena_stats){
         .struct_size = sizeof *stats,
         .caches = arena->cache_count,

@@ -17,7 +17,7 @@ int pkvi_arena_destroy(pkv_arena* arena);
 
 /* With the lock taken. */
 int pkvi_arena_resize(pkv_arena* arena, uint64_t bytes);
-void pkvi_arena_stats(const pkv_arena* arena, pkv_arena_stats* stats);
+void pkvi_arena_stats(pkv_arena* arena, pkv_arena_stats* stats);
 
 /* These take the lock themselves. `leave` gives all extents of the cache back. */
 void pkvi_arena_join(pkv_cache* cache);

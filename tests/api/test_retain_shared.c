@@ -239,6 +239,20 @@ static uint32_t choose(void* ctx, const pkv_candidate* candidates, uint32_t offe
     return count;
 }
 
+TEST(the_arena_counts_what_is_over_as_gone) {
+    pkv_arena* arena = arena_open(2);
+    pkv_config config = member_config(arena, 1);
+    config.retained_max = RETAINED;
+    pkv_cache* cache = fixture_create(&config);
+    leave_block(cache, 100, (pkv_retention){.priority = 50, .ttl_us = MS});
+    ASSERT_EQ(arena_stats(arena).extents_free, 1);
+    advance(cache, 1);
+    ASSERT_EQ(arena_stats(arena).extents_free, 2);
+    ASSERT_EQ(arena_stats(arena).bytes_used, 0);
+    pkv_cache_destroy(cache);
+    ASSERT_OK(pkv_arena_destroy(arena));
+}
+
 TEST(the_application_is_asked_for_blocks_of_default_priority_only) {
     uint32_t asked[2] = {0, 0};
     pkv_config config = retain_config();
