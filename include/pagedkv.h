@@ -809,7 +809,7 @@ typedef struct pkv_tenant_info {
     uint32_t blocks_borrowed;  /* of both, beyond the guarantee */
     uint32_t blocks_available; /* so many more its sequences could have now: quotas and memory */
     uint32_t host_blocks;      /* of the host tier */
-    uint32_t sequences;        /* alive */
+    uint32_t sequences;        /* alive, and pins */
     uint64_t refused;          /* calls that gave PKV_EQUOTA on its account */
     uint64_t evictions;        /* cached blocks that it lost */
     uint64_t prefix_query_tokens;
@@ -826,8 +826,8 @@ typedef struct pkv_tenant_info {
 PKV_API int pkv_tenant_set(pkv_cache* cache, const pkv_tenant_config* config);
 
 /* Take a tenant's quota away, and evict what is cached of it.
- * Errors  PKV_EINVAL (also: it has none), PKV_EBUSY (it has sequences, or others use blocks of
- *         it). */
+ * Errors  PKV_EINVAL (also: it has none), PKV_EBUSY (it has sequences or pins, or others use blocks
+ *         of it). */
 PKV_API int pkv_tenant_delete(pkv_cache* cache, uint64_t tenant);
 
 /* What a tenant has; any number will do, see has_quota.

@@ -160,6 +160,7 @@ static void take_all_blocks(sim* s) {
 
 static void free_everything(sim* s) {
     sim_end_transfers(s);
+    sim_release_pins(s);
     for (uint32_t i = 0; i < s->config.plans_max; i++)
         if (s->plans[i].handle.id != 0) sim_end_plan(s, &s->plans[i], s->plans[i].written);
     for (uint32_t i = 0; i < s->config.sequences_max; i++)
@@ -174,6 +175,7 @@ static void expect_rest(sim* s) {
     sim_take_report(s, &report);
     if (stats.blocks_active != 0) sim_fail(s, "%u blocks leaked", stats.blocks_active);
     if (stats.sequences != 0) sim_fail(s, "%u sequences leaked", stats.sequences);
+    if (stats.pins != 0) sim_fail(s, "%u pins leaked", stats.pins);
     if (stats.plans != 0) sim_fail(s, "%u plans leaked", stats.plans);
     if (stats.transfers != 0) sim_fail(s, "%u transfers leaked", stats.transfers);
     if (stats.host_blocks_free != stats.host_blocks_total) sim_fail(s, "host blocks leaked");

@@ -55,6 +55,12 @@ typedef struct sim_move {
     uint32_t to;
 } sim_move;
 
+/* Pins that somebody wants to end: this one, or those of an owner; 0 and UINT64_MAX for none. */
+typedef struct sim_release {
+    uint64_t id;
+    uint64_t owner;
+} sim_release;
+
 struct sim_round;
 
 /* One cache of a round. */
@@ -66,6 +72,7 @@ typedef struct sim {
     uint64_t pending;   /* tokens that were found to be on their way */
     uint64_t fired;     /* faults that took an action */
     uint64_t retained;  /* blocks that were asked to be */
+    uint64_t pinned;    /* pins that were made */
     uint64_t quotas_set;
     uint64_t quota_refusals;  /* calls that gave PKV_EQUOTA */
     uint64_t memory_refusals; /* that gave PKV_ENOBLOCKS since other caches hold the memory */
@@ -100,6 +107,7 @@ typedef struct sim {
     uint64_t told;            /* victims that were not predicted */
     uint32_t victim_count;
     uint32_t victims[SIM_EVENTS]; /* evicted by the library, not yet by the model */
+    sim_release releases;
     uint32_t move_count;
     sim_move moves[SIM_EVENTS]; /* likewise */
     pkv_trace_event events[SIM_EVENTS];
@@ -170,6 +178,12 @@ void sim_op_publish(sim* s);
 /* retain.c: what stays how long. Settling: what has come due takes effect in both. */
 void sim_settle(sim* s);
 void sim_op_retain(sim* s);
+
+/* pins.c: what is held beyond its sequence. */
+void sim_op_pin(sim* s);
+void sim_end_pin(sim* s, uint64_t id);
+void sim_expect_pins_in_time(sim* s);
+void sim_release_pins(sim* s);
 
 /* quotas.c: who may have how many blocks. */
 void sim_op_quota(sim* s);

@@ -101,15 +101,16 @@ static void judge_others(sim* s, const char* what, bool is_whole) {
 }
 
 /* What failed must have left everything as it was. A failed device may have cost cached blocks, and
- * so may a delay, by which what was retained has come due. */
-static void judge_unchanged(sim* s, const char* what, int status, bool was_delayed) {
+ * so may a delay, by which what was retained has come due, or pins have ended. */
+static void judge_unchanged(sim* s, const char* what, int status, bool was_delayed,
+                            bool has_ended) {
     pkv_report after;
     s->round->failed_calls++;
     if (!s->round->has_before) return;
     sim_take_report(s, &after);
     const bool has_evicted = status == PKV_EIO || status == PKV_ETIMEDOUT;
-    const bool has_expired = was_delayed && s->config.retained_max > 0;
-    if (after.sequences_digest != s->before.sequences_digest)
+    const bool has_expired = has_ended || (was_delayed && s->config.retained_max > 0);
+    if (!has_ended && after.sequences_digest != s->before.sequences_digest)
         sim_fail(s, "%s failed with %s and changed sequences", what, pkv_status_name(status));
     if (!has_evicted && !has_expired && after.cache_digest != s->before.cache_digest)
         sim_fail(s, "%s failed with %s and changed the cache", what, pkv_status_name(status));
@@ -135,7 +136,9 @@ bool sim_judge(sim* s, const char* what, model_verdict verdict, int status, uint
     const bool was_delayed = s->model.clock_us != pkv_clock_us(s->cache);
     s->model.clock_us = pkv_clock_us(s->cache);
     sim_note(s, what, a, b, s->model.blocks_active, status);
+    const uint32_t pins = model_pin_count(&s->model);
     if (was_delayed) sim_read_trace(s);
+    const bool has_ended = model_pin_count(&s->model) < pins;
     if (status == PKV_OK) return judge_success(s, what, verdict);
     const uint32_t set = verdict.must | verdict.may | s->injected;
     if (status > 0 || status < -31 || (set & MODEL_BIT(status)) == 0) {
@@ -144,7 +147,7 @@ bool sim_judge(sim* s, const char* what, model_verdict verdict, int status, uint
     }
     s->quota_refusals += status == PKV_EQUOTA;
     s->memory_refusals += status == PKV_ENOBLOCKS && is_short(s);
-    judge_unchanged(s, what, status, was_delayed);
+    judge_unchanged(s, what, status, was_delayed, has_ended);
     return false;
 }
 

@@ -19,22 +19,38 @@ uint32_t model_pages(const model* m, uint32_t tokens) {
     return tokens / m->block_tokens + (tokens % m->block_tokens != 0);
 }
 
+static void open_seq(const model* m, model_seq* seq) {
+    const uint32_t tokens = m->config.sequence_tokens_max;
+    seq->tokens = take(tokens, sizeof(uint32_t));
+    seq->chains = take(tokens, sizeof(uint32_t));
+    seq->fills = take(tokens, sizeof(uint32_t));
+    seq->parents = take(tokens, sizeof(uint32_t));
+    seq->announced = take(tokens, sizeof(uint32_t));
+    seq->keys = take(tokens, sizeof(uint32_t));
+    seq->blocks = take(model_pages(m, tokens), sizeof(uint32_t));
+}
+
+static void close_seq(model_seq* seq) {
+    free(seq->tokens);
+    free(seq->chains);
+    free(seq->fills);
+    free(seq->parents);
+    free(seq->announced);
+    free(seq->keys);
+    free(seq->blocks);
+}
+
 void model_open(model* m, const pkv_config* config) {
     *m = (model){.config = *config, .block_tokens = config->groups[0].block_tokens};
     m->host_free = config->host_blocks;
     pkv_sizes sizes;
     if (pkv_config_check(config, NULL, &sizes) == PKV_OK) m->block_bytes = sizes.block_bytes;
     m->per_extent = sizes.blocks_per_extent;
-    const uint32_t tokens = config->sequence_tokens_max;
     m->seqs = take(config->sequences_max, sizeof *m->seqs);
+    m->pins = take(config->sequences_max, sizeof *m->pins);
     for (uint32_t i = 0; i < config->sequences_max; i++) {
-        m->seqs[i].tokens = take(tokens, sizeof(uint32_t));
-        m->seqs[i].chains = take(tokens, sizeof(uint32_t));
-        m->seqs[i].fills = take(tokens, sizeof(uint32_t));
-        m->seqs[i].parents = take(tokens, sizeof(uint32_t));
-        m->seqs[i].announced = take(tokens, sizeof(uint32_t));
-        m->seqs[i].keys = take(tokens, sizeof(uint32_t));
-        m->seqs[i].blocks = take(model_pages(m, tokens), sizeof(uint32_t));
+        open_seq(m, &m->seqs[i]);
+        open_seq(m, &m->pins[i].seq);
     }
     m->blocks = take(config->blocks, sizeof *m->blocks);
     for (uint32_t i = 0; i < config->blocks; i++) {
@@ -48,13 +64,8 @@ void model_open(model* m, const pkv_config* config) {
 
 void model_close(model* m) {
     for (uint32_t i = 0; i < m->config.sequences_max; i++) {
-        free(m->seqs[i].tokens);
-        free(m->seqs[i].chains);
-        free(m->seqs[i].fills);
-        free(m->seqs[i].parents);
-        free(m->seqs[i].announced);
-        free(m->seqs[i].keys);
-        free(m->seqs[i].blocks);
+        close_seq(&m->seqs[i]);
+        close_seq(&m->pins[i].seq);
     }
     for (uint32_t i = 0; i < m->config.blocks; i++) {
         free(m->blocks[i].tokens);
@@ -62,6 +73,7 @@ void model_close(model* m) {
         free(m->blocks[i].keys);
     }
     free(m->seqs);
+    free(m->pins);
     free(m->blocks);
     free(m->tails);
     free(m->fresh);
@@ -90,7 +102,7 @@ static uint32_t fill_of(const model* m, const model_seq* seq, uint32_t position)
 }
 
 static void copy_tokens(model_seq* to, const model_seq* from) {
-    const size_t bytes = from->length * sizeof(uint32_t);
+    const size_t bytes = to->length * sizeof(uint32_t);
     memcpy(to->tokens, from->tokens, bytes);
     memcpy(to->chains, from->chains, bytes);
     memcpy(to->fills, from->fills, bytes);
@@ -146,7 +158,7 @@ static uint32_t seq_begin(model* m, uint64_t tenant) {
 }
 
 model_verdict model_create_errors(const model* m) {
-    const bool is_full = model_alive_count(m) == m->config.sequences_max;
+    const bool is_full = model_alive_count(m) + model_pin_count(m) == m->config.sequences_max;
     return (model_verdict){is_full ? MODEL_BIT(PKV_ENOSEQS) : 0, 0};
 }
 
@@ -216,19 +228,26 @@ void model_note_copies(model* m, uint32_t copies) {
     if (copies > m->counters.cow_peak) m->counters.cow_peak = copies;
 }
 
+void model_copy_seq(model* m, model_seq* to, const model_seq* from, uint32_t pages) {
+    to->tenant = from->tenant;
+    to->residence = PKV_RESIDENT;
+    to->reserved = 0;
+    to->length = min_u32(from->length, pages * m->block_tokens);
+    to->known = min_u32(from->known, to->length);
+    to->salt = from->salt;
+    memcpy(to->keys, from->keys, m->config.sequence_tokens_max * sizeof(uint32_t));
+    copy_tokens(to, from);
+    for (uint32_t page = 0; page < pages; page++) {
+        to->blocks[page] = from->blocks[page];
+        if (to->blocks[page] != MODEL_ROLLED) model_block_hold(m, to->blocks[page]);
+    }
+}
+
 uint32_t model_fork(model* m, uint32_t seq) {
     const model_seq* parent = &m->seqs[seq];
     const uint32_t index = seq_begin(m, parent->tenant);
     model_seq* child = &m->seqs[index];
-    child->length = parent->length;
-    child->known = parent->known;
-    child->salt = parent->salt;
-    memcpy(child->keys, parent->keys, m->config.sequence_tokens_max * sizeof(uint32_t));
-    copy_tokens(child, parent);
-    for (uint32_t page = 0; page < model_seq_pages(m, parent); page++) {
-        child->blocks[page] = parent->blocks[page];
-        if (child->blocks[page] != MODEL_ROLLED) model_block_hold(m, child->blocks[page]);
-    }
+    model_copy_seq(m, child, parent, model_seq_pages(m, parent));
     m->counters.forks++;
     m->fresh_count = 0;
     if (!model_fork_copies(m, seq)) return index;
@@ -279,16 +298,19 @@ void model_rest_again(model* m, uint32_t entry) {
         if (m->blocks[entry].holders == 0) model_rest(m, &m->blocks[entry]);
 }
 
+void model_let_go(model* m, model_seq* seq) {
+    model_index_tail(m, seq);
+    const uint32_t last = model_last_entry(m, seq);
+    model_cut(m, seq, 0);
+    model_rest_again(m, last);
+}
+
 void model_free(model* m, uint32_t seq) {
     model_seq* s = &m->seqs[seq];
-    if (s->residence == PKV_AWAY) {
+    if (s->residence == PKV_AWAY)
         m->host_free += model_kept_pages(m, s);
-    } else {
-        model_index_tail(m, s);
-        const uint32_t last = model_last_entry(m, s);
-        model_cut(m, s, 0);
-        model_rest_again(m, last);
-    }
+    else
+        model_let_go(m, s);
     model_announce_from(s, UINT32_MAX);
     s->alive = false;
 }

@@ -81,6 +81,14 @@ typedef struct model_seq {
     uint32_t* announced; /* [sequence_tokens_max] the tokens of the announcement */
 } model_seq;
 
+/* A hold on whole blocks, as by a copy of the sequence that it was made of. */
+typedef struct model_pin {
+    uint64_t id;
+    uint64_t owner;
+    uint64_t deadline_us; /* UINT64_MAX: without end */
+    model_seq seq;
+} model_pin;
+
 /* What a tenant may have; of the first one, that of tenants without a quota, only the counters. */
 typedef struct model_quota {
     bool is_set;
@@ -165,6 +173,7 @@ struct model {
     uint64_t plan_rows;     /* rows of all plans so far */
     pkv_stats counters;     /* the cumulative ones */
     model_seq* seqs;        /* [sequences_max] */
+    model_pin* pins;        /* [sequences_max] */
     model_block* blocks;    /* [blocks] */
     enum model_tail* tails; /* [plan_sequences_max] of a reservation */
     uint32_t fresh_count;
@@ -301,6 +310,15 @@ void model_claim(model* m, uint32_t blocks);
 /* Of pkv_arena_resize, and how many extents have to be given up for it. */
 model_verdict model_resize_errors(const model_arena* arena, uint64_t bytes);
 uint32_t model_resize_claims(const model_arena* arena, uint64_t bytes);
+
+/* Pins. In which order they end, when several do, the model is told. */
+model_verdict model_pin_errors(const model* m, uint32_t seq, uint32_t tokens);
+void model_pin_seq(model* m, uint32_t seq, uint32_t tokens, model_pin terms);
+void model_end_pin(model* m, uint32_t pin);
+bool model_pin_is_over(const model* m, uint32_t pin);
+uint32_t model_find_pin(const model* m, uint64_t id);
+uint32_t model_pins_of(const model* m, uint64_t owner);
+uint32_t model_pin_count(const model* m);
 
 /* Retention; `terms` may be NULL. Settling lets what has come due by clock_us take effect. */
 model_verdict model_retain_errors(const model* m, uint32_t seq, uint32_t begin, uint32_t end,

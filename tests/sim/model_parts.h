@@ -21,6 +21,11 @@ uint32_t model_may_of_reserve(const model* m);
 uint32_t model_chain_behind(const model_seq* seq, uint64_t before, uint64_t token);
 uint32_t model_chain_of(const model_seq* seq, uint32_t position, uint64_t token);
 
+/* A dead sequence gets the first `pages` pages of another, and holds them; one lets go of all that it has,
+ * and leaves it in the index. */
+void model_copy_seq(model* m, model_seq* to, const model_seq* from, uint32_t pages);
+void model_let_go(model* m, model_seq* seq);
+
 void model_cut(model* m, model_seq* seq, uint32_t length);
 void model_copy_tail(model* m, model_seq* seq);
 void model_note_copies(model* m, uint32_t copies);

@@ -142,6 +142,8 @@ uint32_t model_seqs_of(const model* m, uint32_t account) {
     uint32_t count = 0;
     for (uint32_t i = 0; i < m->config.sequences_max; i++)
         count += m->seqs[i].alive && model_account(m, m->seqs[i].tenant) == account;
+    for (uint32_t i = 0; i < m->config.sequences_max; i++)
+        count += m->pins[i].seq.alive && model_account(m, m->pins[i].seq.tenant) == account;
     return count;
 }
 

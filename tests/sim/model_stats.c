@@ -36,6 +36,8 @@ const char* model_compare_stats(const model* m, const pkv_stats* stats, uint64_t
         {"blocks_cached", m->blocks_cached, stats->blocks_cached},
         {"blocks_peak", m->counters.blocks_peak, stats->blocks_peak},
         {"sequences", model_alive_count(m), stats->sequences},
+        {"pins", model_pin_count(m), stats->pins},
+        {"pins_expired", m->counters.pins_expired, stats->pins_expired},
         {"plans", m->plans, stats->plans},
         {"plans_committed", m->counters.plans_committed, stats->plans_committed},
         {"plans_aborted", m->counters.plans_aborted, stats->plans_aborted},

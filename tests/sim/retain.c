@@ -11,9 +11,11 @@ static bool has_virtual_clock(const sim* s) {
 void sim_settle(sim* s) {
     pkv_stats stats = {.struct_size = sizeof stats};
     s->model.clock_us = pkv_clock_us(s->cache);
-    if (s->config.retained_max == 0) return;
+    if (s->config.retained_max == 0 && model_pin_count(&s->model) == 0) return;
     pkv_cache_stats(s->cache, &stats);
+    sim_read_trace(s);
     model_settle(&s->model);
+    sim_expect_pins_in_time(s);
 }
 
 static uint64_t draw_time(sim* s) {

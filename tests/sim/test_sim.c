@@ -44,6 +44,7 @@ struct totals {
     uint64_t shared_rounds; /* of several caches */
     uint64_t memory_refusals;
     uint64_t compacts_failed;
+    uint64_t pinned, pins_expired;
     uint64_t claims; /* extents that were given up */
     uint64_t grown, shrunk, resizes_refused;
     pkv_stats events; /* sums over all rounds: a kind of event that never came up was not tested */
@@ -76,6 +77,8 @@ static void add_cache(struct totals* totals, const sim* s) {
     totals->memory_refusals += s->memory_refusals;
     totals->compacts_failed += s->compacts_failed;
     totals->retained += s->retained;
+    totals->pinned += s->pinned;
+    totals->pins_expired += s->model.counters.pins_expired;
     totals->told += s->told;
     totals->scaled_rounds += row_is_scaled(group->k_dtype) || row_is_scaled(group->v_dtype);
     totals->events.scrubs += s->scrubs;
@@ -121,12 +124,14 @@ static void print_totals(const char* name, const struct totals* t) {
         (unsigned long long)e->expirations, (unsigned long long)t->told);
     printf("%s: shared rounds %llu, extents given up %llu, for other caches %llu, emptied %llu, "
            "compactions failed %llu, refused for memory %llu, arenas grown %llu, shrunk %llu, "
-           "resizes refused %llu\n",
+           "resizes refused %llu, "
+           "pins %llu, of which their time was over %llu\n",
            name, (unsigned long long)t->shared_rounds, (unsigned long long)t->claims,
            (unsigned long long)e->extents_claimed, (unsigned long long)e->extents_emptied,
            (unsigned long long)t->compacts_failed, (unsigned long long)t->memory_refusals,
            (unsigned long long)t->grown, (unsigned long long)t->shrunk,
-           (unsigned long long)t->resizes_refused);
+           (unsigned long long)t->resizes_refused, (unsigned long long)t->pinned,
+           (unsigned long long)t->pins_expired);
     fflush(stdout);
 }
 

@@ -62,6 +62,7 @@ static void read_event(sim* s, const pkv_trace_event* event) {
     if (strcmp(event->what, "prefix.evict") == 0) s->victims[s->victim_count++] = block;
     if (strcmp(event->what, "prefix.expire") == 0) settle_block(s, block);
     if (strcmp(event->what, "prefix.lapse") == 0) settle_block(s, block);
+    if (strcmp(event->what, "pin.end") == 0) sim_end_pin(s, event->subject);
     if (strcmp(event->what, "cache.move") == 0)
         s->moves[s->move_count++] = (sim_move){block, (uint32_t)event->detail};
 }
@@ -161,6 +162,7 @@ void sim_watch_victims(sim* s) {
     s->model.victim = next_victim;
     s->model.is_victim_of = is_victim_of;
     s->model.ctx = s;
+    s->releases.owner = UINT64_MAX;
 }
 
 void sim_check_victims(sim* s) {
