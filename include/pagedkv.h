@@ -215,9 +215,10 @@ typedef struct pkv_candidate {
  * (default: all) idle blocks, least recently used first, but for those that are retained with another
  * priority than the default.
  * Called once for each reservation that needs room, with the cache's lock held: it must not call
- * into the same cache, nor into another one of its arena. What it says can do no harm: names of blocks that were not offered
- * are passed over, more than `count` are all ignored, and for what is missing the least recently
- * used blocks go (stats.eviction_fallbacks). NULL `choose` means config.eviction. */
+ * into the same cache, nor into another one of its arena. What it says can do no harm: names of
+ * blocks that were not offered are passed over, more than `count` are all ignored, and for what is
+ * missing the least recently used blocks go (stats.eviction_fallbacks). NULL `choose` means
+ * config.eviction. */
 typedef struct pkv_eviction_hook {
     uint32_t (*choose)(void* ctx, const pkv_candidate* candidates, uint32_t offered, uint32_t count,
                        uint32_t* victims);
