@@ -210,6 +210,30 @@ typedef struct pkv_candidate {
     uint32_t age;  /* blocks that requests have asked for since it was in use */
 } pkv_candidate;
 
+/* What becomes of a block of the prefix index, as an application's policy is told:
+ *
+ *   CACHED --> [in use] --IDLE--> [may be named] --BUSY--> [in use] ...       GONE from either
+ *
+ *   CACHED  it has been committed and is in use; `other` is the page of its sequence. Told anew, and
+ *           IDLE once more, when a tenant gets its first quota
+ *   USED    a request has found it, or computed it once more
+ *   BUSY    a sequence or a pin uses it: naming it has no effect
+ *   IDLE    nobody uses it from now on; told anew of pages behind a window when their sequence ends.
+ *           Blocks that are retained with another priority than the default are told when that lapses
+ *   GONE    it is cached no more, evicted or not
+ *   MOVED   it is called `other` from now on (pkv_cache_compact) */
+enum pkv_block_event {
+    PKV_BLOCK_CACHED = 0,
+    PKV_BLOCK_USED = 1,
+    PKV_BLOCK_BUSY = 2,
+    PKV_BLOCK_IDLE = 3,
+    PKV_BLOCK_GONE = 4,
+    PKV_BLOCK_MOVED = 5
+};
+
+/* For offer_max: none. */
+#define PKV_OFFER_NONE UINT32_MAX
+
 /* Bring your own eviction: choose(ctx, candidates, offered, count, victims) names up to `count`
  * blocks that go first, in victims[count], and returns how many. It is offered up to offer_max
  * (default: all) idle blocks, least recently used first, but for those that are retained with another
@@ -218,12 +242,19 @@ typedef struct pkv_candidate {
  * into the same cache, nor into another one of its arena. What it says can do no harm: names of
  * blocks that were not offered are passed over, more than `count` are all ignored, and for what is
  * missing the least recently used blocks go (stats.eviction_fallbacks). NULL `choose` means
- * config.eviction. */
+ * config.eviction.
+ *
+ * A policy with books of its own is also told what becomes of each block, by note(ctx, event, block,
+ * other), event being of enum pkv_block_event; NULL: it does not want to know. It is called within
+ * any call, for each block, and under the same rules. Without quotas (config.tenants_max 0) choose
+ * may then name every idle block, and with offer_max PKV_OFFER_NONE is offered nothing, which spares
+ * the time that a list of all idle blocks takes. Nothing is told when the cache is destroyed. */
 typedef struct pkv_eviction_hook {
     uint32_t (*choose)(void* ctx, const pkv_candidate* candidates, uint32_t offered, uint32_t count,
                        uint32_t* victims);
     void* ctx;
     uint32_t offer_max;
+    void (*note)(void* ctx, uint32_t event, uint32_t block, uint32_t other);
 } pkv_eviction_hook;
 
 /* Which of the extents that have room serves next. None changes what a cache can hold; they differ in

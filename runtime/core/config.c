@@ -145,6 +145,9 @@ static int check_limits(pkv_config* config, const char** why) {
     REQUIRE(config->announced_pages_max <= BLOCKS_MAX, PKV_ETOOBIG,
             "announced_pages_max: at most 2^24");
     REQUIRE(config->cow <= PKV_COW_FORK, PKV_EINVAL, "cow: PKV_COW_WRITE or PKV_COW_FORK");
+    REQUIRE(config->eviction_hook.offer_max != PKV_OFFER_NONE ||
+                (config->eviction_hook.note != NULL && config->tenants_max == 0),
+            PKV_EINVAL, "eviction_hook.offer_max: PKV_OFFER_NONE needs note, and tenants_max 0");
     config->cow_whole |= strcmp(config->device, "cuda") == 0; /* one copy there, not one a head */
     if (config->host_blocks == 0) config->transfers_max = 0;
     return PKV_OK;

@@ -75,6 +75,9 @@ int pkvi_prefix_open(struct pkvi_prefix* prefix, struct pkvi_pool* pool, struct 
     PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *prefix->nodes, (void**)&prefix->nodes));
     const struct pkvi_policy* policy = pkvi_policy_of(config);
     PKVI_TRY(pkvi_shared_open(&prefix->shared, mem, blocks, policy, &config->eviction_hook));
+    if (prefix->shared.offer != NULL)
+        prefix->shared.offer->names_any =
+            config->eviction_hook.note != NULL && config->tenants_max == 0;
     const uint32_t domains = pool->quotas->account_max + 1;
     PKVI_TRY(pkvi_mem_take(mem, domains, sizeof *prefix->domains, (void**)&prefix->domains));
     struct pkvi_retention* retention = &prefix->shared.retention;
@@ -234,6 +237,7 @@ void pkvi_prefix_rename_extra(struct pkvi_prefix* prefix, uint32_t block, uint32
 static void remove_node(struct pkvi_prefix* prefix, uint32_t block) {
     struct pkvi_node* node = &prefix->nodes[block];
     unlink_node(prefix, block);
+    pkvi_domain_gone(domain_of(prefix, block), block);
     prefix->published_count -= node->published;
     node->published = 0;
     node->indexed = 0;

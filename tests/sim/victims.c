@@ -34,7 +34,8 @@ void sim_draw_policy(sim* s) {
     s->goes_from_the_end = kind < 8 && s->config.groups[0].window == 0 &&
                            strcmp(s->config.eviction, "greedydual") == 0;
     if (kind < 8) return;
-    s->config.eviction_hook = (pkv_eviction_hook){choose, s, sim_below(s, s->config.blocks)};
+    s->config.eviction_hook = (pkv_eviction_hook){
+        .choose = choose, .ctx = s, .offer_max = sim_below(s, s->config.blocks)};
 }
 
 /* The block of the model behind a number, when it is only cached; else MODEL_NONE. */

@@ -1,23 +1,46 @@
 /* hook.c - the application chooses, a batch for each reservation.
  *
- * It is offered idle blocks, least recently used first, and names victims. Names that are not those
- * of idle blocks, among them blocks that it names twice, are passed over; for what is missing the
- * least recently used blocks go. So nothing that it says does harm. */
+ * It is offered idle blocks, least recently used first, and names victims; or it is told what becomes
+ * of blocks, and names any that are idle. Names that are not those of idle blocks, among them blocks
+ * that it names twice, are passed over; for what is missing the least recently used blocks go. So
+ * nothing that it says does harm. */
 #include "core/policy/builtin.h"
+
+enum { NOT_OFFERED, OFFERED, NAMED }; /* kinds, while it is asked */
+
+static void enter(struct pkvi_domain* domain, uint32_t block, const struct pkvi_ghost* was_ghost) {
+    const struct pkvi_offer* offer = domain->shared->offer;
+    (void)was_ghost;
+    pkvi_offer_note(offer, PKV_BLOCK_CACHED, block, offer->pages[block]);
+}
+
+static void hold(struct pkvi_domain* domain, uint32_t block) {
+    pkvi_domain_remove(domain, block);
+    pkvi_offer_note(domain->shared->offer, PKV_BLOCK_BUSY, block, 0);
+}
 
 static void rest(struct pkvi_domain* domain, uint32_t block) {
     pkvi_domain_append(domain, 0, block);
+    pkvi_offer_note(domain->shared->offer, PKV_BLOCK_IDLE, block, 0);
 }
 
-/* Keep the names of blocks that were offered, each once; `kind` marks them. Others may be in use, or
- * of another domain. */
-static uint32_t keep_offered(const struct pkvi_domain* domain, uint32_t named) {
+/* A block that was not offered may be in use, hidden, or of another domain. */
+static bool may_name(const struct pkvi_domain* domain, uint32_t block) {
+    if (block >= domain->shared->block_count) return false;
+    const struct pkvi_candidate* candidate = pkvi_candidate(domain, block);
+    if (candidate->kind != NOT_OFFERED) return candidate->kind == OFFERED;
+    if (!domain->shared->offer->names_any) return false;
+    return candidate->is_idle && candidate->list != PKVI_UNLISTED;
+}
+
+/* Keep the names of blocks that may go, each once. */
+static uint32_t keep_sound(const struct pkvi_domain* domain, uint32_t named) {
     uint32_t* names = domain->shared->offer->names;
     uint32_t kept = 0;
     for (uint32_t i = 0; i < named; i++) {
         const uint32_t block = names[i];
-        if (block >= domain->shared->block_count || !pkvi_candidate(domain, block)->kind) continue;
-        pkvi_candidate(domain, block)->kind = 0;
+        if (!may_name(domain, block)) continue;
+        pkvi_candidate(domain, block)->kind = NAMED;
         names[kept++] = block;
     }
     return kept;
@@ -30,7 +53,7 @@ static void prepare(struct pkvi_domain* domain, uint32_t count) {
     uint32_t block = domain->lists[0].head;
     for (; block != PKVI_NONE && offered < offer->hook.offer_max; offered++) {
         struct pkvi_candidate* candidate = pkvi_candidate(domain, block);
-        candidate->kind = 1;
+        candidate->kind = OFFERED;
         offer->candidates[offered] = (pkv_candidate){.block = block,
                                                      .page = offer->pages[block],
                                                      .uses = candidate->uses,
@@ -41,9 +64,11 @@ static void prepare(struct pkvi_domain* domain, uint32_t count) {
     offer->named =
         offer->hook.choose(offer->hook.ctx, offer->candidates, offered, count, offer->names);
     if (offer->named > count) offer->named = 0; /* nonsense: believe none of it */
-    offer->named = keep_offered(domain, offer->named);
+    offer->named = keep_sound(domain, offer->named);
+    for (uint32_t i = 0; i < offer->named; i++)
+        pkvi_candidate(domain, offer->names[i])->kind = NOT_OFFERED;
     while (offered-- > 0)
-        pkvi_candidate(domain, offer->candidates[offered].block)->kind = 0;
+        pkvi_candidate(domain, offer->candidates[offered].block)->kind = NOT_OFFERED;
 }
 
 static uint32_t evict(struct pkvi_domain* domain) {
@@ -59,8 +84,8 @@ static uint32_t evict(struct pkvi_domain* domain) {
 
 const struct pkvi_policy pkvi_policy_hook = {.name = "hook",
                                              .offers = true,
-                                             .enter = pkvi_policy_no_enter,
-                                             .hold = pkvi_domain_remove,
+                                             .enter = enter,
+                                             .hold = hold,
                                              .rest = rest,
                                              .prepare = prepare,
                                              .evict = evict};

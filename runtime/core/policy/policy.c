@@ -26,8 +26,8 @@ static int open_offer(struct pkvi_shared* shared, struct pkvi_mem* mem, uint32_t
     PKVI_TRY(pkvi_mem_take(mem, 1, sizeof *shared->offer, (void**)&shared->offer));
     struct pkvi_offer* offer = shared->offer;
     offer->hook = *hook;
-    if (offer->hook.offer_max == 0 || offer->hook.offer_max > blocks)
-        offer->hook.offer_max = blocks;
+    if (hook->offer_max == 0 || hook->offer_max > blocks) offer->hook.offer_max = blocks;
+    if (hook->offer_max == PKV_OFFER_NONE) offer->hook.offer_max = 0;
     PKVI_TRY(pkvi_mem_take(mem, offer->hook.offer_max, sizeof *offer->candidates,
                            (void**)&offer->candidates));
     PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *offer->pages, (void**)&offer->pages));
@@ -114,8 +114,13 @@ void pkvi_domain_forget(struct pkvi_domain* domain, uint32_t block) {
     candidate->list = PKVI_UNLISTED;
 }
 
+void pkvi_domain_gone(struct pkvi_domain* domain, uint32_t block) {
+    pkvi_offer_note(domain->shared->offer, PKV_BLOCK_GONE, block, 0);
+}
+
 void pkvi_domain_use(struct pkvi_domain* domain, uint32_t block) {
     struct pkvi_candidate* candidate = pkvi_candidate(domain, block);
+    pkvi_offer_note(domain->shared->offer, PKV_BLOCK_USED, block, 0);
     domain->shared->clock++;
     candidate->uses = at_most(candidate->uses + 1U, PKVI_USES_MAX) & PKVI_USES_MAX;
 }
@@ -266,6 +271,7 @@ void pkvi_domain_move(struct pkvi_domain* domain, uint32_t from, uint32_t to) {
     *moved = candidates[from];
     if (domain->shared->offer != NULL)
         domain->shared->offer->pages[to] = domain->shared->offer->pages[from];
+    pkvi_offer_note(domain->shared->offer, PKV_BLOCK_MOVED, from, to);
     candidates[from] = (struct pkvi_candidate){.list = PKVI_UNLISTED};
     if (moved->list == PKVI_UNLISTED) return; /* hidden, or in use */
     if (!moved->is_idle && !domain->policy->keeps_place) return;

@@ -89,6 +89,7 @@ struct pkvi_offer {
     uint32_t* names;           /* [blocks] victims that it named */
     uint32_t named;
     uint32_t used;      /* of the names */
+    bool names_any;     /* it may name blocks that were not offered; there is one domain only */
     uint64_t fallbacks; /* victims that it named wrongly or not at all */
 };
 
@@ -162,6 +163,7 @@ void pkvi_domain_init(struct pkvi_domain* domain, const struct pkvi_policy* poli
 void pkvi_domain_enter(struct pkvi_domain* domain, uint32_t block, uint32_t parent,
                        uint32_t identity, const struct pkvi_origin* origin);
 void pkvi_domain_forget(struct pkvi_domain* domain, uint32_t block);
+void pkvi_domain_gone(struct pkvi_domain* domain, uint32_t block); /* it is no node any more */
 void pkvi_domain_use(struct pkvi_domain* domain, uint32_t block);
 void pkvi_domain_hold(struct pkvi_domain* domain, uint32_t block);
 void pkvi_domain_rest(struct pkvi_domain* domain, uint32_t block, uint32_t page);

@@ -67,6 +67,7 @@ struct EvictionHook {
     choose: *const c_void,
     ctx: *mut c_void,
     offer_max: u32,
+    note: *const c_void,
 }
 
 #[repr(C)]
