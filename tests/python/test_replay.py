@@ -77,6 +77,23 @@ def test_requests_may_be_longer_than_a_step_is_by_default() -> None:
     assert replay(trace, "lru", 10000).hits == 9000
 
 
+def test_beside_a_request_nothing_has_to_go() -> None:
+    """A prefix that is asked for often, and requests in between that fill the cache."""
+    requests = [[1, 2, 3], [1, 2, 4], [1, 2, 5], [10, 11, 12, 13], [1, 2, 6], [20, 21, 22, 23]]
+    trace = Trace("beside", [np.array(blocks, np.uint32) for blocks in [*requests, [1, 2, 7]]])
+    assert replay(trace, "lfu", 4).hits == 4
+    result = replay(trace, "lfu", 4, beside=True)
+    assert (result.hits, result.beside) == (8, True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_to_lru_it_is_the_same_whether_a_request_runs_beside(kind: str) -> None:
+    """Whoever evicts the oldest evicts the same ones earlier or later."""
+    trace = short(kind)
+    capacity = max(trace.longest, trace.distinct // 4)
+    assert replay(trace, "lru", capacity, beside=True).hits == replay(trace, "lru", capacity).hits
+
+
 # ---- Formats -------------------------------------------------------------------------------------
 
 
@@ -196,6 +213,12 @@ def test_retained_beginnings_outlive_a_scan() -> None:
     assert replay(trace, "lru", 44).hits == 0
     result = replay(trace, "lru", 44, retain_first=4)
     assert (result.hits, result.retain_first) == (197 * 4, 4)
+
+
+def test_the_command_replays_beside(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["replay", "--synthetic", "chat", "--requests", "50", "--blocks", "100", "--json"]
+    assert main([*command, "--beside"]) == 0
+    assert json.loads(capsys.readouterr().out)["beside"] is True
 
 
 def test_the_command_retains(capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="retain the first N blocks of each request with a higher priority; default none",
     )
+    parser.add_argument(
+        "--beside",
+        action="store_true",
+        help="requests run beside the N blocks instead of among them, as in simulators that evict"
+        " after a request and not before it",
+    )
     parser.add_argument("--json", action="store_true", help="print an object a line")
 
 
@@ -54,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
             _capacity(trace, text) for given in options.blocks for text in given.split(",")
         ]
         policies = [name for given in options.policy for name in given.split(",")]
-        results = _results(trace, policies, capacities, options.retain_first)
+        results = _results(trace, policies, capacities, options)
         _print_json(results) if options.json else _print_table(trace, results)
     except (pagedkv.Error, OSError) as problem:
         print(f"pagedkv replay: {problem}", file=sys.stderr)
@@ -79,11 +85,11 @@ def _capacity(trace: Trace, text: str) -> int:
 
 
 def _results(
-    trace: Trace, policies: list[str], capacities: list[int], retain_first: int
+    trace: Trace, policies: list[str], capacities: list[int], options: argparse.Namespace
 ) -> Iterator[Result]:
     for capacity in capacities:
         for policy in policies:
-            yield replay(trace, policy, capacity, retain_first)
+            yield replay(trace, policy, capacity, options.retain_first, options.beside)
 
 
 def _print_json(results: Iterator[Result]) -> None:
