@@ -74,10 +74,7 @@ int pkvi_prefix_open(struct pkvi_prefix* prefix, struct pkvi_pool* pool, struct 
     };
     PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *prefix->nodes, (void**)&prefix->nodes));
     const struct pkvi_policy* policy = pkvi_policy_of(config);
-    PKVI_TRY(pkvi_shared_open(&prefix->shared, mem, blocks, policy, &config->eviction_hook));
-    if (prefix->shared.offer != NULL)
-        prefix->shared.offer->names_any =
-            config->eviction_hook.note != NULL && config->tenants_max == 0;
+    PKVI_TRY(pkvi_shared_open(&prefix->shared, mem, blocks, policy, config));
     const uint32_t domains = pool->quotas->account_max + 1;
     PKVI_TRY(pkvi_mem_take(mem, domains, sizeof *prefix->domains, (void**)&prefix->domains));
     struct pkvi_retention* retention = &prefix->shared.retention;

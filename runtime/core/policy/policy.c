@@ -22,10 +22,12 @@ const struct pkvi_policy* pkvi_policy_of(const pkv_config* config) {
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
 static int open_offer(struct pkvi_shared* shared, struct pkvi_mem* mem, uint32_t blocks,
-                      const pkv_eviction_hook* hook) {
+                      const pkv_config* config) {
+    const pkv_eviction_hook* hook = &config->eviction_hook;
     PKVI_TRY(pkvi_mem_take(mem, 1, sizeof *shared->offer, (void**)&shared->offer));
     struct pkvi_offer* offer = shared->offer;
     offer->hook = *hook;
+    offer->names_any = hook->note != NULL && config->tenants_max == 0;
     if (hook->offer_max == 0 || hook->offer_max > blocks) offer->hook.offer_max = blocks;
     if (hook->offer_max == PKV_OFFER_NONE) offer->hook.offer_max = 0;
     PKVI_TRY(pkvi_mem_take(mem, offer->hook.offer_max, sizeof *offer->candidates,
@@ -35,7 +37,7 @@ static int open_offer(struct pkvi_shared* shared, struct pkvi_mem* mem, uint32_t
 }
 
 int pkvi_shared_open(struct pkvi_shared* shared, struct pkvi_mem* mem, uint32_t blocks,
-                     const struct pkvi_policy* policy, const pkv_eviction_hook* hook) {
+                     const struct pkvi_policy* policy, const pkv_config* config) {
     *shared = (struct pkvi_shared){.block_count = blocks};
     PKVI_TRY(pkvi_mem_take(mem, blocks, sizeof *shared->candidates, (void**)&shared->candidates));
     if (policy->has_ghosts) {
@@ -46,7 +48,7 @@ int pkvi_shared_open(struct pkvi_shared* shared, struct pkvi_mem* mem, uint32_t 
         PKVI_TRY(pkvi_mem_take(mem, 1, sizeof *shared->reuse, (void**)&shared->reuse));
         pkvi_reuse_init(shared->reuse);
     }
-    return policy->offers ? open_offer(shared, mem, blocks, hook) : PKV_OK;
+    return policy->offers ? open_offer(shared, mem, blocks, config) : PKV_OK;
 }
 
 void pkvi_shared_close(struct pkvi_shared* shared, struct pkvi_mem* mem) {

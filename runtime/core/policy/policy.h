@@ -150,7 +150,7 @@ struct pkvi_origin {
 const struct pkvi_policy* pkvi_policy_of(const pkv_config* config);
 
 int pkvi_shared_open(struct pkvi_shared* shared, struct pkvi_mem* mem, uint32_t blocks,
-                     const struct pkvi_policy* policy, const pkv_eviction_hook* hook);
+                     const struct pkvi_policy* policy, const pkv_config* config);
 void pkvi_shared_close(struct pkvi_shared* shared, struct pkvi_mem* mem);
 
 /* A domain that may have `capacity` blocks. */
