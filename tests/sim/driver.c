@@ -48,6 +48,7 @@ static void take_buffers(sim* s) {
     s->real_mixed = take(s->number_count, sizeof *s->real_mixed);
     s->transfers = take(config->transfers_max, sizeof *s->transfers);
     s->model_of_real = take(s->number_count, sizeof *s->model_of_real);
+    s->told_of = take(s->number_count, sizeof *s->told_of);
     for (uint32_t i = 0; i < s->number_count; i++)
         s->model_of_real[i] = MODEL_NONE;
     for (uint32_t i = 0; i < SIM_DEAD; i++) {
@@ -78,7 +79,7 @@ static void give_buffers(sim* s) {
         s->tokens,     s->model_entries, s->entries,
         s->parents,    s->parent_rows,   s->paths,
         s->path_rows,  s->numbers,       s->k,
-        s->v,
+        s->v,          s->told_of,
     };
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         free(buffers[i]);

@@ -95,11 +95,13 @@ typedef struct sim {
 
     uint32_t injected; /* statuses that the faults in force may cause */
     pkv_report before;
-    uint64_t scrubs;          /* predicted */
-    uint64_t* real_tenant;    /* [number_count] whose bytes are in the library's block */
-    bool* real_written;       /* [number_count] */
-    bool* real_mixed;         /* [number_count] an arrival that failed has left bytes there */
-    uint32_t* model_of_real;  /* [number_count] */
+    uint64_t scrubs;         /* predicted */
+    uint64_t* real_tenant;   /* [number_count] whose bytes are in the library's block */
+    bool* real_written;      /* [number_count] */
+    bool* real_mixed;        /* [number_count] an arrival that failed has left bytes there */
+    uint32_t* model_of_real; /* [number_count] */
+    uint8_t* told_of;        /* [number_count] what the application has been told of the block */
+    uint64_t events_told;
     uint64_t compacts_failed; /* copies of which have failed, so that nothing moved */
     bool predicts_victims;    /* by the policy; else the model is told whom it evicts */
     bool goes_from_the_end;   /* what a sequence has let go of, whatever its policy has learned */
@@ -202,6 +204,9 @@ void sim_watch_victims(sim* s);
 void sim_read_trace(sim* s);
 bool sim_take_victim(sim* s, uint32_t real); /* was it evicted? then it counts as done */
 void sim_check_victims(sim* s);
+
+/* hook.c: an application that chooses, and is told what becomes of blocks. */
+void sim_draw_hook(sim* s);
 
 /* move.c: blocks move together. */
 void sim_op_compact(sim* s);

@@ -40,6 +40,7 @@ struct totals {
     uint64_t quotas_set, quota_refusals;
     uint64_t retained;      /* blocks that were asked to be */
     uint64_t told;          /* victims that the model was told */
+    uint64_t events_told;   /* of blocks, that an application was */
     uint64_t scaled_rounds; /* whose K or V has scales */
     uint64_t shared_rounds; /* of several caches */
     uint64_t memory_refusals;
@@ -80,6 +81,7 @@ static void add_cache(struct totals* totals, const sim* s) {
     totals->pinned += s->pinned;
     totals->pins_expired += s->model.counters.pins_expired;
     totals->told += s->told;
+    totals->events_told += s->events_told;
     totals->scaled_rounds += row_is_scaled(group->k_dtype) || row_is_scaled(group->v_dtype);
     totals->events.scrubs += s->scrubs;
     add_events(&totals->events, &s->model.counters);
@@ -111,7 +113,8 @@ static void print_totals(const char* name, const struct totals* t) {
         "%s: commits %llu, hit tokens %llu, duplicates %llu, evictions %llu, copies on write %llu, "
         "rolled %llu, scrubs %llu, scaled rounds %llu, bytes out %llu, in %llu, "
         "swaps failed %llu, cancelled %llu, pending %llu, published %llu, quotas set %llu, "
-        "refused by quotas %llu, moved %llu, retained %llu, expired %llu, victims told %llu\n",
+        "refused by quotas %llu, moved %llu, retained %llu, expired %llu, victims told %llu, "
+        "events told %llu\n",
         name, (unsigned long long)e->plans_committed, (unsigned long long)e->prefix_hit_tokens,
         (unsigned long long)e->prefix_duplicates, (unsigned long long)e->evictions,
         (unsigned long long)e->cow_copies, (unsigned long long)e->rolled_blocks,
@@ -121,7 +124,8 @@ static void print_totals(const char* name, const struct totals* t) {
         (unsigned long long)t->pending, (unsigned long long)t->published,
         (unsigned long long)t->quotas_set, (unsigned long long)t->quota_refusals,
         (unsigned long long)e->blocks_moved, (unsigned long long)t->retained,
-        (unsigned long long)e->expirations, (unsigned long long)t->told);
+        (unsigned long long)e->expirations, (unsigned long long)t->told,
+        (unsigned long long)t->events_told);
     printf("%s: shared rounds %llu, extents given up %llu, for other caches %llu, emptied %llu, "
            "compactions failed %llu, refused for memory %llu, arenas grown %llu, shrunk %llu, "
            "resizes refused %llu, "

@@ -10,20 +10,6 @@
 static const char* const policies[] = {"reuse",  "fifo", "lfu",       "slru",
                                        "s3fifo", "arc",  "greedydual"};
 
-/* Sound names, names twice, names of blocks in use and of none at all. */
-static uint32_t choose(void* ctx, const pkv_candidate* candidates, uint32_t offered, uint32_t count,
-                       uint32_t* victims) {
-    sim* s = ctx;
-    if (sim_percent(s, 5)) return count + 1;
-    const uint32_t named = sim_percent(s, 80) ? count : sim_below(s, count + 1);
-    for (uint32_t i = 0; i < named; i++) {
-        const bool is_sound = offered > 0 && sim_percent(s, 90);
-        victims[i] =
-            is_sound ? candidates[sim_below(s, offered)].block : sim_below(s, s->number_count + 2);
-    }
-    return named;
-}
-
 void sim_draw_policy(sim* s) {
     const uint32_t kind = sim_below(s, 10);
     s->config.eviction = "lru";
@@ -34,8 +20,7 @@ void sim_draw_policy(sim* s) {
     s->goes_from_the_end = kind < 8 && s->config.groups[0].window == 0 &&
                            strcmp(s->config.eviction, "greedydual") == 0;
     if (kind < 8) return;
-    s->config.eviction_hook = (pkv_eviction_hook){
-        .choose = choose, .ctx = s, .offer_max = sim_below(s, s->config.blocks)};
+    sim_draw_hook(s);
 }
 
 /* The block of the model behind a number, when it is only cached; else MODEL_NONE. */
