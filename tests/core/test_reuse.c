@@ -288,7 +288,7 @@ TEST(the_least_worth_goes_first_and_no_page_before_those_behind_it) {
     s.random = 11;
     ASSERT_OK(pkvi_faults_init(&faults, "", 0));
     pkvi_mem_init(&mem, &hook, &faults);
-    ASSERT_OK(pkvi_shared_open(&s.shared, &mem, BLOCKS, policy, &(pkv_config){0}));
+    ASSERT_OK(pkvi_shared_open(&s.shared, &mem, BLOCKS, policy, &(pkv_config){.blocks = BLOCKS}));
     pkvi_domain_init(&s.domain, policy, &s.shared, BLOCKS);
     while (s.free_count < BLOCKS) {
         s.free[s.free_count] = s.free_count;

@@ -171,7 +171,7 @@ static void next_request(struct world* w) {
 
 static void open_world(struct world* w, struct pkvi_mem* mem) {
     const struct pkvi_policy* policy = &pkvi_policy_reuse;
-    ASSERT_OK(pkvi_shared_open(&w->shared, mem, BLOCKS, policy, &(pkv_eviction_hook){0}));
+    ASSERT_OK(pkvi_shared_open(&w->shared, mem, BLOCKS, policy, &(pkv_config){.blocks = BLOCKS}));
     pkvi_domain_init(&w->domain, policy, &w->shared, BLOCKS);
     while (w->free_count < BLOCKS) {
         w->free[w->free_count] = w->free_count;
