@@ -407,7 +407,7 @@ class Cache:
     def delete_tenant(self, tenant: int) -> None:
         """Take a tenant's quota away, and evict what is cached of it.
 
-        Raises InvalidArgument (it has none), Busy (it has sequences).
+        Raises InvalidArgument (it has none), Busy (it has sequences or pins).
         """
         delete_quota(self._live(), tenant)
 

@@ -22,7 +22,7 @@ class TenantInfo:
     blocks_borrowed         of both, beyond the guarantee
     blocks_available        so many more its sequences could have now: quotas and memory
     host_blocks             blocks of the host tier
-    sequences               alive
+    sequences               alive, and pins
     refused                 calls that raised QuotaError on its account
     evictions               cached blocks that it lost
     prefix_query_tokens, prefix_hit_tokens      as in Stats

@@ -110,6 +110,12 @@ void round_note_extent(sim* s, uint32_t real) {
         s->real_mixed[extent * s->model.per_extent + i] = true;
 }
 
+void round_forget_bytes(sim* s) {
+    const sim_round* r = s->round;
+    for (uint32_t extent = 0; extent < r->memory.extent_max; extent++)
+        if (r->writers[extent] == s->model.number + 1) r->writers[extent] = UINT32_MAX;
+}
+
 /* ---- Claims ---------------------------------------------------------------------------------- */
 
 /* A cache has lost what it had cached in an extent. */

@@ -85,11 +85,23 @@ static void give_buffers(sim* s) {
         free(buffers[i]);
 }
 
+/* What a cache knows of the one before it: nothing. */
+static void forget(sim* s) {
+    s->injected = 0;
+    s->scrubs = 0;
+    s->events_seen = 0;
+    s->victim_count = 0;
+    s->move_count = 0;
+    s->hook_bytes = 0;
+    s->hook_calls = 0;
+}
+
 void sim_open(sim* s) {
     const bool tight = s->model.leaves_are_tight;
     const uint32_t number = s->model.number;
     if (s->config.arena == NULL) s->number_count = s->config.blocks;
     s->config.memory = (pkv_memory_hook){counting_resize, s};
+    forget(s);
     take_buffers(s);
     sim_draw_docs(s);
     const int status = pkv_cache_create(&s->config, &s->cache);
@@ -197,6 +209,7 @@ void sim_converge(sim* s) {
 }
 
 void sim_destroy(sim* s) {
+    if (s->options.swarm) s->fired += count_fired(s);
     pkv_cache_destroy(s->cache);
     s->cache = NULL;
     if (s->hook_bytes != 0)

@@ -67,11 +67,32 @@ static sim* draw_turn(sim_round* r) {
     return &r->sims[r->turn];
 }
 
+/* A cache dies with all that it has, and another of its kind takes its place in the arena. */
+static void replace_cache(sim_round* r, sim* s) {
+    pkv_report report;
+    for (uint32_t i = 0; i < r->sim_count; i++)
+        sim_take_report(&r->sims[i], &r->sims[i].before);
+    sim_note(s, "cache.replace", s->model.blocks_active, 0, 0, PKV_OK);
+    sim_destroy(s);
+    sim_close(s);
+    round_forget_bytes(s);
+    sim_open(s);
+    round_watch_claims(r);
+    for (uint32_t i = 0; i < r->sim_count; i++) {
+        sim_take_report(&r->sims[i], &report);
+        if (&r->sims[i] != s && report.sequences_digest != r->sims[i].before.sequences_digest)
+            sim_fail(s, "its end changed sequences of cache %u", i);
+    }
+    r->replaced++;
+}
+
 static void step(sim_round* r) {
     for (uint32_t i = 0; i < r->sim_count; i++)
         sim_turn_faults(&r->sims[i]);
     if (r->arena != NULL && below(r, 200) == 0)
         round_resize(r);
+    else if (r->arena != NULL && below(r, 4000) == 0)
+        replace_cache(r, &r->sims[below(r, r->sim_count)]);
     else
         sim_op(draw_turn(r));
     check_all(r);

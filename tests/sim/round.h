@@ -37,6 +37,7 @@ typedef struct sim_round {
     bool has_shrunk;
     bool has_regrown; /* after that: which extents hold zeros is not known, scrubs neither */
     uint64_t grown, shrunk, resizes_refused;
+    uint64_t replaced; /* caches */
 
     uint32_t turn_percent; /* how often it is another cache's turn */
     uint32_t turn;         /* of this one */
@@ -56,7 +57,8 @@ uint64_t round_next(uint64_t* random);        /* SplitMix64 */
 void round_draw_arena(sim_round* r);
 void round_watch_claims(sim_round* r);
 void round_note_extent(sim* s, uint32_t real);
-bool round_has_claims(sim* s); /* has another cache just given up extents? */
+void round_forget_bytes(sim* s); /* what the cache has written is nobody's any more */
+bool round_has_claims(sim* s);   /* has another cache just given up extents? */
 void round_resize(sim_round* r);
 void round_regrow(sim_round* r); /* to all the memory that there can be */
 void round_check_memory(sim_round* r);

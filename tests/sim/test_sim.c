@@ -48,7 +48,8 @@ struct totals {
     uint64_t pinned, pins_expired;
     uint64_t claims; /* extents that were given up */
     uint64_t grown, shrunk, resizes_refused;
-    pkv_stats events; /* sums over all rounds: a kind of event that never came up was not tested */
+    uint64_t replaced; /* caches */
+    pkv_stats events;  /* sums over all rounds: a kind of event that never came up was not tested */
 };
 
 static void add_events(pkv_stats* events, const pkv_stats* more) {
@@ -97,6 +98,7 @@ static void add(struct totals* totals, const sim_round* r) {
     totals->grown += r->grown;
     totals->shrunk += r->shrunk;
     totals->resizes_refused += r->resizes_refused;
+    totals->replaced += r->replaced;
     for (uint32_t i = 0; i < r->sim_count; i++)
         add_cache(totals, &r->sims[i]);
 }
@@ -129,13 +131,13 @@ static void print_totals(const char* name, const struct totals* t) {
     printf("%s: shared rounds %llu, extents given up %llu, for other caches %llu, emptied %llu, "
            "compactions failed %llu, refused for memory %llu, arenas grown %llu, shrunk %llu, "
            "resizes refused %llu, "
-           "pins %llu, of which their time was over %llu\n",
+           "caches replaced %llu, pins %llu, of which their time was over %llu\n",
            name, (unsigned long long)t->shared_rounds, (unsigned long long)t->claims,
            (unsigned long long)e->extents_claimed, (unsigned long long)e->extents_emptied,
            (unsigned long long)t->compacts_failed, (unsigned long long)t->memory_refusals,
            (unsigned long long)t->grown, (unsigned long long)t->shrunk,
-           (unsigned long long)t->resizes_refused, (unsigned long long)t->pinned,
-           (unsigned long long)t->pins_expired);
+           (unsigned long long)t->resizes_refused, (unsigned long long)t->replaced,
+           (unsigned long long)t->pinned, (unsigned long long)t->pins_expired);
     fflush(stdout);
 }
 
