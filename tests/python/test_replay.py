@@ -144,7 +144,7 @@ def test_coding_agents(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x\n", "[1]\n", "{}\n", '{"hash_ids": 5}\n', '{"hash_ids": [-1]}\n']
+    "text", ["", "x\n", "[1]\n", "{}\n", '{"hash_ids": 5}\n', '{"hash_ids": [1.5]}\n']
 )
 def test_what_is_no_trace_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "trace"

@@ -17,7 +17,23 @@ _EVERYTHING = "inf"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `pagedkv replay`."""
     parser.add_argument(
-        "trace", nargs="?", metavar="TRACE", help="a file of Mooncake, ragpulse or coding agents"
+        "traces",
+        nargs="*",
+        metavar="TRACE",
+        help="JSON lines with hash_ids (Mooncake, Qwen, ragpulse), sessions of coding agents, token"
+        " ids, chats or text; gzip too; several files are one trace; - is the standard input",
+    )
+    parser.add_argument(
+        "--block-tokens",
+        type=int,
+        default=16,
+        metavar="N",
+        help="tokens in a block, of traces with tokens or text; default 16",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="FILE",
+        help="a tokenizer.json, or its folder, for text; default: a token is a word",
     )
     parser.add_argument("--synthetic", choices=KINDS, help="make a trace instead of reading one")
     parser.add_argument("--requests", type=int, default=5000, help="of a synthetic trace")
@@ -69,11 +85,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _trace(options: argparse.Namespace) -> Trace:
-    if (options.trace is None) == (options.synthetic is None):
+    if bool(options.traces) == (options.synthetic is not None):
         raise pagedkv.InvalidArgument("expected either TRACE or --synthetic")
     if options.synthetic is not None:
         return synthetic(options.synthetic, options.requests, options.seed)
-    return load(options.trace)
+    return load(*options.traces, block_tokens=options.block_tokens, tokenizer=options.tokenizer)
 
 
 def _capacity(trace: Trace, text: str) -> int:
@@ -98,7 +114,10 @@ def _print_json(results: Iterator[Result]) -> None:
 
 
 def _print_table(trace: Trace, results: Iterator[Result]) -> None:
-    print(f"{trace.name}: {len(trace.requests):,} requests, {trace.blocks:,} blocks asked for")
+    unit = f" of {trace.unit}" if trace.unit else ""
+    print(
+        f"{trace.name}: {len(trace.requests):,} requests, {trace.blocks:,} blocks{unit} asked for"
+    )
     print(f"{'capacity':>10}  {'policy':<10}  {'hits':>12}  {'rate':>7}  {'evictions':>12}")
     for result in results:
         print(

@@ -1,20 +1,19 @@
 """Traces: which blocks each request asks for, in order.
 
 A block has a number. Two requests share what they have in common from their beginnings on; what
-stands behind different blocks is never shared, whatever its number. Formats, told by their content;
-files may be compressed with gzip:
+stands behind different blocks is never shared, whatever its number.
 
-    mooncake      a line for each request, with `hash_ids`: a list of numbers
-    ragpulse      likewise, `hash_ids` being numbers of segments by part of the prompt
-    coding agent  a line for each session, with `requests`; `runs` are pairs of first number and
-                  count, numbers are the session's own, and requests of a subagent are nested.
-                  All sessions begin at the same time
+Files are JSON lines, or one JSON array, may be compressed with gzip, and are told apart by their
+content (_formats.py). Requests come in the order of their `timestamp`, where all have one that is a
+number; else, and among equal times, in that of the files.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,13 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidArgument
+from ._formats import Reader, Request, to_numbers
 
 __all__ = ["Blocks", "Trace", "load"]
 
 Blocks = NDArray[np.uint32]
-
-# Parts of a prompt of ragpulse, in their order.
-_SEGMENTS = ("sys_prompt", "passages_ids", "history", "web_search", "user_input")
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,7 @@ class Trace:
 
     name: str
     requests: list[Blocks]
+    unit: str = ""  # what a block is, where that is known: "16 words"
 
     @cached_property
     def blocks(self) -> int:
@@ -62,81 +60,85 @@ class Trace:
         return len(nodes)
 
 
-def load(path: str | Path) -> Trace:
-    """Read a trace; see the head of this module for the formats.
+def load(*paths: str | Path, block_tokens: int = 16, tokenizer: str | Path | None = None) -> Trace:
+    """Read a trace from one file or several; "-" is the standard input.
 
-    Raises InvalidArgument for a file that has none of them, OSError when it cannot be read.
+    block_tokens  tokens in a block, where the trace has tokens or text
+    tokenizer     a tokenizer.json, for text; None: words (see _text.py)
+
+    Raises InvalidArgument, with file and line, for what is no trace, and OSError for a file that
+    cannot be read.
     """
-    path = Path(path)
-    lines = list(_lines(path))
-    if not lines:
-        raise InvalidArgument(f"{path}: no requests")
+    if not paths:
+        raise InvalidArgument("expected a file")
+    reader = Reader(block_tokens, tokenizer)
+    requests: list[Request] = []
+    for path in paths:
+        for where, record in _records(str(path)):
+            requests += reader.read(where, record)
+    if not requests:
+        raise InvalidArgument(f"{', '.join(map(str, paths))}: no requests")
+    name = Path(paths[0]).name if len(paths) == 1 else f"{len(paths)} files"
+    return Trace(name, to_numbers(_in_order(requests)), reader.unit)
+
+
+def _in_order(requests: list[Request]) -> list[Request]:
+    times = [request.time for request in requests if request.time is not None]
+    if len(times) < len(requests):
+        return requests
+    return [request for _, request in sorted(zip(times, requests, strict=True), key=_time)]
+
+
+def _time(timed: tuple[float, Request]) -> float:
+    return timed[0]
+
+
+def _text(path: str) -> str:
+    data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     try:
-        return Trace(path.name, _requests(lines))
-    except (KeyError, TypeError, ValueError, OverflowError) as problem:
-        raise InvalidArgument(f"{path}: not a trace of a known format ({problem})") from problem
+        if data.startswith(b"\x1f\x8b"):
+            data = gzip.decompress(data)
+        return data.decode("utf-8-sig")
+    except (EOFError, OSError, zlib.error) as problem:
+        raise InvalidArgument(f"{path}: a broken gzip file ({problem})") from problem
+    except UnicodeDecodeError as problem:
+        line = data[: problem.start].count(b"\n") + 1
+        raise InvalidArgument(f"{path}:{line}: not UTF-8") from problem
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as raw:
-        is_compressed = raw.read(2) == b"\x1f\x8b"
-    opener = gzip.open if is_compressed else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except ValueError as problem:
-                raise InvalidArgument(f"{path}:{number}: not JSON ({problem})") from problem
-            if not isinstance(record, dict):
-                raise InvalidArgument(f"{path}:{number}: expected an object")
-            yield record
+def _records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a file, each with the place where it stands."""
+    text = _text(path)
+    if text.lstrip().startswith("["):
+        yield from _array(path, text)
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield f"{path}:{number}", _object(f"{path}:{number}", _parse(f"{path}:{number}", line))
 
 
-def _requests(lines: list[dict[str, Any]]) -> list[Blocks]:
-    if "requests" in lines[0]:
-        return _sessions(lines)
-    if isinstance(lines[0]["hash_ids"], dict):
-        return [_segments(line["hash_ids"]) for line in lines]
-    return [_array(line["hash_ids"]) for line in lines]
+def _array(path: str, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, value in enumerate(_parse(path, text), 1):
+        where = f"{path}, element {number}"
+        yield where, _object(where, value)
 
 
-def _array(numbers: list[int]) -> Blocks:
-    return np.array(list(numbers), dtype=np.uint32)
+def _parse(where: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise InvalidArgument(f"{where}: not JSON ({problem}){_hint(text)}") from problem
 
 
-def _segments(parts: dict[str, list[int]]) -> Blocks:
-    return _array([number for part in _SEGMENTS for number in parts.get(part, [])])
+def _hint(text: str) -> str:
+    """Tables of lengths, as of Azure and BurstGPT, are what people try first."""
+    first = text.split("\n", 1)[0]
+    if "," not in first or "{" in first:
+        return ""
+    return ". A table of lengths does not say what requests have in common"
 
 
-def _sessions(sessions: list[dict[str, Any]]) -> list[Blocks]:
-    """All sessions side by side; numbers are moved so that no two sessions share one."""
-    timed: list[tuple[float, int, Blocks]] = []
-    base = 0
-    for index, session in enumerate(sessions):
-        highest = 0
-        for when, runs in sorted(_calls(session["requests"], 0.0), key=lambda call: call[0]):
-            timed.append((when, index, _expand(runs, base)))
-            highest = max([highest, *(first + count for first, count in runs)])
-        base += highest
-    timed.sort(key=lambda request: request[:2])
-    return [blocks for _, _, blocks in timed]
-
-
-def _calls(
-    requests: list[dict[str, Any]], start: float
-) -> Iterator[tuple[float, list[tuple[int, int]]]]:
-    for request in requests:
-        when = start + request["t"]
-        if "requests" in request:
-            yield from _calls(request["requests"], when)
-        elif "runs" in request:
-            yield when, request["runs"]
-
-
-def _expand(runs: list[tuple[int, int]], base: int) -> Blocks:
-    pieces = [
-        np.arange(base + first, base + first + count, dtype=np.uint32) for first, count in runs
-    ]
-    return np.concatenate(pieces) if pieces else _array([])
+def _object(where: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidArgument(f"{where}: expected an object")
+    return value
