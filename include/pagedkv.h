@@ -515,6 +515,15 @@ PKV_API int pkv_cache_stats(pkv_cache* cache, pkv_stats* stats);
  * Threads holds the mutex while it copies: that is what `max_moves` bounds. */
 PKV_API int pkv_cache_compact(pkv_cache* cache, uint32_t max_moves, uint32_t* moved);
 
+/* Let nobody find what was computed before this call: for example since the weights of the model have
+ * changed. Blocks that only the prefix index names are free at once. Sequences, pins and open plans
+ * keep theirs, and those leave the index: what such a sequence has or computes is not cached any more,
+ * until it is truncated to nothing. Published prefixes go too, and what sequences with tokens have
+ * announced. Takes time in proportion to the pool.
+ * dropped  set to the blocks that became free; may be NULL
+ * Errors   PKV_EINVAL. */
+PKV_API int pkv_cache_drop(pkv_cache* cache, uint32_t* dropped);
+
 /* The instruction set level that the cache's kernels run with: "scalar", "avx2", "sm_90", ... The
  * string lives as long as the cache. */
 PKV_API const char* pkv_cache_isa(const pkv_cache* cache);
@@ -615,7 +624,8 @@ PKV_API int pkv_seq_set_keys(pkv_cache* cache, pkv_seq seq, const void* salt, ui
 /* Attach the longest cached prefix of `tokens` [count] to an empty sequence. Token ids are
  * compared, one by one; only blocks that the same tenant committed, or any tenant has published,
  * are found. Pass one token less than the prompt has when you need the logits of its last token.
- * Behind a window too, all blocks from the first one on must be cached, as they prove each other.
+ * Behind a window too, all blocks from the first one on must be cached, as they prove each other;
+ * those that no later token can see are let go of at once, as by pkv_plan_commit.
  * The prefix may end within a block, where a cached text and `tokens` part, or where one ended:
  * such a block is shared like others, and copied when this sequence writes to it. For the end of
  * the prefix the 16 newest blocks that come into question are looked at.

@@ -442,6 +442,18 @@ class Cache:
         count: int = moved[0]
         return count
 
+    def drop(self) -> int:
+        """Let nobody find what was computed before this call, for example since the weights of the
+        model have changed. Returns the blocks that became free.
+
+        Sequences, pins and open steps keep their blocks; what they have or compute is not cached
+        any more, until a sequence is truncated to nothing. Published prefixes go too.
+        """
+        dropped = ffi.new("uint32_t*")
+        check(lib.pkv_cache_drop(self._live(), dropped), "Cache.drop")
+        count: int = dropped[0]
+        return count
+
     def check(self) -> Report:
         """Recount everything and compare with the books. Takes time in proportion to the cache.
 

@@ -61,6 +61,14 @@ int pkv_cache_compact(pkv_cache* cache, uint32_t max_moves, uint32_t* moved) {
     return pkvi_unlock(cache, pkvi_cache_compact(cache, max_moves, moved));
 }
 
+int pkv_cache_drop(pkv_cache* cache, uint32_t* dropped) {
+    if (cache == NULL) return PKV_EINVAL;
+    pkvi_lock(cache);
+    const uint32_t count = pkvi_cache_drop(cache);
+    if (dropped != NULL) *dropped = count;
+    return pkvi_unlock(cache, PKV_OK);
+}
+
 const char* pkv_cache_isa(const pkv_cache* cache) {
     return cache == NULL ? NULL : cache->device->isa;
 }

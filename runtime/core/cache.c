@@ -194,6 +194,37 @@ void pkvi_cache_note_peak(pkv_cache* cache) {
     if (active > cache->stats.blocks_peak) cache->stats.blocks_peak = active;
 }
 
+/* Every node leaves the index. Returns how many blocks nobody else named. */
+static uint32_t drop_nodes(struct pkvi_prefix* prefix) {
+    uint32_t dropped = 0;
+    for (uint32_t block = 0; block < prefix->pool->block_count; block++) {
+        if (!prefix->nodes[block].indexed) continue;
+        if (pkvi_prefix_is_idle(prefix, block)) {
+            pkvi_prefix_drop(prefix, block);
+            dropped++;
+        } else {
+            pkvi_prefix_forget(prefix, block);
+        }
+    }
+    return dropped;
+}
+
+/* Ids that are not known are never indexed, whatever the sequence does next. */
+static void forget_tokens(pkv_cache* cache, struct pkvi_seq* seq) {
+    if (!seq->alive || seq->length + seq->reserved == 0) return;
+    seq->known = 0;
+    pkvi_pending_release(&cache->pending, seq, UINT32_MAX);
+}
+
+uint32_t pkvi_cache_drop(pkv_cache* cache) {
+    pkvi_settle(cache);
+    const uint32_t dropped = drop_nodes(&cache->prefix);
+    for (uint32_t i = 0; i < cache->seqs.count_max; i++)
+        forget_tokens(cache, &cache->seqs.slots[i]);
+    pkvi_trace_note(&cache->trace, "cache.drop", 0, dropped);
+    return dropped;
+}
+
 /* In a shared arena a cache has the extents that its pool holds. */
 static uint64_t arena_bytes(const pkv_cache* cache) {
     const struct pkv_arena* arena = cache->arena;

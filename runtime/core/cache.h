@@ -54,6 +54,9 @@ struct pkv_cache {
 int pkvi_cache_create(const pkv_config* config, pkv_cache** cache);
 void pkvi_cache_destroy(pkv_cache* cache);
 
+/* The public function of the same name; returns the blocks that became free. */
+uint32_t pkvi_cache_drop(pkv_cache* cache);
+
 /* The counters and the present state. */
 void pkvi_cache_stats(pkv_cache* cache, pkv_stats* stats);
 

@@ -241,6 +241,7 @@ int pkvi_seq_match(pkv_cache* cache, struct pkvi_seq* seq, const uint32_t* token
     account->hit_tokens += seq->length;
     cache->stats.prefix_query_tokens += count;
     cache->stats.prefix_hit_tokens += seq->length;
+    if (cache->layout.group.window > 0) pkvi_window_roll(cache, seq);
     pkvi_cache_note_peak(cache);
     *matched = seq->length;
     pkvi_trace_note(&cache->trace, "seq.match", pkvi_seq_handle(&cache->seqs, seq).id, *matched);

@@ -158,7 +158,7 @@ TEST(behind_a_window_a_tail_is_found_only_with_all_of_its_prefix) {
     fixture_tokens(tokens, 14, 1);
     put(cache, 0, tokens, 14);
     const pkv_seq seq = matched_seq(cache, tokens, 13, 13);
-    ASSERT_EQ(fixture_stats(cache).blocks_active, 4);
+    ASSERT_EQ(fixture_stats(cache).blocks_active, 2);
     fixture_extend(cache, seq, tokens + 13, 1);
     uint32_t blocks[4];
     ASSERT_OK(pkv_seq_blocks(cache, seq, 0, 0, 4, blocks));

@@ -113,6 +113,18 @@ TEST(a_window_is_as_many_blocks_as_it_can_touch) {
     }
 }
 
+/* What the next token sees is there, and no block that it does not touch. */
+static void expect_window(pkv_cache* cache, pkv_seq seq, const uint32_t* text, uint32_t length) {
+    const uint32_t begin = length - WINDOW;
+    uint32_t blocks[PAGES_MAX];
+    ASSERT_EQ(fixture_info(cache, seq).length, length);
+    for (uint32_t i = begin; i < length; i++)
+        ASSERT_NEAR(fixture_read(cache, seq, i), 1000 * text[i] + i, 0);
+    ASSERT_OK(pkv_seq_blocks(cache, seq, 0, 0, begin / FIXTURE_BLOCK, blocks));
+    for (uint32_t page = 0; page < begin / FIXTURE_BLOCK; page++)
+        ASSERT_EQ(blocks[page], PKV_NO_BLOCK);
+}
+
 TEST(what_has_rolled_off_is_found_by_others_and_by_who_comes_back) {
     pkv_cache* cache = open_window(0, 16, "lru");
     uint32_t text[24];
@@ -121,12 +133,44 @@ TEST(what_has_rolled_off_is_found_by_others_and_by_who_comes_back) {
     ASSERT_EQ(fixture_stats(cache).blocks_cached, 4);
     const pkv_seq other = fixture_seq(cache, 0);
     ASSERT_EQ(match(cache, other, text, 10), 10); /* only rolled-off ones */
-    fixture_expect(cache, other, text, 10);
+    expect_window(cache, other, text, 10);
     ASSERT_OK(pkv_seq_free(cache, other));
     ASSERT_OK(pkv_seq_free(cache, runner));
     const pkv_seq again = fixture_seq(cache, 0);
     ASSERT_EQ(match(cache, again, text, 24), 24);
-    fixture_expect(cache, again, text, 24); /* all of it, until something is committed */
+    expect_window(cache, again, text, 24);
+    pkv_cache_destroy(cache);
+}
+
+/* In a pool that the text fills. What is behind the window makes room for what follows. */
+TEST(a_hit_holds_only_what_its_window_needs) {
+    pkv_cache* cache = open_window(0, 8, "lru");
+    uint32_t text[40];
+    fixture_tokens(text, 40, 1);
+    ASSERT_OK(pkv_seq_free(cache, grown(cache, text, 32)));
+    ASSERT_EQ(fixture_stats(cache).blocks_cached, 8);
+    const pkv_seq seq = fixture_seq(cache, 0);
+    ASSERT_EQ(match(cache, seq, text, 32), 32);
+    ASSERT_EQ(fixture_stats(cache).blocks_active, 2);
+    fixture_extend(cache, seq, text + 32, 8);
+    ASSERT_EQ(fixture_stats(cache).evictions, 2);
+    expect_window(cache, seq, text, 40);
+    fixture_check(cache);
+    pkv_cache_destroy(cache);
+}
+
+TEST(a_hit_can_be_truncated_within_its_window) {
+    pkv_cache* cache = open_window(4, 16, "lru");
+    uint32_t text[32];
+    fixture_tokens(text, 32, 1);
+    ASSERT_OK(pkv_seq_free(cache, grown(cache, text, 32)));
+    const pkv_seq seq = fixture_seq(cache, 0);
+    ASSERT_EQ(match(cache, seq, text, 32), 32);
+    ASSERT_STATUS(pkv_seq_truncate(cache, seq, 28), PKV_ERANGE);
+    ASSERT_OK(pkv_seq_truncate(cache, seq, 30));
+    ASSERT_OK(pkv_seq_truncate(cache, seq, 3)); /* sinks alone */
+    fixture_expect(cache, seq, text, 3);
+    fixture_check(cache);
     pkv_cache_destroy(cache);
 }
 

@@ -183,6 +183,21 @@ def test_virtual_clock() -> None:
         assert cache.clock_us <= cache.clock_us
 
 
+def test_drop_lets_nobody_find_what_was_computed_before() -> None:
+    with make_cache() as cache:
+        tokens = list(range(2 * BLOCK))
+        with cache.sequence() as ended:
+            grow(cache, ended, tokens)
+        running = cache.sequence()
+        grow(cache, running, tokens[:BLOCK])
+        assert cache.drop() == 1  # the other is one that `running` has, too
+        other = cache.sequence()
+        assert other.match(tokens) == 0
+        assert len(running) == BLOCK
+        assert cache.stats().blocks_active == 1
+        cache.check()
+
+
 def test_closed_cache_says_so() -> None:
     cache = make_cache()
     sequence = cache.sequence()

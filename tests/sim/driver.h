@@ -176,6 +176,7 @@ void sim_op_lookup(sim* s);
 void sim_op_announce(sim* s);
 void sim_op_set_keys(sim* s);
 void sim_op_publish(sim* s);
+void sim_op_drop(sim* s);
 
 /* retain.c: what stays how long. Settling: what has come due takes effect in both. */
 void sim_settle(sim* s);

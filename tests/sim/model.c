@@ -315,6 +315,24 @@ void model_free(model* m, uint32_t seq) {
     s->alive = false;
 }
 
+uint32_t model_drop(model* m) {
+    const uint32_t before = m->blocks_cached;
+    for (uint32_t i = 0; i < m->config.blocks; i++) {
+        if (!m->blocks[i].indexed) continue;
+        if (m->blocks[i].holders == 0)
+            block_drop(m, i);
+        else
+            index_remove(m, i);
+    }
+    for (uint32_t i = 0; i < m->config.sequences_max; i++) {
+        model_seq* seq = &m->seqs[i];
+        if (!seq->alive || seq->length + seq->reserved == 0) continue;
+        seq->known = 0;
+        announce_from(seq, UINT32_MAX);
+    }
+    return before;
+}
+
 /* First position that a sequence of `length` tokens may not have lost. */
 uint32_t model_window_begin(const model* m, uint32_t length) {
     const uint32_t window = m->config.groups[0].window;

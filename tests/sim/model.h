@@ -210,6 +210,9 @@ void model_announce(model* m, uint32_t seq, const uint32_t* tokens, uint32_t cou
 model_verdict model_keys_errors(const model* m, uint32_t seq);
 void model_set_keys(model* m, uint32_t seq, uint32_t salt, const uint32_t* keys);
 
+/* Forget all that is cached; returns the blocks that became free. */
+uint32_t model_drop(model* m);
+
 model_verdict model_publish_errors(const model* m, uint32_t seq, uint32_t count);
 uint32_t model_publish(model* m, uint32_t seq, uint32_t count);
 

@@ -396,6 +396,7 @@ static const struct {
     {op_seq_write, 2},  {sim_op_swap_out, 3}, {sim_op_swap_in, 6},  {sim_op_transfer, 12},
     {sim_op_lookup, 5}, {sim_op_announce, 5}, {sim_op_set_keys, 3}, {sim_op_publish, 2},
     {sim_op_quota, 4},  {sim_op_compact, 3},  {sim_op_retain, 6},   {sim_op_pin, 4},
+    {sim_op_drop, 1},
 };
 
 void sim_op(sim* s) {

@@ -92,3 +92,17 @@ void sim_op_publish(sim* s) {
     if (published != want) sim_fail(s, "published %u tokens, want %u", published, want);
     s->published += published;
 }
+
+/* ---- Dropping all ---------------------------------------------------------------------------- */
+
+/* Seldom: a cache that has just lost everything is no interesting one. */
+void sim_op_drop(sim* s) {
+    if (sim_percent(s, 70)) return;
+    const model_verdict verdict = {0, 0};
+    uint32_t dropped = 0;
+    sim_before(s, verdict);
+    const int status = pkv_cache_drop(s->cache, &dropped);
+    if (!sim_judge(s, "cache.drop", verdict, status, dropped, 0)) return;
+    const uint32_t want = model_drop(&s->model);
+    if (dropped != want) sim_fail(s, "dropped %u blocks, want %u", dropped, want);
+}

@@ -122,8 +122,9 @@ def _are_numbers(names: Names) -> bool:
 
 def _time(record: dict[str, Any]) -> float | None:
     time = record.get("timestamp")
-    is_number = isinstance(time, int | float) and not isinstance(time, bool)
-    return time if is_number and math.isfinite(time) else None
+    if not isinstance(time, int | float) or isinstance(time, bool):
+        return None
+    return time if isinstance(time, int) or math.isfinite(time) else None
 
 
 def _bounded(names: list[Any]) -> list[Any]:
