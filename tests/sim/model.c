@@ -316,21 +316,17 @@ void model_free(model* m, uint32_t seq) {
 }
 
 uint32_t model_drop(model* m) {
-    const uint32_t before = m->blocks_cached;
-    for (uint32_t i = 0; i < m->config.blocks; i++) {
-        if (!m->blocks[i].indexed) continue;
-        if (m->blocks[i].holders == 0)
-            block_drop(m, i);
-        else
-            index_remove(m, i);
-    }
+    const uint32_t dropped = m->blocks_cached;
+    for (uint32_t i = 0; i < m->config.blocks; i++)
+        if (m->blocks[i].indexed) model_index_remove(m, i);
+    m->blocks_cached = 0;
     for (uint32_t i = 0; i < m->config.sequences_max; i++) {
         model_seq* seq = &m->seqs[i];
         if (!seq->alive || seq->length + seq->reserved == 0) continue;
         seq->known = 0;
-        announce_from(seq, UINT32_MAX);
+        model_announce_from(seq, UINT32_MAX);
     }
-    return before;
+    return dropped;
 }
 
 /* First position that a sequence of `length` tokens may not have lost. */
@@ -387,7 +383,7 @@ model_verdict model_commit_errors(const model* m, uint32_t seq) {
     return model_idle_errors(m, seq);
 }
 
-static void roll_off(model* m, model_seq* seq) {
+void model_roll_off(model* m, model_seq* seq) {
     const uint32_t end = model_window_begin(m, seq->length) / m->block_tokens;
     for (uint32_t page = model_pages(m, m->config.groups[0].sinks); page < end; page++) {
         if (seq->blocks[page] == MODEL_ROLLED) continue;
@@ -406,7 +402,7 @@ void model_commit(model* m, uint32_t seq) {
     s->in_plan = false;
     model_index_from(m, s, first_page);
     model_announce_from(s, s->length / m->block_tokens);
-    if (m->config.groups[0].window > 0) roll_off(m, s);
+    if (m->config.groups[0].window > 0) model_roll_off(m, s);
 }
 
 void model_abort(model* m, uint32_t seq) {

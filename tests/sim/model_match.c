@@ -85,6 +85,7 @@ uint32_t model_match(model* m, uint32_t seq, const uint32_t* tokens, uint32_t co
     m->counters.prefix_hit_tokens += s->length;
     m->quotas[model_account(m, s->tenant)].query_tokens += count;
     m->quotas[model_account(m, s->tenant)].hit_tokens += s->length;
+    if (m->config.groups[0].window > 0) model_roll_off(m, s);
     model_note_peak(m);
     return s->length;
 }

@@ -32,6 +32,7 @@ void model_note_copies(model* m, uint32_t copies);
 void model_announce_from(model_seq* seq, uint32_t begin);
 uint32_t model_last_entry(const model* m, const model_seq* seq);
 void model_rest_again(model* m, uint32_t entry);
+void model_roll_off(model* m, model_seq* seq);
 
 /* ---- model_blocks.c -------------------------------------------------------------------------- */
 
