@@ -15,6 +15,7 @@ static pkv_cache* open_window(uint32_t sinks, uint32_t blocks, const char* evict
     config.groups[0].window = WINDOW;
     config.groups[0].sinks = sinks;
     config.blocks = blocks;
+    config.sequence_tokens_max = 64;
     config.eviction = eviction;
     return fixture_create(&config);
 }
