@@ -79,8 +79,14 @@ static int bad_arena_call(struct world* w) {
 
 static int bad_compact(struct world* w) {
     uint32_t moved;
-    return world_below(w, 2) ? pkv_cache_compact(NULL, world_huge(w), &moved)
-                             : pkv_cache_compact(w->cache, world_huge(w), NULL);
+    switch (world_below(w, 3)) {
+    case 0:
+        return pkv_cache_compact(NULL, world_huge(w), &moved);
+    case 1:
+        return pkv_cache_drop(NULL, &moved);
+    default:
+        return pkv_cache_compact(w->cache, world_huge(w), NULL);
+    }
 }
 
 /* This device has neither. */
