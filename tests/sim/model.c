@@ -322,6 +322,7 @@ uint32_t model_drop(model* m) {
     m->blocks_cached = 0;
     for (uint32_t i = 0; i < m->config.sequences_max; i++) {
         model_seq* seq = &m->seqs[i];
+        m->pins[i].seq.known = 0;
         if (!seq->alive || seq->length + seq->reserved == 0) continue;
         seq->known = 0;
         model_announce_from(seq, UINT32_MAX);
