@@ -326,8 +326,8 @@ typedef struct pkv_config {
     uint32_t graph_query_heads;         /* of captured attention: required with them */
     uint32_t retained_max; /* blocks that can be retained at once (see RETENTION), 0..2^24; default
                               none */
-    uint32_t cow_whole; /* nonzero: copy on write copies whole blocks; default: the 16-token tiles
-                              of them that are filled. "cuda" copies whole blocks anyway */
+    uint32_t cow_whole;    /* nonzero: copy on write copies whole blocks, as "cuda" always does;
+                              default: the 16-token tiles of them that are filled */
 } pkv_config;
 
 /* What a config will take. */

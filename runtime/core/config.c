@@ -148,7 +148,6 @@ static int check_limits(pkv_config* config, const char** why) {
     REQUIRE(config->eviction_hook.offer_max != PKV_OFFER_NONE ||
                 (config->eviction_hook.note != NULL && config->tenants_max == 0),
             PKV_EINVAL, "eviction_hook.offer_max: PKV_OFFER_NONE needs note, and tenants_max 0");
-    config->cow_whole |= strcmp(config->device, "cuda") == 0; /* one copy there, not one a head */
     if (config->host_blocks == 0) config->transfers_max = 0;
     return PKV_OK;
 }

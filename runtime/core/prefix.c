@@ -361,11 +361,10 @@ void pkvi_prefix_move(struct pkvi_prefix* prefix, uint32_t block, uint32_t accou
 /* ---- Moves ----------------------------------------------------------------------------------- */
 
 /* Name the parent of a node anew, if that has moved and the node is still its child. */
-static void follow_parent(struct pkvi_prefix* prefix, struct pkvi_node* node,
-                          const uint32_t* forward) {
-    const uint32_t parent = node->parent;
+static void follow_parent(struct pkvi_prefix* prefix, uint32_t block, const uint32_t* forward) {
+    struct pkvi_node* node = &prefix->nodes[block];
+    const uint32_t parent = pkvi_prefix_parent(prefix, block);
     if (parent == PKVI_NONE || forward[parent] == PKVI_NONE) return;
-    if (node->parent_generation != prefix->nodes[parent].generation) return;
     node->parent = forward[parent];
     node->parent_generation = prefix->nodes[forward[parent]].generation;
 }
@@ -395,7 +394,7 @@ static void move_block(struct pkvi_prefix* prefix, uint32_t from, uint32_t to) {
 void pkvi_prefix_follow(struct pkvi_prefix* prefix, const uint32_t* forward) {
     const uint32_t blocks = prefix->pool->block_count;
     for (uint32_t block = 0; block < blocks; block++)
-        if (prefix->nodes[block].indexed) follow_parent(prefix, &prefix->nodes[block], forward);
+        if (prefix->nodes[block].indexed) follow_parent(prefix, block, forward);
     for (uint32_t block = 0; block < blocks; block++)
         if (forward[block] != PKVI_NONE) move_block(prefix, block, forward[block]);
 }

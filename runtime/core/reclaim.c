@@ -16,34 +16,30 @@ uint64_t pkvi_spare_count(const pkv_arena* arena, const pkv_cache* cache) {
     return count;
 }
 
-/* Extents of others that hold so many blocks. */
-static uint32_t extents_for(const pkv_cache* cache, uint32_t blocks) {
-    return pkvi_ceil_div(blocks, cache->pool.space.blocks_per_extent);
-}
-
-/* Blocks that are missing when everything cached here has gone. */
-static int decide_extents(pkv_cache* cache, uint32_t missing, uint32_t* extents) {
-    *extents = extents_for(cache, missing);
-    if (*extents > pkvi_spare_count(cache->arena, cache)) return PKV_ENOBLOCKS;
-    return pkvi_fault_check(&cache->faults, PKVI_FAULT_ARENA_CLAIM);
-}
-
 /* Without others in its arena a pool has the memory that Q3 counts on. */
 static uint32_t evictable_count(const pkv_cache* cache) {
     if (cache->arena->is_shared) return pkvi_quotas_evictable(&cache->quotas);
     return pkvi_prefix_idle_count(&cache->prefix);
 }
 
-bool pkvi_room_suffices(pkv_cache* cache, uint32_t wanted) {
-    const uint32_t idle = evictable_count(cache);
+/* Where `wanted` blocks come from: extents of others for those that are missing when everything
+ * cached here has gone. False when there are not so many. */
+static bool find_room(pkv_cache* cache, uint32_t wanted, struct pkvi_room* room) {
+    const uint32_t idle = wanted > 0 ? evictable_count(cache) : 0;
+    *room = (struct pkvi_room){.evictions = wanted < idle ? wanted : idle};
     if (wanted <= idle) return true;
-    return extents_for(cache, wanted - idle) <= pkvi_spare_count(cache->arena, cache);
+    room->extents = pkvi_ceil_div(wanted - idle, cache->pool.space.blocks_per_extent);
+    return room->extents <= pkvi_spare_count(cache->arena, cache);
+}
+
+bool pkvi_room_suffices(pkv_cache* cache, uint32_t wanted) {
+    struct pkvi_room room;
+    return find_room(cache, wanted, &room);
 }
 
 int pkvi_room_decide(pkv_cache* cache, uint32_t blocks, uint32_t wanted, struct pkvi_room* room) {
-    const uint32_t idle = wanted > 0 ? evictable_count(cache) : 0;
-    *room = (struct pkvi_room){.evictions = wanted < idle ? wanted : idle};
-    if (wanted > idle) PKVI_TRY(decide_extents(cache, wanted - idle, &room->extents));
+    if (!find_room(cache, wanted, room)) return PKV_ENOBLOCKS;
+    if (room->extents > 0) PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_ARENA_CLAIM));
     if (room->evictions > 0) PKVI_TRY(pkvi_fault_check(&cache->faults, PKVI_FAULT_PREFIX_EVICT));
     return pkvi_pool_admit(&cache->pool, blocks, room->evictions);
 }

@@ -302,10 +302,11 @@ static struct pkvi_copy_job copy_of_tail(const pkv_cache* cache, const struct pk
                                          uint32_t to) {
     const struct pkvi_space* space = &cache->pool.space;
     const uint32_t from = pkvi_table_get(&cache->leaves, &seq->table, seq->table.pages - 1);
+    const bool is_whole = cache->config.cow_whole || cache->device->ops->copies_runs;
     const uint32_t filled = pkvi_pool_offset(&cache->pool, seq->length + seq->reserved);
     return pkvi_copy_tokens(&cache->layout, pkvi_space_block(space, to),
                             pkvi_space_block(space, from),
-                            cache->config.cow_whole ? cache->pool.block_tokens : filled);
+                            is_whole ? cache->pool.block_tokens : filled);
 }
 
 static int submit_copy(pkv_cache* cache, const struct pkvi_seq* seq, uint32_t to,

@@ -8,42 +8,29 @@ struct piece {
     uint64_t bytes;
 };
 
-/* Elements and scales of K and V of each head in each layer. */
+/* Elements and scales of K and V of each head, in each layer. */
+enum { PIECES_OF_HEAD = 4 };
+
 static uint32_t piece_count(const struct pkvi_copy_job* job) {
     if (job->layout == NULL) return 1;
-    return job->layout->group.layers * job->layout->group.kv_heads * 4;
-}
-
-static struct piece k_piece(const struct pkvi_copy_job* job, bool is_scale) {
-    const struct pkvi_layout* layout = job->layout;
-    const pkv_group_config* group = &layout->group;
-    const uint64_t bits = (uint64_t)group->key_dim * pkvi_dtype_bits(group->k_dtype);
-    if (!is_scale) return (struct piece){0, job->tokens * bits / 8};
-    return (struct piece){layout->k_scale_offset,
-                          (uint64_t)job->tokens * pkvi_scale_bytes(group->k_dtype, group->key_dim)};
-}
-
-static struct piece v_piece(const struct pkvi_copy_job* job, bool is_scale) {
-    const struct pkvi_layout* layout = job->layout;
-    const pkv_group_config* group = &layout->group;
-    const uint64_t bits = (uint64_t)group->value_dim * pkvi_dtype_bits(group->v_dtype);
-    if (!is_scale) return (struct piece){layout->v_offset, job->tokens * bits / 8};
-    return (struct piece){layout->v_offset + layout->v_scale_offset,
-                          (uint64_t)job->tokens *
-                              pkvi_scale_bytes(group->v_dtype, group->value_dim)};
+    return job->layout->group.layers * job->layout->group.kv_heads * PIECES_OF_HEAD;
 }
 
 static struct piece piece_of(const struct pkvi_copy_job* job, uint32_t index) {
     const struct pkvi_layout* layout = job->layout;
     if (layout == NULL) return (struct piece){0, job->bytes};
+    const pkv_group_config* group = &layout->group;
     const bool is_scale = index % 2 != 0;
-    const bool is_v = index / 2 % 2 != 0;
-    const uint32_t head = index / 4 % layout->group.kv_heads;
-    const uint32_t layer = index / 4 / layout->group.kv_heads;
-    struct piece piece = is_v ? v_piece(job, is_scale) : k_piece(job, is_scale);
-    piece.offset += layer * layout->layer_bytes;
-    piece.offset += head * (is_v ? layout->v_head_bytes : layout->k_head_bytes);
-    return piece;
+    const bool is_value = index / 2 % 2 != 0;
+    const uint32_t head = index / PIECES_OF_HEAD % group->kv_heads;
+    const uint32_t layer = index / PIECES_OF_HEAD / group->kv_heads;
+    const uint32_t dtype = is_value ? group->v_dtype : group->k_dtype;
+    const uint32_t dim = is_value ? group->value_dim : group->key_dim;
+    const uint64_t place = pkvi_layout_head(layout, layer, head, is_value);
+    const uint64_t scales = is_value ? layout->v_scale_offset : layout->k_scale_offset;
+    const uint64_t tokens = job->tokens;
+    if (is_scale) return (struct piece){place + scales, tokens * pkvi_scale_bytes(dtype, dim)};
+    return (struct piece){place, tokens * dim * pkvi_dtype_bits(dtype) / 8};
 }
 
 struct pkvi_copy_job pkvi_copy_tokens(const struct pkvi_layout* layout, void* to, const void* from,
@@ -54,8 +41,8 @@ struct pkvi_copy_job pkvi_copy_tokens(const struct pkvi_layout* layout, void* to
     job.layout = layout;
     job.tokens = tiles * PKVI_COPY_TILE_TOKENS;
     job.bytes = 0;
-    for (uint32_t i = 0; i < piece_count(&job); i++)
-        job.bytes += piece_of(&job, i).bytes;
+    for (uint32_t i = 0; i < PIECES_OF_HEAD; i++) /* every head has the same */
+        job.bytes += piece_of(&job, i).bytes * (piece_count(&job) / PIECES_OF_HEAD);
     return job;
 }
 

@@ -52,6 +52,14 @@ static inline unsigned char* pkvi_space_block(const struct pkvi_space* space, ui
            (block % space->blocks_per_extent) * space->block_bytes;
 }
 
+/* Where the K or V of a head begins in a block. */
+static inline uint64_t pkvi_layout_head(const struct pkvi_layout* layout, uint32_t layer,
+                                        uint32_t head, bool is_value) {
+    const uint64_t slab = layer * layout->layer_bytes;
+    return is_value ? slab + layout->v_offset + head * layout->v_head_bytes
+                    : slab + head * layout->k_head_bytes;
+}
+
 /* Sizes of `group`, whose fields are valid and complete. False when they overflow 64 bits. */
 bool pkvi_layout_init(struct pkvi_layout* layout, const pkv_group_config* group);
 
@@ -201,9 +209,10 @@ struct pkvi_device_ops {
      * NULL: that is not possible. */
     int (*release)(struct pkvi_device* device, void* memory, uint64_t bytes);
 
-    /* Start copying; *ticket names the copy. May copy all of a block where less is asked for. Source and destination do not overlap. Copies may
+    /* Start copying; *ticket names the copy. Source and destination do not overlap. Copies may
      * complete in any order. Every ticket must be waited for, once. */
     int (*copy)(struct pkvi_device* device, const struct pkvi_copy_job* job, uint64_t* ticket);
+    bool copies_runs; /* of bytes alone: the layout of a job is NULL */
     /* Wait until a copy has completed and say how it ended. */
     int (*wait)(struct pkvi_device* device, uint64_t ticket);
     /* Fill with zeros. */

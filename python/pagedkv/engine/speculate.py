@@ -63,26 +63,24 @@ class SpeculateParams:
                 raise RequestError(f"speculate: {name} {value} must be 1 to {most}")
 
 
-_CHAIN = re.compile(r"ngram(?::(\d+),(\d+))?(?:@(\d+))?")
-_TREE = re.compile(r"ngram-tree(?::(\d+),(\d+),(\d+))?(?:@(\d+))?")
+_NGRAM = r"(?P<ngram>\d+),(?P<tokens>\d+)"
+_BEHIND = r"(?:@(?P<overhead>\d+))?"
+_WAYS: tuple[tuple[re.Pattern[str], dict[str, int]], ...] = (
+    (re.compile(rf"ngram(?::{_NGRAM})?{_BEHIND}"), {}),
+    (re.compile(rf"ngram-tree(?::{_NGRAM},(?P<branches>\d+))?{_BEHIND}"), {"branches": 3}),
+)
 
 
 def parse_speculate(text: str) -> SpeculateParams:
     """ "ngram[:N,K]", or "ngram-tree[:N,K,B]", and "@R" behind for an overhead of R rows. Raises
     RequestError."""
-    names = ["ngram", "tokens", "overhead"]
-    preset = {}
-    match = _CHAIN.fullmatch(text)
-    if match is None:
-        names.insert(2, "branches")
-        preset = {"branches": 3}
-        match = _TREE.fullmatch(text)
-    if match is None:
-        raise RequestError(
-            f"speculate: expected ngram[:N,K][@R] or ngram-tree[:N,K,B][@R], got {text!r}"
-        )
-    given = {name: int(value) for name, value in zip(names, match.groups(), strict=True) if value}
-    return SpeculateParams(**preset | given)
+    for pattern, preset in _WAYS:
+        if match := pattern.fullmatch(text):
+            given = {name: int(value) for name, value in match.groupdict().items() if value}
+            return SpeculateParams(**preset | given)
+    raise RequestError(
+        f"speculate: expected ngram[:N,K][@R] or ngram-tree[:N,K,B][@R], got {text!r}"
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -79,9 +79,7 @@ static inline uint64_t pkvi_packed_scale(uint32_t dim, uint32_t token, uint32_t 
 static inline unsigned char* pkvi_packed_head(const struct pkvi_layout* layout,
                                               const struct pkvi_space* space, uint32_t layer,
                                               uint32_t block, uint32_t head, bool is_value) {
-    unsigned char* slab = pkvi_space_block(space, block) + layer * layout->layer_bytes;
-    return is_value ? slab + layout->v_offset + head * layout->v_head_bytes
-                    : slab + head * layout->k_head_bytes;
+    return pkvi_space_block(space, block) + pkvi_layout_head(layout, layer, head, is_value);
 }
 
 struct pkvi_kernels;

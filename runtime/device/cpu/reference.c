@@ -25,10 +25,8 @@ static struct stored stored_at(const struct pkvi_layout* layout, const struct pk
                                uint32_t layer, uint32_t slot, uint32_t head, bool is_value) {
     const pkv_group_config* group = &layout->group;
     const uint32_t token = slot % group->block_tokens;
-    unsigned char* piece =
-        pkvi_space_block(space, slot / group->block_tokens) + layer * layout->layer_bytes;
-    piece +=
-        is_value ? layout->v_offset + head * layout->v_head_bytes : head * layout->k_head_bytes;
+    unsigned char* piece = pkvi_space_block(space, slot / group->block_tokens) +
+                           pkvi_layout_head(layout, layer, head, is_value);
     const uint32_t dtype = is_value ? group->v_dtype : group->k_dtype;
     const uint32_t dim = is_value ? group->value_dim : group->key_dim;
     const uint64_t scale_offset = is_value ? layout->v_scale_offset : layout->k_scale_offset;

@@ -84,15 +84,15 @@ static int finish_copy(struct pkvi_gpu* gpu, unsigned char* to, uint64_t bytes,
  * it in the stream is all that wait() promises. */
 static int gpu_copy(struct pkvi_device* device, const struct pkvi_copy_job* job, uint64_t* ticket) {
     struct pkvi_gpu* gpu = pkvi_gpu_of(device);
-    const uint64_t bytes = job->layout != NULL ? job->layout->block_bytes : job->bytes;
     const int refused = pkvi_fault_check(gpu->faults, PKVI_FAULT_DEVICE_COPY_SUBMIT);
     const struct pkvi_fault fault = pkvi_fault_visit(gpu->faults, PKVI_FAULT_DEVICE_COPY_DONE);
     if (fault.action == PKVI_ACT_DELAY) pkvi_clock_sleep(gpu->clock, fault.argument);
     PKVI_TRY(pkvi_gpu_enter(gpu, refused));
     pkvi_gpu_swaps_use_block(&gpu->swaps, job->from);
     pkvi_gpu_swaps_use_block(&gpu->swaps, job->to);
-    const int status = pkvi_gpu_copy(job->to, job->from, bytes, gpu->stream);
-    if (status == PKV_OK) *ticket = (uint64_t)-note(gpu, finish_copy(gpu, job->to, bytes, fault));
+    const int status = pkvi_gpu_copy(job->to, job->from, job->bytes, gpu->stream);
+    if (status == PKV_OK)
+        *ticket = (uint64_t)-note(gpu, finish_copy(gpu, job->to, job->bytes, fault));
     return pkvi_gpu_leave(gpu, status);
 }
 
@@ -156,6 +156,7 @@ static const struct pkvi_device_ops gpu_ops = {
     .alloc = gpu_alloc,
     .free = gpu_free,
     .copy = gpu_copy,
+    .copies_runs = true, /* one call, not one for each head */
     .wait = gpu_wait,
     .zero = gpu_zero,
     .write = pkvi_gpu_write,
