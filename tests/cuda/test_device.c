@@ -158,9 +158,11 @@ TEST(another_query_gives_another_result) {
 
 /* A fork shares its tail, which is copied before it is written to; what is read back is what each
  * sequence was given. */
-TEST(a_shared_tail_is_copied_in_the_order_of_the_stream) {
+static void copy_shared_tail(uint32_t block_tokens) {
     emulator_reset(13);
-    pkv_cache* cache = open_on("cuda");
+    pkv_config config = config_of("cuda");
+    config.groups[0].block_tokens = block_tokens;
+    pkv_cache* cache = create(&config);
     struct arrays first = arrays_open(1);
     struct arrays second = arrays_open(2);
     const pkv_seq parent = new_seq(cache);
@@ -179,6 +181,11 @@ TEST(a_shared_tail_is_copied_in_the_order_of_the_stream) {
     arrays_close(&second);
     pkv_cache_destroy(cache);
     expect_nothing_left();
+}
+
+TEST(a_shared_tail_is_copied_in_the_order_of_the_stream) {
+    copy_shared_tail(16);
+    copy_shared_tail(64); /* whole, too, though a part of it would do */
 }
 
 /* Sequences of which two are read in several splits, in an order in which the longest is neither
